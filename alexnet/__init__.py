@@ -1,0 +1,50 @@
+"""The paper "ImageNet Classification with Deep Convolutional Neural Networks" as one program.
+
+The public names are imported when first used, so that `alexnet --help` need not wait for torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alexnet.data.prepare import prepare
+    from alexnet.data.store import Store
+    from alexnet.learning.train import train
+    from alexnet.nets.alexnet import AlexNet
+    from alexnet.recipe import Net, Recipe
+    from alexnet.recipes import recipe_named
+    from alexnet.results.classify import Classifier
+    from alexnet.results.evaluate import evaluate
+    from alexnet.results.report import report
+
+_HOMES = {
+    "AlexNet": "alexnet.nets.alexnet",
+    "Classifier": "alexnet.results.classify",
+    "Net": "alexnet.recipe",
+    "Recipe": "alexnet.recipe",
+    "Store": "alexnet.data.store",
+    "evaluate": "alexnet.results.evaluate",
+    "prepare": "alexnet.data.prepare",
+    "recipe_named": "alexnet.recipes",
+    "report": "alexnet.results.report",
+    "train": "alexnet.learning.train",
+}
+
+__all__ = [
+    "AlexNet",
+    "Classifier",
+    "Net",
+    "Recipe",
+    "Store",
+    "evaluate",
+    "prepare",
+    "recipe_named",
+    "report",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'alexnet' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,374 @@
+"""What a net is and how it learns: frozen dataclasses whose defaults are the paper's numbers, each with its section.
+
+`Net` and `Recipe` are plain data, checked when made, written as JSON and read back. Nothing here needs torch.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from alexnet.checked import Checked, build, require, require_finite
+
+Step = Literal["activate", "normalise", "normalise_map", "pool"]
+
+
+def conv_side(side: int, kernel: int, stride: int, padding: int) -> int:
+    """Side of a convolution's output: rounded up, so zeros are added at the right and the bottom where needed.
+
+    This is how 224 gives 55 with an 11 x 11 kernel, stride 4 and no padding (Figure 2: 290,400 = 55 * 55 * 96).
+    """
+    return 1 + math.ceil((2 * padding + side - kernel) / stride)
+
+
+def pool_side(side: int, size: int, stride: int) -> int:
+    """Side of a pooling layer's output, windows that stick out at the right and the bottom included."""
+    return 1 + math.ceil((side - size) / stride)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conv(Checked):
+    """A convolutional layer and what follows it (section 4.5).
+
+    Args:
+        maps: Number of kernels, over all towers.
+        kernel: Side of a kernel, in pixels.
+        stride: Distance between neighbouring kernel centres, in pixels.
+        padding: Zeros on every side, in pixels.
+        all_towers: Whether a kernel reads the maps of every tower, or only those of its own (4.2).
+        then: What follows, in order: "activate", "normalise" (4.3), "normalise_map", "pool" (4.4).
+        pooling: "max" (the paper), or "average" (the CIFAR-10 nets).
+        deviation: Standard deviation of the Gaussian the weights start from (6).
+        bias: The constant the biases start at (6).
+    """
+
+    maps: int
+    kernel: int = 3
+    stride: int = 1
+    padding: int = 1
+    all_towers: bool = False
+    then: tuple[Step, ...] = ("activate",)
+    pooling: Literal["max", "average"] = "max"
+    deviation: float = 0.01
+    bias: float = 0.0
+
+    def _check(self) -> None:
+        for name in ("maps", "kernel", "stride"):
+            require(getattr(self, name) >= 1, name, "a whole number of at least 1", getattr(self, name))
+        require(0 <= self.padding < self.kernel, "padding", f"from 0 to {self.kernel - 1} (kernel - 1)", self.padding)
+        require(len(set(self.then)) == len(self.then), "then", "without repetition", self.then)
+        require_finite("deviation", self.deviation)
+        require(math.isfinite(self.bias), "bias", "a finite number", self.bias)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Full(Checked):
+    """A fully connected layer (4.5).
+
+    Args:
+        units: Number of neurons; None for one per class, with no activation after it.
+        dropout: Probability of setting an output to zero while training (5.2).
+        deviation: Standard deviation of the Gaussian the weights start from (6).
+        bias: The constant the biases start at (6).
+    """
+
+    units: int | None = None
+    dropout: float = 0.0
+    deviation: float = 0.01
+    bias: float = 0.0
+
+    def _check(self) -> None:
+        require(self.units is None or self.units >= 1, "units", "None or a whole number of at least 1", self.units)
+        require(0 <= self.dropout < 1, "dropout", "a probability from 0 to below 1", self.dropout)
+        require_finite("deviation", self.deviation)
+        require(math.isfinite(self.bias), "bias", "a finite number", self.bias)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponseNorm(Checked):
+    """Constants of the normalisation across neighbouring maps of a tower (4.3).
+
+    Args:
+        k, size, alpha, beta: The paper's k, n, alpha and beta.
+        alpha_over_size: Whether alpha is divided by the window's size, as the 2012 program (and torch and Caffe) do
+            and the paper's formula does not.
+    """
+
+    k: float = 2.0
+    size: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+    alpha_over_size: bool = False
+
+    def _check(self) -> None:
+        require_finite("k", self.k, above=True)
+        require(self.size >= 1, "size", "a whole number of at least 1", self.size)
+        require_finite("alpha", self.alpha)
+        require_finite("beta", self.beta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapNorm(Checked):
+    """Constants of the normalisation within a map, over size x size places (the 2012 program; not in the paper).
+
+    The divisor is (k + alpha / size**2 * sum of squares)**beta.
+    """
+
+    k: float = 1.0
+    size: int = 5
+    alpha: float = 1e-3
+    beta: float = 0.75
+
+    def _check(self) -> None:
+        require_finite("k", self.k, above=True)
+        require(self.size >= 1 and self.size % 2 == 1, "size", "an odd whole number", self.size)
+        require_finite("alpha", self.alpha)
+        require_finite("beta", self.beta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Net(Checked):
+    """The net of section 4: layers by name, so that a variant states only what differs.
+
+    Args:
+        image_size: Side of the picture the net takes, in pixels (3: crops of 224; Figure 2).
+        towers: Number of equal parts the kernels are spread over, one per GPU in the paper (4.2).
+        conv1 ... conv6: The convolutional layers; None leaves one out (2, 8). conv6 is section 7's extra layer.
+        fc6, fc7, fc8: The fully connected layers; the last has one unit per class.
+        activation: "relu" or "tanh" (4.1).
+        normalise: Constants of "normalise"; None switches every such step off (4.3).
+        normalise_map: Constants of "normalise_map"; None switches every such step off.
+        pool_size, pool_stride: The paper's z and s (4.4).
+        start: "gaussian": deviation and bias as each layer says (6); "he": whatever they say, deviation
+            sqrt(2 / inputs), but 0.01 for fc8, so that the first probabilities are even, and biases 0.
+        pixel_scale: Factor on the centred pixels before the first layer; the paper's net takes them raw (3).
+    """
+
+    image_size: int = 224
+    towers: int = 2
+    conv1: Conv | None = Conv(maps=96, kernel=11, stride=4, padding=0, then=("activate", "normalise", "pool"))
+    conv2: Conv | None = Conv(maps=256, kernel=5, padding=2, bias=1.0, then=("activate", "normalise", "pool"))
+    conv3: Conv | None = Conv(maps=384, all_towers=True)
+    conv4: Conv | None = Conv(maps=384, bias=1.0)
+    conv5: Conv | None = Conv(maps=256, bias=1.0, then=("activate", "pool"))
+    conv6: Conv | None = None
+    fc6: Full | None = Full(units=4096, dropout=0.5, bias=1.0)
+    fc7: Full | None = Full(units=4096, dropout=0.5, bias=1.0)
+    fc8: Full = Full()
+    activation: Literal["relu", "tanh"] = "relu"
+    normalise: ResponseNorm | None = ResponseNorm()
+    normalise_map: MapNorm | None = None
+    pool_size: int = 3
+    pool_stride: int = 2
+    start: Literal["gaussian", "he"] = "gaussian"
+    pixel_scale: float = 1.0
+
+    def _check(self) -> None:
+        for name in ("image_size", "towers", "pool_size", "pool_stride"):
+            require(getattr(self, name) >= 1, name, "a whole number of at least 1", getattr(self, name))
+        require(
+            self.pool_stride <= self.pool_size, "pool_stride", f"at most pool_size {self.pool_size}", self.pool_stride
+        )
+        require(bool(self.convs()), "conv1 ... conv6", "not all null", None)
+        require(self.fc8.units is None, "fc8.units", "null (as many as classes)", self.fc8.units)
+        require_finite("pixel_scale", self.pixel_scale, above=True)
+        for name, conv in self.convs().items():
+            require(conv.maps % self.towers == 0, f"{name}.maps", f"divisible by towers {self.towers}", conv.maps)
+        for name, full in self.hidden().items():
+            require(full.units is not None, f"{name}.units", "a whole number of at least 1", full.units)
+        self.sides()
+
+    def convs(self) -> dict[str, Conv]:
+        """The convolutional layers that exist, by name, in order."""
+        named = ((f"conv{i}", getattr(self, f"conv{i}")) for i in range(1, 7))
+        return {name: conv for name, conv in named if conv is not None}
+
+    def hidden(self) -> dict[str, Full]:
+        """The hidden fully connected layers that exist, by name, in order."""
+        return {name: full for name, full in (("fc6", self.fc6), ("fc7", self.fc7)) if full is not None}
+
+    def layers(self) -> tuple[str, ...]:
+        """The names of all layers with weights, in order."""
+        return (*self.convs(), *self.hidden(), "fc8")
+
+    def sides(self) -> dict[str, tuple[int, int]]:
+        """The side of each convolutional layer's maps, in pixels: (as convolved, after its pooling).
+
+        Raises:
+            ValueError: The maps have become smaller than a kernel or a pooling window.
+        """
+        sides: dict[str, tuple[int, int]] = {}
+        side = self.image_size
+        for name, conv in self.convs().items():
+            if side + 2 * conv.padding < conv.kernel:
+                raise ValueError(
+                    f"{name} must have a kernel of at most the {side} pixels (and padding {conv.padding}) it reads; "
+                    f"got kernel {conv.kernel}: raise image_size (now {self.image_size}) or leave a layer out"
+                )
+            out = conv_side(side, conv.kernel, conv.stride, conv.padding)
+            side = pool_side(out, self.pool_size, self.pool_stride) if "pool" in conv.then else out
+            if side < 1:
+                raise ValueError(
+                    f"{name} must have maps large enough for pool_size {self.pool_size}; they have side {out}: raise "
+                    f"image_size (now {self.image_size}) or leave a pooling out"
+                )
+            sides[name] = (out, side)
+        return sides
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change(Checked):
+    """A change made by hand while training (section 6: "which we adjusted manually").
+
+    Args:
+        epoch: When: this many epochs after the start.
+        learning_rate: The weights' new rate; 0 freezes the layers, biases too. None leaves it.
+        layers: Names of the layers the rate is for; empty for all.
+        colour_shift: Whether the colour shift is on from now (5.1); None leaves it.
+    """
+
+    epoch: float
+    learning_rate: float | None = None
+    layers: tuple[str, ...] = ()
+    colour_shift: bool | None = None
+
+    def _check(self) -> None:
+        require_finite("epoch", self.epoch)
+        require_finite("learning_rate", self.learning_rate or 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Checked):
+    """A net and how it learns; the defaults are sections 5 and 6 to the letter.
+
+    Args:
+        net: The net (4).
+        store_size: Side of the stored pictures, in pixels; crops of net.image_size are cut from them (3, 5.1).
+        batch_size: Pictures per step (6).
+        momentum: Factor on the velocity (6).
+        decay: Weight decay on weights; biases have none (6).
+        decays: Decay of single layers, by name, in place of `decay`.
+        learning_rate: The weights' rate at the start (6).
+        bias_rate: The biases' rate throughout; None for the weights' own rate (6: equal for all layers).
+        schedule: "plateau": divide by ten when the validation error stops improving (6); "changes": as `changes`
+            says; "cosine": from learning_rate to 0 along half a cosine.
+        changes: Changes at given epochs. A rate given here stands from then on, whatever the schedule.
+        patience: Epochs without a better validation error that count as "stopped improving"; the paper gives none.
+        falls: How often the rate is divided by ten before the next plateau ends the training (6: three times).
+        warmup: Epochs over which the rate rises from 0.
+        epochs: Passes through the training set at most (6: roughly 90).
+        reflect: Whether pictures are reflected with probability one half (5.1).
+        crop_area: Random square crops of this share of the picture, resized; None for the paper's plain crops.
+        colour_deviation: Deviation of the colour shift's Gaussian; 0 for none (5.1).
+        colour_divisor: What a shifted picture is divided by; the paper has 1, the 2012 program 1.1.
+        label_smoothing: Share of the target spread evenly over all classes; the paper has none.
+        precision: "float32", "bfloat16" (autocast), or "auto": bfloat16 where the device computes in it.
+        seed: Of the start values, the order, the crops and the dropout.
+    """
+
+    net: Net = field(default_factory=Net)
+    store_size: int = 256
+    batch_size: int = 128
+    momentum: float = 0.9
+    decay: float = 0.0005
+    decays: dict[str, float] = field(default_factory=dict)
+    learning_rate: float = 0.01
+    bias_rate: float | None = None
+    schedule: Literal["plateau", "changes", "cosine"] = "plateau"
+    changes: tuple[Change, ...] = ()
+    patience: int = 6
+    falls: int = 3
+    warmup: float = 0.0
+    epochs: int = 90
+    reflect: bool = True
+    crop_area: tuple[float, float] | None = None
+    colour_deviation: float = 0.1
+    colour_divisor: float = 1.0
+    label_smoothing: float = 0.0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = 0
+
+    def _check(self) -> None:
+        for name in ("store_size", "batch_size", "patience", "epochs"):
+            require(getattr(self, name) >= 1, name, "a whole number of at least 1", getattr(self, name))
+        require(
+            self.net.image_size <= self.store_size,
+            "net.image_size",
+            f"at most store_size {self.store_size}, since crops are cut from the stored pictures",
+            self.net.image_size,
+        )
+        require(0 <= self.momentum < 1, "momentum", "from 0 to below 1", self.momentum)
+        require(0 <= self.label_smoothing < 1, "label_smoothing", "from 0 to below 1", self.label_smoothing)
+        require(self.falls >= 0, "falls", "a whole number of at least 0", self.falls)
+        require(self.seed >= 0, "seed", "a whole number of at least 0", self.seed)
+        require_finite("learning_rate", self.learning_rate, above=True)
+        require_finite("colour_divisor", self.colour_divisor, above=True)
+        for name in ("decay", "warmup", "colour_deviation"):
+            require_finite(name, getattr(self, name))
+        require_finite("bias_rate", self.bias_rate or 0.0)
+        if self.crop_area is not None:
+            low, high = self.crop_area
+            require(0 < low <= high <= 1, "crop_area", "null or two shares, 0 < low <= high <= 1", self.crop_area)
+        self._check_layers()
+
+    def _check_layers(self) -> None:
+        known = self.net.layers()
+        for name, decay in self.decays.items():
+            require(name in known, "decays", f"by names of layers ({', '.join(known)})", name)
+            require_finite(f"decays.{name}", decay)
+        for change in self.changes:
+            for name in change.layers:
+                require(name in known, "changes.layers", f"names of layers ({', '.join(known)})", name)
+        epochs = [change.epoch for change in self.changes]
+        require(epochs == sorted(epochs), "changes", "in the order of their epochs", epochs)
+
+    def to_json(self) -> str:
+        """This recipe as a JSON object, every field written out."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Recipe":
+        """The recipe that `to_json` wrote.
+
+        Raises:
+            ValueError: Not JSON, an unknown field, or a value against a field's type or rule.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"recipe must be a JSON object, as `alexnet recipes NAME` prints; {error}") from error
+        return build(cls, data, "recipe")
+
+    def with_settings(self, settings: Sequence[str]) -> "Recipe":
+        """This recipe with fields set from text.
+
+        Args:
+            settings: "field=value" each, the value in JSON or a bare word; dots reach into parts, as in
+                "net.fc6.dropout=0.3".
+
+        Raises:
+            ValueError: Not of that form, no such field, or a value against its type or rule.
+        """
+        data = dataclasses.asdict(self)
+        for setting in settings:
+            path, equals, text = setting.partition("=")
+            require(bool(equals) and bool(path), "--set", "of the form field=value", setting)
+            *parents, last = path.split(".")
+            part: Any = data
+            for name in parents:
+                part = part.get(name) if isinstance(part, dict) else None
+            free = parents == ["decays"]  # the one part whose names are not fixed
+            if not isinstance(part, dict) or (last not in part and not free):
+                known = ", ".join(part) if isinstance(part, dict) else ", ".join(data)
+                raise ValueError(f"--set must name a field of the recipe ({known}); got {path!r}")
+            part[last] = _value_of(text)
+        return build(type(self), data, "recipe")
+
+
+def _value_of(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return {"none": None, "None": None, "True": True, "False": False}.get(text, text)

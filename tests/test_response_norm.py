@@ -1,0 +1,284 @@
+"""Response normalisation against the paper's formula in loops, torch's own layer, and gradients from float64."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from alexnet.kernels import in_parallel
+from alexnet.kernels import response_norm as kernel
+from alexnet.kernels.response_norm import map_norm, map_norm_reference, response_norm, response_norm_reference
+
+PAPER = {"size": 5, "k": 2.0, "alpha": 1e-4, "beta": 0.75}
+STRONG = {"k": 1.5, "alpha": 0.3, "beta": 0.75}  # where the sum matters more than k
+# Each size and power is compiled on its own: a few, odd and even, narrower and wider than a tower of 2 to 6 maps.
+SIZES = (2, 5, 8)
+
+
+def formula(a: np.ndarray, size: int, k: float, alpha: float, beta: float, towers: int) -> np.ndarray:
+    """Section 4.3's formula, summed map by map within each tower."""
+    b = np.empty_like(a)
+    for tower in np.split(np.arange(a.shape[1]), towers):
+        for i in tower:
+            window = [j for j in tower if i - size // 2 <= j < i - size // 2 + size]
+            b[:, i] = a[:, i] / (k + alpha * sum(a[:, j] ** 2 for j in window)) ** beta
+    return b
+
+
+def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def gradient(operation, x: Tensor, g: Tensor, **constants) -> Tensor:
+    x = x.clone().requires_grad_()
+    (dx,) = torch.autograd.grad(operation(x, **constants), x, g)
+    return dx
+
+
+@pytest.mark.parametrize("operation", [response_norm, response_norm_reference])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("towers", [1, 2])
+def test_it_is_the_papers_formula(operation, size, towers):
+    x = drawn(2, 12, 3, 4)
+    got = operation(x, size=size, towers=towers, **STRONG)
+    np.testing.assert_allclose(got, formula(x.numpy(), size, towers=towers, **STRONG), rtol=1e-13)
+
+
+def test_with_the_papers_constants_at_its_first_layers_width():
+    x = drawn(1, 96, 2, 3) * 100
+    got = response_norm(x, towers=2, relu=True, **PAPER)
+    np.testing.assert_allclose(got, formula(np.maximum(x.numpy(), 0), towers=2, **PAPER), rtol=1e-13)
+
+
+def test_no_window_reaches_into_the_other_tower():
+    x = drawn(1, 8, 1, 1)
+    changed = x.clone()
+    changed[:, 4:] *= 100
+    before, after = (response_norm(a, size=5, towers=2, **STRONG) for a in (x, changed))
+    assert torch.equal(before[:, :4], after[:, :4])
+    assert not torch.equal(before[:, 3], response_norm(changed, size=5, towers=1, **STRONG)[:, 3])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_alpha_divided_by_size_is_torchs_convention(size):
+    x, g = drawn(2, 7, 3, 4), drawn(2, 7, 3, 4, seed=1)
+    theirs = {"size": size, "alpha": 0.3, "beta": 0.75, "k": 1.5}
+    ours = {**theirs, "alpha": 0.3 / size}
+    torch.testing.assert_close(response_norm(x, **ours), F.local_response_norm(x, **theirs))
+    torch.testing.assert_close(gradient(response_norm, x, g, **ours), gradient(F.local_response_norm, x, g, **theirs))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("relu", [False, True])
+def test_the_gradient_is_the_slope(size, relu):
+    x = drawn(2, 6, 2, 3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: response_norm(x, size=size, towers=2, relu=relu, **STRONG), x)
+
+
+def test_other_powers_than_three_quarters():
+    x, constants = drawn(2, 6, 2, 3).requires_grad_(), {**STRONG, "beta": 0.5}
+    got = response_norm(x, size=5, **constants)
+    np.testing.assert_allclose(got.detach(), formula(x.detach().numpy(), 5, towers=1, **constants), rtol=1e-13)
+    assert torch.autograd.gradcheck(lambda x: response_norm(x, size=5, **constants), x)
+    assert torch.autograd.gradcheck(lambda x: map_norm(x, size=3, **constants), x)
+
+
+# The plain versions run in float64 on the same numbers; a half type's result is then off by its own rounding alone.
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1 / 128, torch.float16: 1 / 1024}
+
+
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 5), st.integers(1, 5)),
+    size=st.sampled_from(SIZES),
+    towers=st.integers(1, 3),
+    relu=st.booleans(),
+    scale=st.sampled_from([0.0, 1e-3, 1.0, 100.0]),
+    dtype=st.sampled_from(list(TOLERANCE)),
+    channels_last=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_fast_path_against_plain_path(shape, size, towers, relu, scale, dtype, channels_last, seed):
+    n, maps, h, w = shape
+    shape = (n, maps * towers, h, w)
+    memory = torch.channels_last if channels_last else torch.contiguous_format
+    x, g = ((drawn(*shape, seed=seed + i) * scale).to(dtype).to(memory_format=memory) for i in (0, 1))
+    constants = {"size": size, "towers": towers, "relu": relu, **STRONG}
+    got, expected = response_norm(x, **constants), response_norm_reference(x.double(), **constants)
+    assert got.dtype == dtype
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(got.double(), expected, rtol=TOLERANCE[dtype], atol=1e-7)
+    got, expected = (
+        gradient(response_norm, x, g, **constants),
+        gradient(response_norm_reference, x.double(), g.double(), **constants),
+    )
+    assert got.dtype == dtype
+    # A gradient is a difference: its rounding is relative to the terms, which are of the size of g.
+    torch.testing.assert_close(got.double(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * max(scale, 1e-3))
+
+
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 7), st.integers(1, 7)),
+    size=st.integers(1, 6),
+    dtype=st.sampled_from(list(TOLERANCE)),
+    seed=st.integers(0, 2**32),
+)
+def test_map_norm_fast_path_against_plain_path(shape, size, dtype, seed):
+    x, g = (drawn(*shape, seed=seed + i, dtype=dtype) for i in (0, 1))
+    constants = {"size": size, **STRONG}
+    got, expected = map_norm(x, **constants), map_norm_reference(x.double(), **constants)
+    torch.testing.assert_close(got.double(), expected, rtol=TOLERANCE[dtype], atol=1e-7)
+    got = gradient(map_norm, x, g, **constants)
+    expected = gradient(map_norm_reference, x.double(), g.double(), **constants)
+    torch.testing.assert_close(got.double(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("operation", [map_norm, map_norm_reference])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 9])
+def test_map_norm_sums_over_the_places_around(operation, size):
+    x = drawn(2, 3, 4, 6)
+    a, expected = x.numpy(), np.empty(x.shape)
+    for h in range(4):
+        for w in range(6):
+            top, left = h - size // 2, w - size // 2
+            around = a[:, :, max(0, top) : top + size, max(0, left) : left + size]
+            expected[:, :, h, w] = a[:, :, h, w] / (1.5 + 0.3 * (around**2).sum((2, 3))) ** 0.75
+    np.testing.assert_allclose(operation(x, size=size, **STRONG), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_map_norms_gradient_is_the_slope(size):
+    x = drawn(1, 2, 3, 4).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: map_norm(x, size=size, **STRONG), x)
+
+
+def test_huge_activities_and_nan_come_out_as_from_the_plain_version():
+    x = torch.tensor([1e25, -1e25, 1e19, 3.0, 0.0, 1e-30, float("nan"), 1.0, 1.0, 1.0, 1.0, 1.0])[None, :, None, None]
+    for relu in (False, True):
+        got, expected = (f(x, relu=relu, **PAPER) for f in (response_norm, response_norm_reference))
+        torch.testing.assert_close(got, expected, equal_nan=True)
+
+
+def test_a_relus_gradient_is_zero_at_zero():
+    x = torch.zeros(1, 2, 1, 1)
+    assert gradient(response_norm, x, torch.ones_like(x), relu=True, **PAPER).abs().sum() == 0
+
+
+def test_no_pictures_give_none():
+    assert response_norm(torch.empty(0, 6, 2, 2), **PAPER).shape == (0, 6, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("x", "change", "message"),
+    [
+        (torch.ones(1, 5, 2, 2), {"towers": 2}, "towers must divide the number of maps, 5; got 2"),
+        (torch.ones(1, 4, 2, 2), {"size": 0}, "size must be at least 1; got 0"),
+        (torch.ones(4, 2, 2), {}, "x must have four dimensions"),
+        (torch.ones(1, 4, 2, 2, dtype=torch.int32), {}, "x must be of a floating type"),
+    ],
+)
+def test_what_cannot_be_normalised_is_named(x, change, message):
+    with pytest.raises(ValueError, match=message):
+        response_norm(x, **{**PAPER, **change})
+
+
+def test_torch_finds_the_operators_well_made():
+    x = drawn(2, 6, 4, 5, dtype=torch.float32).requires_grad_()
+    torch.library.opcheck(kernel._response_norm, (x, 5, 2.0, 0.1, 0.75, 2, True))
+    torch.library.opcheck(kernel._map_norm, (x, 5, 2.0, 0.1, 0.75))
+
+
+def test_export_and_autocast_see_through_it():
+    class Layer(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return response_norm(F.conv2d(x, torch.ones(4, 3, 1, 1)), relu=True, **PAPER)
+
+    x = drawn(2, 3, 4, 5, dtype=torch.float32)
+    exported = torch.export.export(Layer(), (x,))
+    torch.testing.assert_close(exported.module()(x), Layer()(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Layer()(x).dtype == torch.bfloat16
+
+
+def test_the_same_bits_on_any_number_of_threads_and_from_several_at_once():
+    x, g = (drawn(4, 16, 9, 9, seed=i, dtype=torch.float32) for i in (0, 1))
+    constants = {"towers": 2, "relu": True, **PAPER}
+    results: list[Tensor] = []
+
+    def work() -> None:
+        for _ in range(20):
+            results.extend([response_norm(x, **constants), gradient(response_norm, x, g, **constants)])
+
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            callers = [threading.Thread(target=work) for _ in range(3)]
+            for caller in callers:
+                caller.start()
+            for caller in callers:
+                caller.join()
+    finally:
+        torch.set_num_threads(threads)
+    assert len(results) == 2 * 3 * 20 * 2
+    assert all(torch.equal(a, b) for a, b in zip(results, results[:2] * (len(results) // 2), strict=True))
+
+
+def test_in_parallel_does_each_part_once_and_passes_errors_on():
+    done = np.zeros(1000, int)
+
+    def add(start: int, stop: int) -> None:
+        done[start:stop] += 1
+
+    in_parallel(add, 1000)
+    in_parallel(add, 0)
+    assert (done == 1).all()
+
+    def fail(start: int, stop: int) -> None:
+        raise ArithmeticError(f"{start} {stop}")
+
+    with pytest.raises(ArithmeticError):
+        in_parallel(fail, 1000)
+
+
+FORKED = """
+import os, torch
+from alexnet.kernels.response_norm import response_norm
+torch.set_num_threads(2)
+x = torch.randn(2, 8, 4, 4)
+first = response_norm(x, size=5, k=2.0, alpha=0.1, beta=0.75)
+if (child := os.fork()) == 0:
+    os._exit(0 if torch.equal(first, response_norm(x, size=5, k=2.0, alpha=0.1, beta=0.75)) else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_forked_process_can_use_it():
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=300)
+
+
+UNWRITABLE = """
+import numba
+real = numba.njit
+def njit(*arguments, cache=False, **options):
+    if cache:
+        def no_folder(function):
+            raise RuntimeError("cannot cache function: no locator available")
+        return no_folder
+    return real(*arguments, **options)
+numba.njit = njit
+import torch
+from alexnet.kernels.response_norm import response_norm
+print(response_norm(torch.ones(1, 1, 1, 1), size=1, k=1.0, alpha=0.0, beta=0.75).item())
+"""
+
+
+def test_without_a_folder_to_write_to_it_compiles_anew():
+    result = subprocess.run([sys.executable, "-c", UNWRITABLE], check=True, timeout=300, capture_output=True, text=True)
+    assert result.stdout == "1.0\n"
