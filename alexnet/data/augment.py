@@ -1,0 +1,181 @@
+"""What is drawn for each training picture, and the ten views at test time (section 5.1)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from alexnet.data.store import Statistics
+from alexnet.kernels.augment import place
+
+View = tuple[int, int, bool]
+"""A view's first row, first column (in pixels) and whether it is reflected."""
+
+_WORDS = 8  # random 64-bit words per picture: area, top, left, reflection, and four for the three Gaussians
+_ORDER = 1  # the counter's highest word where it gives the order of an epoch; 0 where it gives a picture's numbers
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random choices for the N pictures of a batch.
+
+    Attributes:
+        top, left: (N,) int64, first row and column of the square cut out, in pixels.
+        side: (N,) int64, side of that square; where it is not the crop's, the square is resized to the crop.
+        reflect: (N,) bool.
+        colour: (N, 3) float32, amounts added to R, G and B, in 0..255 units.
+    """
+
+    top: np.ndarray
+    left: np.ndarray
+    side: np.ndarray
+    reflect: np.ndarray
+    colour: np.ndarray
+
+
+class _Source:
+    """Random 64-bit words from a Philox generator keyed by (seed, epoch), from any place of its counter at once."""
+
+    def __init__(self, seed: int, epoch: int) -> None:
+        self._philox = np.random.Philox(key=np.array([seed % 2**64, epoch % 2**64], np.uint64))
+        self._state = self._philox.state
+
+    def words(self, count: int, *, index: int = 0, highest: int = 0) -> np.ndarray:
+        self._state["state"]["counter"][2:] = index, highest
+        self._philox.state = self._state
+        return np.asarray(self._philox.random_raw(count))
+
+
+def order(count: int, *, seed: int, epoch: int) -> np.ndarray:
+    """The order in which an epoch takes its `count` pictures: a (count,) int64 permutation."""
+    return _Source(seed, epoch).words(count, highest=_ORDER).argsort(kind="stable")
+
+
+def draw(
+    indices: np.ndarray,
+    *,
+    seed: int,
+    epoch: int,
+    size: int,
+    crop: int,
+    reflect: bool,
+    crop_area: tuple[float, float] | None,
+    colour_deviation: float,
+    statistics: Statistics,
+) -> Draws:
+    """Draw crops, reflections and colour shifts (5.1).
+
+    Each picture's numbers come from a Philox generator keyed by (seed, epoch) with the picture's index in its counter:
+    they are the same whatever the batch, the order or the number of workers, and drawn anew in each epoch.
+
+    Args:
+        indices: (N,) places of the pictures in their set.
+        seed, epoch: The generator's key.
+        size, crop: Sides of the stored pictures and of the net's input, in pixels.
+        reflect: Whether each picture is reflected with probability one half.
+        crop_area: The least and greatest share of the picture's area to cut out; None: always `crop` pixels a side.
+        colour_deviation: Deviation of the Gaussian that scales each colour component; 0 for no shift. The components
+            have the square roots of the eigenvalues as length, as the 2012 program has it.
+        statistics: Of the training set.
+    """
+    count, source = len(indices), _Source(seed, epoch)
+    words = np.zeros((count, _WORDS), np.uint64)
+    if crop < size or reflect or crop_area is not None or colour_deviation > 0:
+        for n, index in enumerate(indices):
+            words[n] = source.words(_WORDS, index=int(index))
+    u = (words >> np.uint64(11)) * 2.0**-53  # uniform in [0, 1)
+    side = np.full(count, crop)
+    if crop_area is not None:
+        low, high = crop_area
+        side = np.round(size * np.sqrt(low + u[:, 0] * (high - low))).astype(np.int64)
+        side = side.clip(min(-(-crop // 4), size), size)  # no square is enlarged more than four times
+    room = size - side + 1
+    return Draws(
+        top=(u[:, 1] * room).astype(np.int64),
+        left=(u[:, 2] * room).astype(np.int64),
+        side=side,
+        reflect=reflect & (u[:, 3] < 0.5),
+        colour=_colour(u[:, 4:], colour_deviation, statistics),
+    )
+
+
+def _colour(u: np.ndarray, deviation: float, statistics: Statistics) -> np.ndarray:
+    """Colour shifts (N, 3) from uniform numbers (N, 4), by the Box-Muller transform."""
+    if deviation == 0:
+        return np.zeros((len(u), 3), np.float32)
+    radius = np.sqrt(-2 * np.log1p(-u[:, :2]))
+    angle = 2 * np.pi * u[:, 2:]
+    gaussian = np.concatenate([radius * np.cos(angle), radius[:, :1] * np.sin(angle[:, :1])], axis=1)
+    lengths = deviation * gaussian * statistics.colour_deviations()
+    # Not a matrix product: its rounding may depend on the number of rows.
+    shifts: np.ndarray = (lengths[:, :, None] * statistics.components).sum(axis=1)
+    return shifts.astype(np.float32)
+
+
+def centre_mean(mean: np.ndarray, crop: int) -> np.ndarray:
+    """The centre of the mean activity, which is subtracted whatever the crop's place.
+
+    Args:
+        mean: (3, size, size) float32.
+        crop: Side of the net's input, in pixels.
+
+    Returns:
+        (crop, crop, 3) float32, contiguous.
+    """
+    start = (mean.shape[1] - crop) // 2
+    return np.ascontiguousarray(mean[:, start : start + crop, start : start + crop].transpose(1, 2, 0), np.float32)
+
+
+def train_picture(image: np.ndarray, draws: Draws, n: int, mean: np.ndarray, divisor: float, out: np.ndarray) -> None:
+    """Write a picture, changed as the batch's draws say for its place `n`, into `out`.
+
+    Args:
+        image: (size, size, 3) uint8.
+        draws: Of the batch.
+        n: The picture's place in the batch.
+        mean: (crop, crop, 3) float32, the mean's centre.
+        divisor: What the shifted picture is divided by.
+        out: (crop, crop, 3) float32; written.
+    """
+    top, left, side, crop = int(draws.top[n]), int(draws.left[n]), int(draws.side[n]), out.shape[0]
+    if side != crop:
+        shrinks = side > crop
+        square = image[top : top + side, left : left + side]
+        image = cv2.resize(square, (crop, crop), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        top = left = 0
+    place(image, top, left, bool(draws.reflect[n]), mean, draws.colour[n], divisor, out)
+
+
+def ten_views(size: int, crop: int) -> list[View]:
+    """The views whose predictions are averaged at test time (5.1).
+
+    Returns:
+        The centre, the corners (top left, top right, bottom left, bottom right), then the same five reflected; where
+        the crop is the whole picture, only the picture and its reflection.
+    """
+    centre, end = (size - crop) // 2, size - crop
+    places = [(centre, centre), (0, 0), (0, end), (end, 0), (end, end)]
+    distinct = list(dict.fromkeys(places))
+    return [(top, left, reflected) for reflected in (False, True) for top, left in distinct]
+
+
+def view_batch(images: Sequence[np.ndarray] | np.ndarray, crop: int, mean: np.ndarray, view: View) -> torch.Tensor:
+    """One view of each picture, centred.
+
+    Args:
+        images: N pictures, (size, size, 3) uint8 each.
+        crop: Side of the net's input, in pixels.
+        mean: (3, size, size) float32, the training set's mean activity.
+        view: One of `ten_views(size, crop)`.
+
+    Returns:
+        (N, 3, crop, crop) float32 in channels_last memory.
+    """
+    top, left, reflected = view
+    centre, no_shift = centre_mean(mean, crop), np.zeros(3, np.float32)
+    batch = np.empty((len(images), crop, crop, 3), np.float32)
+    for image, out in zip(images, batch, strict=True):
+        place(image, top, left, reflected, centre, no_shift, 1.0, out)
+    return torch.from_numpy(batch).permute(0, 3, 1, 2)

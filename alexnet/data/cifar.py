@@ -1,0 +1,120 @@
+"""CIFAR-10 in its official binary layout, as a source: a folder or an archive (section 4.1's small set)."""
+
+from __future__ import annotations
+
+import tarfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from alexnet.data.parts import Part
+
+CIFAR_SIDE = 32
+CIFAR_RECORD = 1 + 3 * CIFAR_SIDE * CIFAR_SIDE
+CIFAR_META = "batches.meta.txt"
+CIFAR_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
+CIFAR_TEST = "test_batch.bin"
+CIFAR_PYTHON = "data_batch_1"  # of the version in pickles, which is not read
+
+
+@dataclass(eq=False)
+class Cifar10:
+    """CIFAR-10 in its official binary layout: five batches to train on, in file order, and one to test on.
+
+    Args:
+        name: what it was read from.
+        classes: the ten names of batches.meta.txt.
+        parts: "train" and "test".
+        records: for each part its (N, 3073) uint8 records: a label byte, then 32x32 of R, of G and of B.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    parts: dict[str, Part]
+    records: dict[str, list[np.ndarray]]
+    size: int | None = CIFAR_SIDE
+    ignored: dict[str, int] = field(default_factory=dict)
+
+    def read(self, split: str, index: int) -> np.ndarray:
+        """Returns the pixels of one picture, (32, 32, 3) uint8."""
+        for records in self.records[split]:
+            if index < len(records):
+                planes: np.ndarray = records[index, 1:].reshape(3, CIFAR_SIDE, CIFAR_SIDE)
+                return planes.transpose(1, 2, 0)
+            index -= len(records)
+        raise IndexError(f"{self.name}: split {split!r} has no picture {index} more")
+
+
+def _cifar10(name: str, classes: tuple[str, ...], files: dict[str, np.ndarray]) -> Cifar10:
+    """Returns the source made of the six files' bytes, checked."""
+    records: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+    names: dict[str, list[bytes]] = {"train": [], "test": []}
+    for file in (*CIFAR_TRAIN, CIFAR_TEST):
+        split = "test" if file == CIFAR_TEST else "train"
+        if file not in files:
+            raise ValueError(f"{name}: CIFAR-10 without {file}; unpack or download the archive again")
+        if len(files[file]) == 0 or len(files[file]) % CIFAR_RECORD:
+            raise ValueError(
+                f"{name}: {file} has {len(files[file])} bytes, no multiple of {CIFAR_RECORD} (a label and 32x32 RGB); "
+                "download the archive again"
+            )
+        rows = files[file].reshape(-1, CIFAR_RECORD)
+        if rows[:, 0].max() >= len(classes):
+            raise ValueError(f"{name}: {file} has label {rows[:, 0].max()}, {CIFAR_META} names {len(classes)} classes")
+        records[split].append(rows)
+        names[split] += [f"{file}#{number}".encode() for number in range(len(rows))]
+    parts = {}
+    for split, rows_of in records.items():
+        labels = np.concatenate([rows[:, 0] for rows in rows_of]).astype(np.int32)
+        sizes = np.full(len(labels), CIFAR_RECORD - 1, np.int64)
+        parts[split] = Part(pa.array(names[split], pa.binary()), labels, sizes, np.zeros(len(labels), np.int64))
+    return Cifar10(name, classes, parts, records)
+
+
+def _class_names(name: str, text: bytes) -> tuple[str, ...]:
+    """Returns the class names in the lines of batches.meta.txt."""
+    classes = tuple(line.strip() for line in text.decode("utf-8", "replace").splitlines() if line.strip())
+    if len(classes) < 2:
+        raise ValueError(f"{name}: {CIFAR_META} names {len(classes)} classes; download the archive again")
+    return classes
+
+
+def cifar10_folder(path: Path) -> Cifar10:
+    """Returns CIFAR-10 from the folder of an unpacked archive, its batches mapped and not read.
+
+    Raises:
+        ValueError: a batch is missing or has no whole number of pictures.
+    """
+    names = [name for name in (*CIFAR_TRAIN, CIFAR_TEST) if (path / name).is_file()]
+    files = {name: _mapped(path / name) for name in names}
+    return _cifar10(path.name, _class_names(path.name, (path / CIFAR_META).read_bytes()), files)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """Returns a file's bytes, mapped; an empty file cannot be."""
+    return np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
+
+
+def cifar10_archive(path: Path) -> Cifar10:
+    """Returns CIFAR-10 from its archive, read through once; the 184 MB of its batches stay in memory.
+
+    Args:
+        path: a .tar, .tar.gz or .tar.xz.
+
+    Raises:
+        ValueError: the archive is damaged, or not of CIFAR-10's layout.
+    """
+    files: dict[str, np.ndarray] = {}
+    meta = b""
+    with tarfile.open(path, "r:*") as archive:
+        for member in archive:
+            base = member.name.rpartition("/")[2]
+            stream = archive.extractfile(member) if base in (*CIFAR_TRAIN, CIFAR_TEST, CIFAR_META) else None
+            if stream is not None:
+                if base == CIFAR_META:
+                    meta = stream.read()
+                else:
+                    files[base] = np.frombuffer(stream.read(), np.uint8)
+    return _cifar10(path.name, _class_names(path.name, meta), files)

@@ -1,0 +1,318 @@
+"""The prepared set on disk: Arrow files that any Arrow reader opens, and the statistics of the training part.
+
+A store is a folder: `train-00000.arrow` ... and `val-*.arrow` and/or `test-*.arrow` (Arrow IPC files, read through a
+memory map, so that the pages the loader touches are the operating system's and not the process's),
+`statistics.safetensors`, and `skipped.jsonl` with a line for each file that was no readable picture.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import simplejpeg
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as safetensors_bytes
+
+FORMAT = 1
+METADATA_KEY = "alexnet"
+STATISTICS = "statistics.safetensors"
+SKIPPED = "skipped.jsonl"
+PROGRESS = "progress.safetensors"
+SPLITS = ("train", "val", "test")
+SHARD_NAME = re.compile(r"(train|val|test)-(\d{5,})\.arrow")
+
+
+def shard_name(split: str, number: int) -> str:
+    """Returns the file name of one shard: `train-00007.arrow`."""
+    return f"{split}-{number:05d}.arrow"
+
+
+def shard_schema(size: int, encoding: str, classes: tuple[str, ...], split: str, source: str, note: str) -> pa.Schema:
+    """Returns the Arrow schema of a shard, with what a reader must know in its metadata.
+
+    Args:
+        size: side of the square pictures, in pixels.
+        encoding: "raw" (size*size*3 bytes, height x width x RGB) or "jpeg" (a JPEG file's bytes).
+        classes: the class names; a label is a place in them.
+        split: "train", "val" or "test".
+        source: what the pictures were read from.
+        note: the resampling filter, in words.
+    """
+    image = pa.binary(size * size * 3) if encoding == "raw" else pa.binary()
+    about = {"format": FORMAT, "size": size, "encoding": encoding, "classes": list(classes)}
+    about |= {"split": split, "source": source, "filter": note}
+    metadata = {METADATA_KEY: json.dumps(about, ensure_ascii=False)}
+    return pa.schema([("image", image), ("label", pa.int32()), ("name", pa.string())], metadata=metadata)
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """The mean activity and the colour components of the training part (sections 3 and 5.1).
+
+    Args:
+        mean: (3, size, size) float32, mean activity of each channel and pixel, 0..255.
+        covariance: (3, 3) float64, of the RGB values of all pixels, in 0..255 units, their number being the divisor.
+        eigenvalues: (3,) float64, of the covariance, descending.
+        components: (3, 3) float64, row i the unit eigenvector of eigenvalue i as (R, G, B); the entry of largest
+            magnitude is positive.
+        count: number of training pictures.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    eigenvalues: np.ndarray
+    components: np.ndarray
+    count: int
+
+    @classmethod
+    def from_sums(cls, sums: np.ndarray, products: np.ndarray, count: int) -> Statistics:
+        """Returns the statistics from exact integer sums, so that the order of adding cannot matter.
+
+        Args:
+            sums: (size, size, 3) int64, the sum over pictures of each value.
+            products: (3, 3) int64, the sum over pictures and pixels of the products of two channels.
+            count: number of pictures summed.
+        """
+        size = sums.shape[0]
+        pixels = count * size * size
+        totals = [int(total) for total in sums.sum(axis=(0, 1))]
+        # Python's integers are exact at any size; the one division is the only rounding.
+        covariance = np.array(
+            [
+                [(int(products[i, j]) * pixels - totals[i] * totals[j]) / (pixels * pixels) for j in range(3)]
+                for i in range(3)
+            ]
+        )
+        mean = (sums / count).astype(np.float32).transpose(2, 0, 1)
+        return cls.from_covariance(np.ascontiguousarray(mean), covariance, count)
+
+    @classmethod
+    def from_covariance(cls, mean: np.ndarray, covariance: np.ndarray, count: int) -> Statistics:
+        """Returns the statistics with the components of a (3, 3) covariance."""
+        values, vectors = np.linalg.eigh(covariance)
+        components = np.ascontiguousarray(vectors.T[::-1])
+        largest = np.abs(components).argmax(axis=1)
+        signs = np.where(components[np.arange(3), largest] < 0, -1.0, 1.0)
+        eigenvalues = np.maximum(values[::-1], 0.0)  # rounding can leave a grey set's smallest at -1e-13
+        return cls(mean, covariance, np.ascontiguousarray(eigenvalues), components * signs[:, None], count)
+
+    def colour_deviations(self) -> np.ndarray:
+        """Returns the (3,) square roots of the eigenvalues: what scales the colour shift (2012-source, "Images")."""
+        deviations: np.ndarray = np.sqrt(self.eigenvalues)
+        return deviations
+
+    def to_bytes(self, about: dict[str, Any] | None = None) -> bytes:
+        """Returns the contents of a safetensors file.
+
+        Args:
+            about: further facts to keep with them, as JSON can hold.
+        """
+        tensors = {"mean": self.mean, "covariance": self.covariance}
+        tensors |= {"eigenvalues": self.eigenvalues, "components": self.components}
+        metadata = json.dumps({**(about or {}), "count": self.count}, ensure_ascii=False)
+        # safetensors writes the memory of an array that is not contiguous as if it were.
+        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+        # One metadata key only: safetensors writes several in an order that changes from run to run.
+        return bytes(safetensors_bytes(tensors, metadata={METADATA_KEY: metadata}))
+
+    def save(self, path: str | Path, about: dict[str, Any] | None = None) -> None:
+        """Writes the statistics as a safetensors file."""
+        Path(path).write_bytes(self.to_bytes(about))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Statistics:
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: the file is no safetensors file of statistics.
+        """
+        tensors, about = read_tensors(path)
+        names = ("mean", "covariance", "eigenvalues", "components")
+        if "count" not in about or any(name not in tensors for name in names):
+            raise ValueError(f"{path}: not the statistics of a store (prepare the store again)")
+        return cls(**{name: tensors[name] for name in names}, count=int(about["count"]))
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the arrays of a safetensors file and the JSON object in its metadata.
+
+    Raises:
+        ValueError: the file is cut short or no safetensors file.
+    """
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            about = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 (no iterator there)
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: damaged ({error}); remove the store and prepare it again") from error
+
+
+class Split:
+    """One part of a store: pictures, labels and names, by index.
+
+    Args:
+        name: "train", "val" or "test".
+        paths: its shards, in order.
+        size: side of the pictures, in pixels.
+        encoding: "raw" or "jpeg".
+
+    Raises:
+        ValueError: a shard is damaged.
+    """
+
+    def __init__(self, name: str, paths: list[Path], size: int, encoding: str) -> None:
+        self.name = name
+        self.size = size
+        self._encoding = encoding
+        batches = [batch for path in paths for batch in _read_shard(path)]
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
+        self._names = [batch.column("name") for batch in batches]
+        labels = [batch.column("label").to_numpy() for batch in batches]
+        self.labels: np.ndarray = np.concatenate(labels).astype(np.int64) if labels else np.empty(0, np.int64)
+        self._raw: list[np.ndarray] = []
+        self._jpeg: list[tuple[np.ndarray, memoryview]] = []
+        for batch in batches:
+            column = batch.column("image")
+            buffers = column.buffers()
+            if encoding == "raw":
+                pixels = np.frombuffer(buffers[1], np.uint8).reshape(-1, size, size, 3)
+                self._raw.append(pixels[: batch.num_rows])
+            else:
+                self._jpeg.append((np.frombuffer(buffers[1], np.int32), memoryview(buffers[2]).cast("B")))
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Returns the record batch that holds a picture, and its row there."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"picture {index} of split {self.name!r}: it has {len(self)}")
+        batch = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return batch, index - int(self._starts[batch])
+
+    def name_of(self, index: int) -> str:
+        """Returns the picture's name: its path within the source."""
+        batch, row = self._place(index)
+        return str(self._names[batch][row].as_py())
+
+    def image(self, index: int) -> np.ndarray:
+        """Returns a picture as (size, size, 3) uint8 RGB.
+
+        Raw pictures are read-only views of the mapped file, without a copy. JPEG pictures are decoded, with the
+        interpreter lock released. Any number of threads may call it at once.
+        """
+        batch, row = self._place(index)
+        if self._encoding == "raw":
+            pixels: np.ndarray = self._raw[batch][row]
+            return pixels
+        offsets, data = self._jpeg[batch]
+        return np.asarray(simplejpeg.decode_jpeg(data[offsets[row] : offsets[row + 1]], colorspace="RGB"))
+
+
+def _read_shard(path: Path) -> list[pa.RecordBatch]:
+    """Returns the record batches of a shard, as views of its memory map."""
+    try:
+        # The batches keep the mapping alive after the file is closed, so that no descriptor stays open: a large set
+        # has more shards than a process may have open files.
+        with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+            return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: damaged ({error}); remove the store and prepare it again") from error
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """Returns what the schema metadata of a shard says.
+
+    Raises:
+        ValueError: the file is no shard of a format that this version reads.
+    """
+    try:
+        with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+            about = json.loads((reader.schema.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: damaged ({error}); remove the store and prepare it again") from error
+    if about.get("format") != FORMAT:
+        raise ValueError(
+            f"{path}: store format {about.get('format')}, this version reads {FORMAT}; prepare the source again"
+        )
+    return dict(about)
+
+
+class Store:
+    """A prepared set of pictures.
+
+    Args:
+        path: the folder that `prepare` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it is no store, is half prepared, damaged, or of another format.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise FileNotFoundError(f"{self.path}: no such store; make it with: alexnet prepare SOURCE {self.path}")
+        if not (self.path / STATISTICS).is_file():
+            if (self.path / PROGRESS).is_file():
+                raise ValueError(f"{self.path}: half prepared; run the same `alexnet prepare` again and it goes on")
+            raise ValueError(f"{self.path}: not a store (no {STATISTICS}); make one with: alexnet prepare SOURCE STORE")
+        counts = read_tensors(self.path / STATISTICS)[1].get("counts", {})
+        self._shards: dict[str, list[Path]] = {name: self._find(name) for name in SPLITS if name in counts}
+        self._counts: dict[str, int] = counts
+        self.splits: tuple[str, ...] = tuple(self._shards)
+        about = read_about(self._shards["train"][0])
+        self.size: int = about["size"]
+        self.encoding: str = about["encoding"]
+        self.classes: tuple[str, ...] = tuple(about["classes"])
+        self._opened: dict[str, Split] = {}
+
+    def _find(self, split: str) -> list[Path]:
+        """Returns the shards of a split in order, none missing in between."""
+        found = {int(match[2]): path for path in self.path.iterdir() if (match := SHARD_NAME.fullmatch(path.name))
+                 and match[1] == split}  # fmt: skip
+        numbers = [-1, *sorted(found)]
+        missing = [a + 1 for a, b in pairwise(numbers) if b != a + 1] or ([] if found else [0])
+        if missing:
+            lost = shard_name(split, missing[0])
+            raise ValueError(f"{self.path}: {lost} is missing; remove the store and prepare it again")
+        return [found[number] for number in sorted(found)]
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """The mean activity and colour components of the training part."""
+        return Statistics.load(self.path / STATISTICS)
+
+    def split(self, name: str) -> Split:
+        """Returns one part of the store.
+
+        Raises:
+            ValueError: there is no part of that name, or pictures of it are missing.
+        """
+        if name not in self._shards:
+            raise ValueError(f"{self.path}: no split {name!r}; it has {', '.join(self.splits)}")
+        if name not in self._opened:
+            split = Split(name, self._shards[name], self.size, self.encoding)
+            if len(split) != self._counts[name]:
+                raise ValueError(
+                    f"{self.path}: split {name!r} has {len(split)} of {self._counts[name]} pictures; "
+                    "remove the store and prepare it again"
+                )
+            self._opened[name] = split
+        return self._opened[name]
+
+    def validation(self) -> Split:
+        """Returns the pictures to test on while training: "val" where there is one, else "test".
+
+        Raises:
+            ValueError: the store has neither.
+        """
+        return self.split("val" if "val" in self._shards else "test")

@@ -1,0 +1,125 @@
+"""A net's predictions for a set: softmax outputs averaged over views, and the errors they make (sections 3 and 5.1)."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alexnet.data.augment import ten_views, view_batch
+from alexnet.data.store import Split
+from alexnet.nets.alexnet import AlexNet
+from alexnet.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How good predictions are (section 3).
+
+    Args:
+        images: Number of pictures.
+        top1_error: Share whose correct class is not the most probable one.
+        top5_error: Share whose correct class is not among the five most probable.
+        log_prob: Mean negative natural logarithm of the correct class's probability.
+    """
+
+    images: int
+    top1_error: float
+    top5_error: float
+    log_prob: float
+
+
+def autocast(device: torch.device, recipe: Recipe) -> torch.autocast:
+    """The context the net runs in: bfloat16 where the recipe asks for it, or leaves it open and the device has it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=autocast_wanted(device, recipe))
+
+
+def autocast_wanted(device: torch.device, recipe: Recipe) -> bool:
+    """Whether the net computes in bfloat16 on this device."""
+    return recipe.precision == "bfloat16" or (recipe.precision == "auto" and has_bfloat16(device))
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16 itself, rather than slower by way of float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def default_device() -> torch.device:
+    """The first GPU, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@torch.inference_mode()
+def probabilities(net: AlexNet, pictures: list[np.ndarray], mean: np.ndarray, recipe: Recipe, views: int) -> Tensor:
+    """The mean of the softmax outputs over the views of each picture (5.1).
+
+    Args:
+        net: In evaluation mode.
+        pictures: (size, size, 3) uint8 each.
+        mean: (3, size, size) mean activity.
+        recipe: The net's; says crop and precision.
+        views: 1 for the centre, 10 for the corners, the centre, and their reflections.
+
+    Returns:
+        (N, classes) float32 on the CPU.
+    """
+    crop = recipe.net.image_size
+    wanted = ten_views(len(pictures[0]), crop)[: None if views == 10 else 1]
+    device = net.fc8.weight.device
+    total = torch.zeros(len(pictures), net.classes, device=device)
+    with autocast(device, recipe):
+        for view in wanted:
+            total += net(view_batch(pictures, crop, mean, view).to(device)).float().softmax(1)
+    return (total / len(wanted)).cpu()
+
+
+def predictions(
+    net: AlexNet, split: Split, mean: np.ndarray, recipe: Recipe, *, views: int = 1, batch_size: int = 128
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The predictions for a set, in its order; the next pictures are read while the net works.
+
+    Yields:
+        Probabilities (n, classes) and labels (n,), on the CPU.
+    """
+
+    def read(start: int) -> list[np.ndarray]:
+        return [split.image(i) for i in range(start, min(start + batch_size, len(split)))]
+
+    net.eval()
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(read, 0)
+        for start in range(0, len(split), batch_size):
+            pictures = coming.result()
+            coming = pool.submit(read, start + batch_size)
+            labels = torch.from_numpy(split.labels[start : start + batch_size])
+            yield probabilities(net, pictures, mean, recipe, views), labels
+
+
+def errors(predicted: Tensor, labels: Tensor) -> Errors:
+    """The errors of predictions (N, classes) for labels (N,).
+
+    A class only counts as ahead of the correct one if it is strictly more probable, or equally so and earlier: ties
+    are settled as by a stable sort, so that a net that says the same of every class is not taken for right.
+    """
+    right = predicted.gather(1, labels[:, None])
+    places = torch.arange(predicted.shape[1])
+    # Asked this way round, so that NaN counts as ahead: a broken net is wrong about everything.
+    behind = (predicted < right) | ((predicted == right) & (places >= labels[:, None]))
+    rank = (~behind).sum(1)
+    return Errors(
+        images=len(labels),
+        top1_error=float((rank >= 1).double().mean()),
+        top5_error=float((rank >= 5).double().mean()),
+        log_prob=float(-right.double().clamp_min(1e-30).log().mean()),
+    )
+
+
+def measure(net: AlexNet, split: Split, mean: np.ndarray, recipe: Recipe, *, views: int = 1) -> Errors:
+    """The errors of one net on a set."""
+    parts = list(predictions(net, split, mean, recipe, views=views))
+    return errors(torch.cat([p for p, _ in parts]), torch.cat([label for _, label in parts]))

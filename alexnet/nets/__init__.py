@@ -1,0 +1,1 @@
+"""The nets of section 4, as ordinary torch modules."""

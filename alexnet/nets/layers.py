@@ -1,0 +1,109 @@
+"""The layers that torch does not have: the 2012 geometry, response normalisation and the paper's dropout."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from alexnet.kernels.response_norm import map_norm, response_norm
+from alexnet.recipe import Conv, MapNorm, Net, ResponseNorm, conv_side
+
+
+class Convolution(nn.Conv2d):
+    """A convolution whose output side is rounded up, by zeros on the right and at the bottom only (section 4.5).
+
+    Args:
+        channels: Maps it reads.
+        conv: The layer's sizes.
+        towers: Groups its kernels are restricted to; 1 where a kernel reads all maps (4.2).
+        side: Side of the maps it reads, in pixels.
+    """
+
+    def __init__(self, channels: int, conv: Conv, *, towers: int, side: int) -> None:
+        super().__init__(channels, conv.maps, conv.kernel, conv.stride, conv.padding, groups=towers)
+        out = conv_side(side, conv.kernel, conv.stride, conv.padding)
+        # Pixels that the last kernel reaches past the padded picture.
+        self.extra = (out - 1) * conv.stride + conv.kernel - side - 2 * conv.padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, side, side) -> (N, maps, out, out)."""
+        if self.extra > 0:
+            x = F.pad(x, (0, self.extra, 0, self.extra))
+        return super().forward(x)
+
+
+class ResponseNormalisation(nn.Module):
+    """Normalisation across neighbouring maps, within each tower (section 4.3), after a ReLU if `relu`."""
+
+    def __init__(self, norm: ResponseNorm, *, towers: int, relu: bool = False) -> None:
+        super().__init__()
+        self.norm, self.towers, self.relu = norm, towers, relu
+        self.alpha = norm.alpha / norm.size if norm.alpha_over_size else norm.alpha
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        n = self.norm
+        return response_norm(x, size=n.size, k=n.k, alpha=self.alpha, beta=n.beta, towers=self.towers, relu=self.relu)
+
+    def extra_repr(self) -> str:
+        return f"{self.norm}, towers={self.towers}, relu={self.relu}"
+
+
+class MapNormalisation(nn.Module):
+    """Normalisation within a map over the places around (the 2012 program's; not in the paper)."""
+
+    def __init__(self, norm: MapNorm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        n = self.norm
+        return map_norm(x, size=n.size, k=n.k, alpha=n.alpha / n.size**2, beta=n.beta)
+
+    def extra_repr(self) -> str:
+        return str(self.norm)
+
+
+class Dropout(nn.Module):
+    """Zeroes each output with probability p while training; multiplies by 1 - p otherwise (section 5.2).
+
+    torch.nn.Dropout scales while training instead; the weights the paper's rule learns differ by that factor.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> the same shape."""
+        if self.training:
+            return x * torch.empty_like(x).bernoulli_(1 - self.p)
+        return x * (1 - self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+def after(conv: Conv, net: Net) -> Iterable[nn.Module]:
+    """The modules that follow a convolution, in the order `conv.then` says; ReLU and normalisation as one."""
+    steps = [s for s in conv.then if not (s.startswith("normalise") and getattr(net, s) is None)]
+    for place, step in enumerate(steps):
+        following = steps[place + 1] if place + 1 < len(steps) else None
+        before = steps[place - 1] if place else None
+        if step == "activate" and not (net.activation == "relu" and following == "normalise"):
+            yield activation(net)
+        elif step == "normalise" and net.normalise is not None:
+            fused = net.activation == "relu" and before == "activate"
+            yield ResponseNormalisation(net.normalise, towers=net.towers, relu=fused)
+        elif step == "normalise_map" and net.normalise_map is not None:
+            yield MapNormalisation(net.normalise_map)
+        elif step == "pool":
+            kind = nn.MaxPool2d if conv.pooling == "max" else nn.AvgPool2d
+            yield kind(net.pool_size, net.pool_stride, ceil_mode=True)
+
+
+def activation(net: Net) -> nn.Module:
+    """The net's nonlinearity (section 4.1)."""
+    return nn.ReLU() if net.activation == "relu" else nn.Tanh()

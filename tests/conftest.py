@@ -1,0 +1,123 @@
+"""What several test files share: drawn pictures, a small store, a recipe whose training takes about a second."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from alexnet.data.store import STATISTICS, Statistics, Store, shard_name, shard_schema
+from alexnet.recipe import Conv, Full, Net, Recipe
+
+# The first example of a test may import and compile for seconds; no test here measures time. The same examples every
+# time: a test that fails does so for everyone.
+hypothesis.settings.register_profile("alexnet", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("alexnet")
+
+CLASSES = ("blue stripes", "green square", "red disc")
+
+
+def draw_pictures(count: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Labelled pictures that a small net learns in a few steps, the same on every machine.
+
+    Whole numbers only, and RandomState, whose stream NumPy keeps for ever: the golden losses rest on them.
+
+    Returns:
+        (count, size, size, 3) uint8 and (count,) labels into CLASSES.
+    """
+    random = np.random.RandomState(seed)
+    labels = np.arange(count) % len(CLASSES)
+    pictures = random.randint(60, 120, (count, size, size, 3))
+    y, x = np.mgrid[:size, :size]
+    for picture, label in zip(pictures, labels, strict=True):
+        cy, cx = random.randint(size // 4, size - size // 4, 2)
+        radius = random.randint(size // 6, size // 3)
+        masks = (
+            (x + cx) % (2 + radius) < radius // 2,
+            (abs(y - cy) < radius) & (abs(x - cx) < radius),
+            (y - cy) ** 2 + (x - cx) ** 2 < radius**2,
+        )
+        picture[masks[label], 2 - label] += random.randint(70, 130)
+    return pictures.astype(np.uint8), labels
+
+
+def write_store(path: Path, size: int = 32, seed: int = 0, **counts: int) -> Path:
+    """A raw store of drawn pictures, in the format of alexnet/data/store.py.
+
+    Args:
+        path: The folder; made.
+        size: Side of the pictures, in pixels.
+        seed: Of the drawing.
+        counts: Pictures of each split.
+    """
+    path.mkdir()
+    for number, (split, count) in enumerate(counts.items()):
+        pictures, labels = draw_pictures(count, size, seed + number)
+        schema = shard_schema(size, "raw", CLASSES, split, "drawn", "none")
+        columns = [
+            pa.array([picture.tobytes() for picture in pictures], schema.field("image").type),
+            pa.array(labels, pa.int32()),
+            pa.array([f"{split}/{i}.png" for i in range(count)]),
+        ]
+        with pa.OSFile(str(path / shard_name(split, 0)), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+        if split == "train":
+            wide = pictures.astype(np.int64)
+            values = wide.reshape(-1, 3)
+            statistics = Statistics.from_sums(wide.sum(0), values.T @ values, count)
+    statistics.save(path / STATISTICS, {"counts": counts})
+    Store(path).validation()  # in the format that Store reads
+    return path
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: small nets take several times as long on two, where other programs run too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a folder per class, of PNG and JPEG files of several sizes; not to be written to."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, (side, ending) in enumerate([(40, "png"), (33, "jpg"), (64, "png"), (50, "jpg")]):
+        for i, (pixels, label) in enumerate(zip(*draw_pictures(6, side, seed=number), strict=True)):
+            kind = folder / CLASSES[label]
+            kind.mkdir(exist_ok=True)
+            Image.fromarray(pixels[: side - 2 * i]).save(kind / f"{number}-{i}.{ending}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A raw store of 48 + 20 pictures of 32 x 32 in three classes; not to be written to."""
+    return write_store(tmp_path_factory.mktemp("stores") / "drawn", train=48, val=20)
+
+
+def small_net() -> Net:
+    """The two-tower net with few maps, for 24 x 24 pictures."""
+    return Net(
+        image_size=24,
+        conv1=Conv(maps=8, kernel=5, stride=2, padding=0, then=("activate", "normalise", "pool")),
+        conv2=Conv(maps=8, kernel=3, padding=1, then=("activate", "normalise", "pool")),
+        conv3=Conv(maps=12, all_towers=True),
+        conv4=Conv(maps=8),
+        conv5=Conv(maps=8, then=("activate", "pool")),
+        fc6=Full(units=16, dropout=0.5),
+        fc7=Full(units=16, dropout=0.5),
+        start="he",
+        pixel_scale=1 / 64,
+    )
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    """Three epochs of five steps (the fifth of 8 pictures) of a small net, with all that is random in the paper's."""
+    return Recipe(net=small_net(), store_size=32, batch_size=10, schedule="cosine", epochs=3)
