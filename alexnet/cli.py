@@ -1,0 +1,284 @@
+"""The commands. Each imports what it needs when it runs, so that `alexnet --help` is instant.
+
+Exit status: 0; 2 for what the user can mend, with one line that says how; 1 for a fault of ours, with a traceback; 128
+and the signal's number where a signal ended the work.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from alexnet.recipe import Recipe
+from alexnet.recipes import RECIPES, recipe_named
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: What follows `alexnet` on the command line; that of the process by default.
+
+    Returns:
+        The exit status.
+    """
+    options = parser().parse_args(arguments)
+    try:
+        status: int = options.run_command(options)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return say("stopped", 130)
+    except BrokenPipeError:
+        # Whoever read our output has left; Python would complain once more when it closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (ValueError, OSError) as error:
+        if os.environ.get("ALEXNET_DEBUG"):
+            raise
+        return say(one_line(error), 2)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError" or os.environ.get("ALEXNET_DEBUG"):
+            raise
+        return say(f"the device has too little memory: lower it with --set batch_size=N ({one_line(error)})", 2)
+
+
+def say(text: str, status: int) -> int:
+    """Print a line on standard error and return the status."""
+    print(f"alexnet: {text}", file=sys.stderr)
+    return status
+
+
+def one_line(error: Exception) -> str:
+    """An exception's message as one line that names the file where there is one."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(
+        prog="alexnet", description='The paper "ImageNet Classification with Deep CNNs" (2012) as one program.'
+    )
+    top.add_argument("--version", action=VersionAction, nargs=0, help="print the version")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:],
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        one.set_defaults(run_command=run)
+        return one
+
+    demo_arguments(command("demo", demo, "draw a small set of pictures, train on it, show the results"))
+    recipes_arguments(command("recipes", recipes, "list the recipes, or print one"))
+    prepare_arguments(command("prepare", prepare, "turn a folder of pictures into a store of squares"))
+    train_arguments(command("train", train, "train a net on a store, or go on where the run stopped"))
+    evaluate_arguments(command("evaluate", evaluate, "measure the errors of one run, or of the mean of several"))
+    predict_arguments(command("predict", predict, "name the most probable classes of picture files"))
+    report_arguments(command("report", report, "write RUN/report.html anew"))
+    figures_arguments(command("figures", figures, "write a run's figures as PNG files"))
+    return top
+
+
+class VersionAction(argparse.Action):
+    """--version, which reads the package's metadata only when asked."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"alexnet {version('alexnet')}")
+        parser.exit()
+
+
+def demo_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, default=Path("demo"), help="where to work")
+    one.add_argument("--data", choices=("drawn", "cifar10"), default="drawn", help="cifar10 is downloaded (170 MB)")
+
+
+def demo(options: argparse.Namespace) -> int:
+    from alexnet.demo import demo
+
+    demo(options.folder, data=options.data)
+    return 0
+
+
+def recipes_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument("name", metavar="NAME", nargs="?", help="print this recipe whole, as JSON")
+
+
+def recipes(options: argparse.Namespace) -> int:
+    if options.name:
+        print(recipe_named(options.name).to_json())
+        return 0
+    for name, make in RECIPES.items():
+        print(f"{name:20} {(make.__doc__ or '').splitlines()[0]}")
+    return 0
+
+
+def prepare_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument("source", metavar="SOURCE", type=Path, help="folder with a folder per class, or CIFAR-10")
+    one.add_argument("store", metavar="STORE", type=Path, help="folder to write")
+    one.add_argument("--size", type=int, default=256, help="side of the stored squares, in pixels")
+    one.add_argument("--encoding", choices=("raw", "jpeg"), default="raw", help="how pictures are kept")
+    one.add_argument(
+        "--held-out", type=float, default=0.1, metavar="SHARE", help="of each class, where no val/ or test/"
+    )
+    one.add_argument("--train-per-class", type=int, metavar="N", help="N of each class to train on, the rest to test")
+    one.add_argument("--seed", type=int, default=0, help="of the choice of held-out pictures")
+    one.add_argument("--workers", type=int, metavar="N", help="threads; by default one per core")
+    one.add_argument(
+        "--max-failures", type=float, default=0.05, metavar="SHARE", help="stop above this share unreadable"
+    )
+
+
+def prepare(options: argparse.Namespace) -> int:
+    from alexnet.data.prepare import prepare
+
+    summary = prepare(
+        options.source,
+        options.store,
+        size=options.size,
+        encoding=options.encoding,
+        held_out=options.held_out,
+        train_per_class=options.train_per_class,
+        seed=options.seed,
+        workers=options.workers,
+        max_failures=options.max_failures,
+    )
+    print(summary)
+    return 0
+
+
+def train_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument("store", metavar="STORE", type=Path, help="folder that `alexnet prepare` made")
+    one.add_argument("run", metavar="RUN", type=Path, help="folder for the net, its metrics and its report")
+    one.add_argument("--recipe", metavar="NAME", help="see `alexnet recipes`; by default photos, or the run's own")
+    one.add_argument("--set", metavar="FIELD=VALUE", action="append", default=[], help="change the recipe; repeatable")
+    one.add_argument("--device", help="such as cpu or cuda:1; by default the first GPU, else the CPU")
+    one.add_argument("--workers", type=int, default=1, metavar="N", help="threads that make batches")
+    one.add_argument("--checkpoint-minutes", type=float, default=10, metavar="M", help="time between checkpoints")
+    one.add_argument("--tensorboard", action="store_true", help="write TensorBoard event files too")
+
+
+def train(options: argparse.Namespace) -> int:
+    from alexnet.learning.train import train
+
+    begun = options.run / "recipe.json"
+    recipe: Recipe | None
+    if options.recipe is None and begun.exists():
+        recipe = Recipe.from_json(begun.read_text(encoding="utf-8")) if options.set else None
+    else:
+        recipe = recipe_named(options.recipe or "photos")
+    outcome = train(
+        options.store,
+        options.run,
+        recipe.with_settings(options.set) if recipe else None,
+        device=options.device,
+        workers=options.workers,
+        checkpoint_minutes=options.checkpoint_minutes,
+        tensorboard=options.tensorboard,
+    )
+    if not outcome.finished:
+        say(f"stopped after step {outcome.step}, all saved: the same command goes on from there", 0)
+        return 128 + (outcome.signal or 0)
+    from alexnet.results.report import report
+
+    page = report(options.run, options.store)
+    print(f"{outcome.epoch} epochs, lowest validation error {outcome.best_error:.2%}; report: {page}")
+    return 0
+
+
+def evaluate_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="several runs: their predictions averaged")
+    one.add_argument("store", metavar="STORE", type=Path)
+    one.add_argument("--views", type=int, default=1, metavar="1|10", help="centre only, or corners and reflections too")
+    one.add_argument("--split", help="val, test or train; by default val, else test")
+    one.add_argument("--device", help="such as cpu or cuda:1")
+    one.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    from alexnet.results.evaluate import evaluate
+
+    found = evaluate(options.runs, options.store, views=options.views, split=options.split, device=options.device)
+    if options.json:
+        print(json.dumps(found))
+        return 0
+    nets = f"{len(options.runs)} nets, their predictions averaged, " if len(options.runs) > 1 else ""
+    print(f"{found['images']} pictures ({found['split']}), {nets}{views_text(options.views)}:")
+    print(f"top-1 error {found['top1_error']:.2%}, top-5 error {found['top5_error']:.2%}, ", end="")
+    print(f"mean -log probability {found['log_prob']:.4f}")
+    return 0
+
+
+def views_text(views: int) -> str:
+    """How many views, in words."""
+    return "one view" if views == 1 else f"{views} views"
+
+
+def predict_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument("run", metavar="RUN", type=Path, help="folder that `alexnet train` made")
+    one.add_argument("images", metavar="IMAGE", nargs="+", type=Path)
+    one.add_argument("--top", type=int, default=5, metavar="N", help="how many classes to name")
+    one.add_argument(
+        "--views", type=int, default=10, metavar="1|10", help="centre only, or corners and reflections too"
+    )
+    one.add_argument("--device", help="such as cpu or cuda:1")
+    one.add_argument("--json", action="store_true", help="print one JSON list, an entry per picture")
+
+
+def predict(options: argparse.Namespace) -> int:
+    from alexnet.results.classify import Classifier
+    from alexnet.results.evaluate import check_views
+
+    check_views(options.views)
+    classifier = Classifier.load(options.run, device=options.device)
+    entries: list[dict[str, Any]] = []
+    status = 0
+    for image in options.images:
+        try:
+            found = classifier.predict(image, top=options.top, views=options.views)
+        except (ValueError, OSError) as error:  # told, and the other pictures done all the same
+            status = say(one_line(error), 2)
+            entries.append({"image": str(image), "error": one_line(error)})
+            continue
+        entries.append({"image": str(image), "predictions": [{"class": c, "probability": p} for c, p in found]})
+        if not options.json:
+            print(image)
+            print("\n".join(f"  {probability:7.2%}  {name}" for name, probability in found))
+    if options.json:
+        print(json.dumps(entries, ensure_ascii=False))
+    return status
+
+
+def report_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument("run", metavar="RUN", type=Path, help="folder that `alexnet train` made")
+    one.add_argument("--data", metavar="STORE", type=Path, help="by default the store the run was trained on")
+
+
+def report(options: argparse.Namespace) -> int:
+    from alexnet.results.report import report, store_of
+
+    print(report(options.run, options.data or store_of(options.run)))
+    return 0
+
+
+def figures_arguments(one: argparse.ArgumentParser) -> None:
+    report_arguments(one)
+    one.add_argument("--folder", type=Path, help="where to write them; by default RUN/figures")
+
+
+def figures(options: argparse.Namespace) -> int:
+    from alexnet.results.report import figures, store_of
+
+    for path in figures(options.run, options.data or store_of(options.run), options.folder or options.run / "figures"):
+        print(path)
+    return 0

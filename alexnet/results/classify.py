@@ -1,0 +1,67 @@
+"""A trained net as a function from picture files to class names (section 7.1, Figure 4 left)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from alexnet.data.image import read_image
+from alexnet.learning import checkpoint
+from alexnet.learning.checkpoint import Checkpoint
+from alexnet.learning.measure import default_device, probabilities
+from alexnet.results.evaluate import check_views
+
+Picture = str | Path | bytes
+
+
+class Classifier:
+    """A trained net with its class names and its preprocessing.
+
+    Args:
+        found: The checkpoint it is made of; `Classifier.load` finds that of a run.
+        device: Where the net computes; the first GPU or else the CPU by default.
+    """
+
+    def __init__(self, found: Checkpoint, *, device: str | torch.device | None = None) -> None:
+        self.recipe, self.classes, self.mean = found.recipe, found.classes, found.statistics.mean
+        self.net = found.net().on(torch.device(device or default_device()))
+
+    @classmethod
+    def load(cls, run: str | Path, *, device: str | torch.device | None = None) -> "Classifier":
+        """The classifier that a run has trained (`checkpoint.best`).
+
+        Raises:
+            FileNotFoundError: `run` holds no trained net.
+        """
+        return cls(checkpoint.best(Path(run)), device=device)
+
+    def predict(self, picture: Picture, *, top: int = 5, views: int = 10) -> list[tuple[str, float]]:
+        """The most probable classes of one picture, most probable first, with their probabilities.
+
+        Args:
+            picture: A file's path, or its contents.
+            top: How many classes.
+            views: 10 for the mean over corners, centre and reflections (5.1), or 1.
+
+        Raises:
+            ValueError: The file is no picture, or views is neither 1 nor 10.
+            OSError: The file cannot be read.
+        """
+        return self.predict_many([picture], top=top, views=views)[0]
+
+    def predict_many(
+        self, pictures: Sequence[Picture], *, top: int = 5, views: int = 10
+    ) -> list[list[tuple[str, float]]]:
+        """`predict` for several pictures at once."""
+        check_views(views)
+        if top < 1:
+            raise ValueError(f"--top must be at least 1; got {top}")
+        squares = [read_image(picture, self.recipe.store_size) for picture in pictures]
+        if not squares:
+            return []
+        found = probabilities(self.net, squares, self.mean, self.recipe, views)  # (N, classes)
+        values, places = found.topk(min(top, len(self.classes)), dim=1)
+        return [
+            [(self.classes[i], float(p)) for i, p in zip(index, row, strict=True)]
+            for index, row in zip(places.tolist(), values.tolist(), strict=True)
+        ]

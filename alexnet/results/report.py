@@ -1,0 +1,201 @@
+"""A run's report: one self-contained HTML page of what was trained, how, and how good it is (section 7)."""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from alexnet.data.store import Split, Store
+from alexnet.learning import checkpoint
+from alexnet.learning.checkpoint import Checkpoint
+from alexnet.learning.measure import default_device, errors, predictions, probabilities
+from alexnet.results import figures as drawn
+from alexnet.results import page
+from alexnet.results.evaluate import check_same_pictures
+from alexnet.results.figures import Example
+from alexnet.results.history import History
+
+EXAMPLES = 8  # Figure 4 has as many
+MISTAKES = 4
+
+
+def report(
+    run: str | Path,
+    store: str | Path,
+    *,
+    split: str | None = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+) -> Path:
+    """Write RUN/report.html; the run may be in the middle of its training.
+
+    Args:
+        run: Folder that `train` made.
+        store: Folder that `prepare` made, with the same classes.
+        split: The pictures to test on, all of them: "val", "test" or "train"; "val" or else "test" by default.
+        seed: Of the choice of the pictures shown.
+        device: Where; the first GPU or else the CPU by default.
+        progress: Whether to show a bar on standard error when that is a terminal.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        ValueError: The run is of other classes or another picture size than the store.
+        FileNotFoundError: There is no such store, or the run has no trained net yet.
+    """
+    run, of_store = Path(run), Store(store)
+    history, found = History.read(run), checkpoint.best(run)
+    check_same_pictures(found, of_store)
+    of = of_store.split(split) if split else of_store.validation()
+    views = 10 if found.recipe.net.image_size < of.size else 1  # ten only where crops can differ
+    predicted = {n: predict(found, of, n, device, progress) for n in dict.fromkeys((1, views))}
+    chances, labels = predicted[views].numpy(), of.labels
+    chosen, mistaken = choose(labels, EXAMPLES, seed), confident_mistakes(chances, labels, MISTAKES)
+    text = page.render(
+        run="/".join(run.resolve().parts[-2:]),
+        history=history,
+        found=found,
+        split=of.name,
+        # On the pictures whose error chose the epoch a net looks a little too good.
+        chosen_here=of is of_store.validation() and of_store.path.resolve() == Path(history.start["store"]).resolve(),
+        results={n: errors(p, torch.from_numpy(labels)) for n, p in predicted.items()},
+        kernels=first_kernels(found),
+        guesses=examples(of, found.classes, chances[chosen], chosen),
+        mistakes=examples(of, found.classes, chances[mistaken], mistaken),
+        confusion=confusions(chances.argmax(1), labels, len(found.classes)),
+    )
+    path = run / "report.html"
+    beside = path.with_name(".report.html.writing")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+    return path
+
+
+def figures(run: str | Path, store: str | Path, folder: str | Path, *, seed: int = 0) -> list[Path]:
+    """Write a run's figures as PNG files: curves.png, kernels.png (Figure 3), guesses.png (Figure 4, left).
+
+    Args:
+        run: Folder that `train` made.
+        store: Folder that `prepare` made, with the same classes.
+        folder: Where; made if it is not there.
+        seed: Of the choice of the pictures shown: those of the report, for the same seed.
+
+    Returns:
+        The files' paths.
+
+    Raises:
+        ValueError: The run is of other classes or another picture size than the store.
+        FileNotFoundError: There is no such store, or the run has no trained net yet.
+    """
+    run, of_store, folder = Path(run), Store(store), Path(folder)
+    history, found = History.read(run), checkpoint.best(run)
+    check_same_pictures(found, of_store)
+    of = of_store.validation()
+    chosen = choose(of.labels, EXAMPLES, seed)
+    views = 10 if found.recipe.net.image_size < of.size else 1
+    pictures = [of.image(int(index)) for index in chosen]
+    chances = probabilities(found.net().on(default_device()), pictures, found.statistics.mean, found.recipe, views)
+    made = {
+        "curves": drawn.curves(history),
+        "guesses": drawn.guesses(examples(of, found.classes, chances.numpy(), chosen)),
+    }
+    kernels = first_kernels(found)
+    if kernels is not None:
+        made["kernels"] = drawn.kernels(kernels, found.recipe.net.towers)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.png" for name in made]
+    for path, figure in zip(paths, made.values(), strict=True):
+        path.write_bytes(drawn.png(figure))
+    return paths
+
+
+def store_of(run: str | Path) -> Path:
+    """The store that a run was trained on.
+
+    Raises:
+        FileNotFoundError: It is no run, or that store is not there any more.
+    """
+    path = Path(History.read(Path(run)).start["store"])
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"store {path}, which run {run} was trained on, is not there: name it with --data STORE"
+        )
+    return path
+
+
+def predict(
+    found: Checkpoint, split: Split, views: int, device: str | torch.device | None = None, progress: bool = True
+) -> torch.Tensor:
+    """A net's probabilities for every picture of a split, with a progress bar: (N, classes) float32 on the CPU."""
+    net = found.net().on(torch.device(device or default_device()))
+    text = "one view" if views == 1 else f"{views} views"
+    parts = []
+    with tqdm(total=len(split), desc=text, unit="picture", disable=not progress or not sys.stderr.isatty()) as bar:
+        for part, labels in predictions(net, split, found.statistics.mean, found.recipe, views=views):
+            parts.append(part)
+            bar.update(len(labels))
+    return torch.cat(parts)
+
+
+def choose(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Pick pictures at random, of as many classes as can be: one of each class before a second of any.
+
+    Args:
+        labels: (N,) int.
+        count: How many to pick, if there are so many.
+        seed: Of the choice.
+
+    Returns:
+        Their places, (count,) int.
+    """
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    seen: Counter[int] = Counter()
+    turns = []
+    for label in labels[shuffled].tolist():
+        turns.append(seen[label])
+        seen[label] += 1
+    return np.asarray(shuffled[np.argsort(turns, kind="stable")[:count]])
+
+
+def confident_mistakes(chances: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """The places of the `count` pictures that the net takes for a wrong class with the highest probability."""
+    wrong = np.flatnonzero(chances.argmax(1) != labels)
+    return np.asarray(wrong[np.argsort(-chances[wrong].max(1), kind="stable")[:count]])
+
+
+def confusions(guessed: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """How many pictures of each class are taken for each: (classes, classes) int, a row per correct class."""
+    return np.bincount(labels * classes + guessed, minlength=classes * classes).reshape(classes, classes)
+
+
+def examples(split: Split, classes: Sequence[str], chances: np.ndarray, places: np.ndarray) -> list[Example]:
+    """Pictures of a split with the net's guesses.
+
+    Args:
+        split: Where they are.
+        classes: The class names.
+        chances: (len(places), classes) probabilities.
+        places: Which pictures.
+    """
+    return [
+        Example(
+            picture=split.image(int(place)),
+            name=split.name_of(int(place)),
+            correct=classes[split.labels[place]],
+            guesses=tuple((classes[k], float(chance[k])) for k in np.argsort(-chance, kind="stable")[:5]),
+        )
+        for place, chance in zip(places, chances, strict=True)
+    ]
+
+
+def first_kernels(found: Checkpoint) -> np.ndarray | None:
+    """The first layer's weights, (maps, 3, kernel, kernel) float32; None where no convolution reads the pictures."""
+    name = found.recipe.net.layers()[0]
+    weight = found.part("net").get(f"convs.{name}.0.weight")
+    return None if weight is None else weight.float().numpy()

@@ -1,0 +1,132 @@
+"""The commands as a user meets them: what they print, where, and with which exit status."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import small_net
+from PIL import Image
+
+from alexnet import cli
+from alexnet.recipe import Recipe
+from alexnet.recipes import RECIPES
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory, picture_folder: Path) -> Path:
+    """A folder with a store and a trained run, both made by the commands."""
+    folder = tmp_path_factory.mktemp("work")
+    RECIPES["small"] = lambda: Recipe(net=small_net(), store_size=32, batch_size=10, schedule="cosine", epochs=2)
+    try:
+        assert cli.main(["prepare", str(picture_folder), str(folder / "store"), "--size", "32"]) == 0
+        assert cli.main(["train", str(folder / "store"), str(folder / "run"), "--recipe", "small"]) == 0
+    finally:
+        del RECIPES["small"]
+    return folder
+
+
+def failing(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line on standard error of a command that ends with status 2 and prints nothing else."""
+    capsys.readouterr()
+    assert cli.main([str(argument) for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert err.startswith("alexnet: ")
+    return err
+
+
+def test_help_and_version_need_no_torch() -> None:
+    code = "import sys, alexnet.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.endswith("False\n")
+    version = subprocess.run([sys.executable, "-m", "alexnet", "--version"], capture_output=True, text=True, check=True)
+    assert version.stdout.startswith("alexnet 0.")
+
+
+def test_recipes_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    assert all(line.split()[0] in RECIPES for line in listed.splitlines())
+    assert len(listed.splitlines()) == len(RECIPES)
+    assert cli.main(["recipes", "photos"]) == 0
+    assert Recipe.from_json(capsys.readouterr().out) == RECIPES["photos"]()
+
+
+def test_a_run_has_all_that_is_promised(work: Path) -> None:
+    names = {path.name for path in (work / "run").iterdir()}
+    assert names >= {"recipe.json", "metrics.jsonl", "checkpoints", "report.html"}
+    assert (work / "run" / "checkpoints" / "best.safetensors").exists()
+
+
+@pytest.mark.parametrize("views", [1, 10])
+def test_evaluate_prints_one_object(work: Path, views: int, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", work / "run", work / "run", work / "store", "--views", views, "--json"]
+    assert cli.main([str(word) for word in command]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["views"] == views
+    assert 0 <= found["top5_error"] <= found["top1_error"] <= 1
+    assert found["log_prob"] > 0
+    assert cli.main(["evaluate", str(work / "run"), str(work / "store"), "--views", str(views)]) == 0
+    assert "top-1 error" in capsys.readouterr().out
+
+
+def test_predict_names_classes(work: Path, picture_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = [*sorted(str(path) for path in picture_folder.glob("*/0-0.png")), str(picture_folder / "no.png")]
+    assert cli.main(["predict", str(work / "run"), *pictures, "--json", "--top", "2"]) == 2  # the last is missing
+    out, err = capsys.readouterr()
+    entries = json.loads(out)
+    assert [entry["image"] for entry in entries] == pictures
+    assert all(len(entry["predictions"]) == 2 for entry in entries[:-1])
+    assert "No such file" in entries[-1]["error"]
+    assert err.count("\n") == 1
+    assert cli.main(["predict", str(work / "run"), pictures[0]]) == 0
+    assert "%" in capsys.readouterr().out
+
+
+def test_figures_and_report_are_written_anew(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["figures", str(work / "run"), "--folder", str(work / "figures")]) == 0
+    paths = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert paths
+    for path in paths:
+        Image.open(path).verify()
+    (work / "run" / "report.html").unlink()
+    assert cli.main(["report", str(work / "run")]) == 0
+    assert (work / "run" / "report.html").stat().st_size > 10_000
+
+
+def test_a_finished_run_is_left_as_it_is(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (work / "run" / "metrics.jsonl").read_bytes()
+    assert cli.main(["train", str(work / "store"), str(work / "run")]) == 0
+    assert (work / "run" / "metrics.jsonl").read_bytes() == before
+    assert "lowest validation error" in capsys.readouterr().out
+
+
+def test_what_the_user_can_mend_is_one_line(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "text.jpg"
+    text.write_text("no picture")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    store, run = work / "store", work / "run"
+    assert "no-such-folder" in failing(capsys, "prepare", tmp_path / "no-such-folder", tmp_path / "s")
+    assert "empty" in failing(capsys, "prepare", empty, tmp_path / "s")
+    assert "text.jpg" in failing(capsys, "prepare", text, tmp_path / "s")
+    assert "no-such-recipe" in failing(capsys, "train", store, tmp_path / "r", "--recipe", "no-such-recipe")
+    assert "batch_size" in failing(capsys, "train", store, tmp_path / "r", "--set", "batch_size=0")
+    assert "store_size 256" in failing(capsys, "train", store, tmp_path / "r", "--recipe", "photos")
+    assert "another recipe" in failing(capsys, "train", store, run, "--recipe", "tiny")
+    assert "no checkpoint" in failing(capsys, "evaluate", empty, store)
+    assert "no such store" in failing(capsys, "evaluate", run, tmp_path / "no-store")
+    assert "--views" in failing(capsys, "evaluate", run, store, "--views", 3)
+    assert "text.jpg" in failing(capsys, "predict", run, text)
+    assert "no checkpoint" in failing(capsys, "predict", empty, text)
+    assert not (tmp_path / "r").exists(), "a refused training leaves no run behind"
+
+
+def test_a_pipe_that_closes_early_is_no_error() -> None:
+    command = f"{sys.executable} -m alexnet recipes alexnet-2012-run | head -n 1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert result.stdout == "{\n"
+    assert result.stderr == ""

@@ -1,0 +1,124 @@
+"""The demonstration, made small: the drawing, and the main job on it and on CIFAR-10's layout."""
+
+import shlex
+import sys
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet.cli import main
+from alexnet.demo import demo, demonstration
+from alexnet.demo.drawing import GREATEST_SIDE, KINDS, LEAST_SIDE, draw_picture, draw_pictures
+from alexnet.learning.train import Outcome
+from alexnet.recipe import Recipe
+from alexnet.recipes import recipe_named
+from tests.conftest import small_net
+
+RECIPE = Recipe(net=small_net(), store_size=32, batch_size=10, schedule="cosine", epochs=1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pictures_vary_and_are_the_same_for_the_same_seed(kind: str) -> None:
+    pictures = [draw_picture(kind, np.random.default_rng(seed)) for seed in range(6)]
+    assert (draw_picture(kind, np.random.default_rng(3)) == pictures[3]).all()
+    assert len({picture.shape for picture in pictures}) > 3
+    assert all(LEAST_SIDE <= side <= GREATEST_SIDE for picture in pictures for side in picture.shape[:2])
+    assert all(picture.dtype == np.uint8 and picture.std() > 5 for picture in pictures)
+
+
+def test_a_set_begun_goes_on_to_the_same_files(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "one", per_class=3, progress=False)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    assert [len(list((folder / kind).iterdir())) for kind in KINDS] == [3] * len(KINDS)
+    assert {path.read_bytes()[:4] for path in files} == {b"\xff\xd8\xff\xe0", b"\x89PNG"}
+    contents = {path: path.read_bytes() for path in files}
+    files[4].unlink()
+    files[5].write_bytes(b"kept as it is")
+    draw_pictures(folder, per_class=3, progress=False)
+    assert files[4].read_bytes() == contents[files[4]]
+    assert files[5].read_bytes() == b"kept as it is"
+    other = draw_pictures(tmp_path / "other", per_class=1, seed=1, progress=False)
+    assert (other / "star" / "star-0000.jpg").read_bytes() != contents[folder / "star" / "star-0000.jpg"]
+
+
+def test_the_demonstration_from_drawing_to_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bin/alexnet", "demo"])
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    threads = torch.get_num_threads()
+    found = demo(tmp_path / "a folder", per_class=5, recipe=RECIPE)
+    told = capsys.readouterr().out
+    assert set(found) == {1, 10}
+    assert found[10]["images"] == len(KINDS)
+    assert all(f"\n{number}. " in f"\n{told}" for number in range(1, 6))
+    assert f"ten views of 10 pictures: top-1 error {found[10]['top1_error']:.1%}" in told
+    assert (tmp_path / "a folder" / "drawn" / "run" / "report.html").is_file()
+    assert torch.get_num_threads() == threads
+
+    again = demo(tmp_path / "a folder", per_class=5, recipe=RECIPE)
+    assert again == found
+    said = capsys.readouterr()
+    assert "complete already" in said.out
+    assert "epoch" not in said.err  # nothing was trained again
+
+    commands = [shlex.split(line, comments=True) for line in told.splitlines()[-3:]]
+    assert [command[:2] for command in commands] == [["bin/alexnet", name] for name in ("predict", "train", "prepare")]
+    assert main(commands[0][1:]) == 0
+    assert capsys.readouterr().out.count("%") == 10
+
+
+def test_the_demonstration_on_cifar10(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demonstration, "download_cifar10", lambda _: fake_cifar10(tmp_path))
+    recipe = replace(recipe_named("cifar10-80sec"), epochs=1, batch_size=8)
+    found = demo(tmp_path / "demo", data="cifar10", recipe=recipe)
+    assert found[1]["images"] == 10
+    assert set(found) == {1}  # whole pictures: no ten views that differ
+    commands = [shlex.split(line, comments=True) for line in capsys.readouterr().out.splitlines()[-3:]]
+    assert main(commands[0][commands[0].index("evaluate") :]) == 0
+
+
+def fake_cifar10(folder: Path) -> Path:
+    """An archive in CIFAR-10's layout, ten pictures of noise in each batch."""
+    random = np.random.RandomState(0)
+    inner = folder / "cifar-10-batches-bin"
+    inner.mkdir()
+    for name in (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"):
+        records = random.randint(0, 256, (10, 3073)).astype(np.uint8)
+        records[:, 0] = np.arange(10)
+        (inner / name).write_bytes(records.tobytes())
+    (inner / "batches.meta.txt").write_text("\n".join(f"class{number}" for number in range(10)) + "\n\n")
+    with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz") as archive:
+        archive.add(inner, inner.name)
+    return folder / "cifar-10-binary.tar.gz"
+
+
+def test_a_training_stopped_by_a_signal_stops_the_demonstration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demonstration, "train", lambda *_: Outcome(False, 0, 3, 1.0, 1.0, 2))
+    with pytest.raises(KeyboardInterrupt):
+        demo(tmp_path, per_class=5, recipe=RECIPE)
+    assert "Stopped after step 3, all saved: the same command goes on from there" in capsys.readouterr().out
+
+
+def test_no_such_data(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--data must be drawn or cifar10; got 'imagenet'"):
+        demo(tmp_path, data="imagenet")  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_how_the_program_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setattr("sys.argv", [".venv/bin/alexnet"])
+    assert demonstration.command() == ".venv/bin/alexnet"
+    monkeypatch.setattr("sys.argv", ["pytest"])
+    assert demonstration.command() == f"{shlex.quote(sys.executable)} -m alexnet"
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/alexnet")
+    assert demonstration.command() == "alexnet"
