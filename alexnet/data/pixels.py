@@ -48,13 +48,13 @@ def area_weights(side: int, size: int, divisor: int = 1, offset: int = 0) -> tup
 
 
 @numba.njit(nogil=True, cache=True)
-def _first_row(total: np.ndarray, row: np.ndarray, weight: float) -> None:
+def _first_row(total: np.ndarray, row: np.ndarray, weight: np.float32) -> None:
     for j in range(total.size):
         total[j] = weight * np.float32(row[j])
 
 
 @numba.njit(nogil=True, cache=True)
-def _add_row(total: np.ndarray, row: np.ndarray, weight: float) -> None:
+def _add_row(total: np.ndarray, row: np.ndarray, weight: np.float32) -> None:
     for j in range(total.size):
         total[j] += weight * np.float32(row[j])
 
@@ -150,7 +150,7 @@ def _widen_row(row: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.
 
 
 @numba.njit(nogil=True, cache=True)
-def _between_rows(above: np.ndarray, below: np.ndarray, u: float, v: float, out: np.ndarray) -> None:
+def _between_rows(above: np.ndarray, below: np.ndarray, u: np.float32, v: np.float32, out: np.ndarray) -> None:
     for j in range(out.size):
         out[j] = np.uint8(np.int32(HALF + u * above[j] + v * below[j]))
 

@@ -36,6 +36,7 @@ Job = TypeVar("Job")
 Made = TypeVar("Made")
 
 SHARD_BYTES = 100 << 20  # of raw pixels: what a kill can lose, and how big a file gets
+SHARD_MOST = 1 << 20  # pictures, however small
 CHUNK_BYTES = 6 << 20  # of raw pixels: what a thread makes at a time, of
 CHUNK_MOST = 4096  # pictures at most
 JPEG_SHARE = 8  # a JPEG shard holds this many times the pictures of a raw one, and is still smaller
@@ -98,6 +99,7 @@ class Summary:
 def _plan(source: Source, size: int, encoding: str) -> list[Shard]:
     """Returns the shards of a source in the order they are made: all of train, then the part set aside."""
     most = max(1, SHARD_BYTES // (size * size * 3)) * (JPEG_SHARE if encoding == "jpeg" else 1)
+    most = min(most, SHARD_MOST)
     return [
         Shard(split, number, start, min(start + most, len(part)))
         for split, part in source.parts.items()
