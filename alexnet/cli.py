@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError" or os.environ.get("ALEXNET_DEBUG"):
             raise
-        return say(f"the device has too little memory: lower it with --set batch_size=N ({one_line(error)})", 2)
+        return say(f"the device has too little memory; train with a smaller --set batch_size ({one_line(error)})", 2)
 
 
 def say(text: str, status: int) -> int:
@@ -77,14 +77,14 @@ def parser() -> argparse.ArgumentParser:
         one.set_defaults(run_command=run)
         return one
 
-    demo_arguments(command("demo", demo, "draw a small set of pictures, train on it, show the results"))
-    recipes_arguments(command("recipes", recipes, "list the recipes, or print one"))
-    prepare_arguments(command("prepare", prepare, "turn a folder of pictures into a store of squares"))
-    train_arguments(command("train", train, "train a net on a store, or go on where the run stopped"))
-    evaluate_arguments(command("evaluate", evaluate, "measure the errors of one run, or of the mean of several"))
-    predict_arguments(command("predict", predict, "name the most probable classes of picture files"))
-    report_arguments(command("report", report, "write RUN/report.html anew"))
-    figures_arguments(command("figures", figures, "write a run's figures as PNG files"))
+    demo_arguments(command("demo", run_demo, "draw a small set of pictures, train on it, show the results"))
+    recipes_arguments(command("recipes", run_recipes, "list the recipes, or print one"))
+    prepare_arguments(command("prepare", run_prepare, "turn a folder of pictures into a store of squares"))
+    train_arguments(command("train", run_train, "train a net on a store, or go on where the run stopped"))
+    evaluate_arguments(command("evaluate", run_evaluate, "measure the errors of one run, or of the mean of several"))
+    predict_arguments(command("predict", run_predict, "name the most probable classes of picture files"))
+    report_arguments(command("report", run_report, "write RUN/report.html anew"))
+    figures_arguments(command("figures", run_figures, "write a run's figures as PNG files"))
     return top
 
 
@@ -103,7 +103,7 @@ def demo_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("--data", choices=("drawn", "cifar10"), default="drawn", help="cifar10 is downloaded (170 MB)")
 
 
-def demo(options: argparse.Namespace) -> int:
+def run_demo(options: argparse.Namespace) -> int:
     from alexnet.demo import demo
 
     demo(options.folder, data=options.data)
@@ -114,7 +114,7 @@ def recipes_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("name", metavar="NAME", nargs="?", help="print this recipe whole, as JSON")
 
 
-def recipes(options: argparse.Namespace) -> int:
+def run_recipes(options: argparse.Namespace) -> int:
     if options.name:
         print(recipe_named(options.name).to_json())
         return 0
@@ -139,7 +139,7 @@ def prepare_arguments(one: argparse.ArgumentParser) -> None:
     )
 
 
-def prepare(options: argparse.Namespace) -> int:
+def run_prepare(options: argparse.Namespace) -> int:
     from alexnet.data.prepare import prepare
 
     summary = prepare(
@@ -168,7 +168,7 @@ def train_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("--tensorboard", action="store_true", help="write TensorBoard event files too")
 
 
-def train(options: argparse.Namespace) -> int:
+def run_train(options: argparse.Namespace) -> int:
     from alexnet.learning.train import train
 
     begun = options.run / "recipe.json"
@@ -191,8 +191,8 @@ def train(options: argparse.Namespace) -> int:
         return 128 + (outcome.signal or 0)
     from alexnet.results.report import report
 
-    page = report(options.run, options.store)
-    print(f"{outcome.epoch} epochs, lowest validation error {outcome.best_error:.2%}; report: {page}")
+    page = report(options.run, options.store, device=options.device)
+    print(f"{outcome.epoch} epochs, top-1 error of the net kept {outcome.error:.2%}; report: {page}")
     return 0
 
 
@@ -205,23 +205,20 @@ def evaluate_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def evaluate(options: argparse.Namespace) -> int:
+def run_evaluate(options: argparse.Namespace) -> int:
     from alexnet.results.evaluate import evaluate
 
     found = evaluate(options.runs, options.store, views=options.views, split=options.split, device=options.device)
     if options.json:
         print(json.dumps(found))
         return 0
+    from alexnet.learning.measure import views_text
+
     nets = f"{len(options.runs)} nets, their predictions averaged, " if len(options.runs) > 1 else ""
-    print(f"{found['images']} pictures ({found['split']}), {nets}{views_text(options.views)}:")
+    print(f"{found['images']} pictures ({found['split']}), {nets}{views_text(found['views'])}:")
     print(f"top-1 error {found['top1_error']:.2%}, top-5 error {found['top5_error']:.2%}, ", end="")
     print(f"mean -log probability {found['log_prob']:.4f}")
     return 0
-
-
-def views_text(views: int) -> str:
-    """How many views, in words."""
-    return "one view" if views == 1 else f"{views} views"
 
 
 def predict_arguments(one: argparse.ArgumentParser) -> None:
@@ -229,17 +226,18 @@ def predict_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("images", metavar="IMAGE", nargs="+", type=Path)
     one.add_argument("--top", type=int, default=5, metavar="N", help="how many classes to name")
     one.add_argument(
-        "--views", type=int, default=10, metavar="1|10", help="centre only, or corners and reflections too"
+        "--views", type=int, metavar="1|10", help="centre only, or corners and reflections too; 10 if crops can differ"
     )
     one.add_argument("--device", help="such as cpu or cuda:1")
     one.add_argument("--json", action="store_true", help="print one JSON list, an entry per picture")
 
 
-def predict(options: argparse.Namespace) -> int:
+def run_predict(options: argparse.Namespace) -> int:
     from alexnet.results.classify import Classifier
     from alexnet.results.evaluate import check_views
 
-    check_views(options.views)
+    if options.views is not None:
+        check_views(options.views)
     classifier = Classifier.load(options.run, device=options.device)
     entries: list[dict[str, Any]] = []
     status = 0
@@ -262,12 +260,13 @@ def predict(options: argparse.Namespace) -> int:
 def report_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("run", metavar="RUN", type=Path, help="folder that `alexnet train` made")
     one.add_argument("--data", metavar="STORE", type=Path, help="by default the store the run was trained on")
+    one.add_argument("--device", help="such as cpu or cuda:1")
 
 
-def report(options: argparse.Namespace) -> int:
+def run_report(options: argparse.Namespace) -> int:
     from alexnet.results.report import report, store_of
 
-    print(report(options.run, options.data or store_of(options.run)))
+    print(report(options.run, options.data or store_of(options.run), device=options.device))
     return 0
 
 
@@ -276,9 +275,10 @@ def figures_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("--folder", type=Path, help="where to write them; by default RUN/figures")
 
 
-def figures(options: argparse.Namespace) -> int:
+def run_figures(options: argparse.Namespace) -> int:
     from alexnet.results.report import figures, store_of
 
-    for path in figures(options.run, options.data or store_of(options.run), options.folder or options.run / "figures"):
+    store, folder = options.data or store_of(options.run), options.folder or options.run / "figures"
+    for path in figures(options.run, store, folder, device=options.device):
         print(path)
     return 0

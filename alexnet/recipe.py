@@ -305,6 +305,7 @@ class Recipe(Checked):
         require(self.seed >= 0, "seed", "a whole number of at least 0", self.seed)
         require_finite("learning_rate", self.learning_rate, above=True)
         require_finite("colour_divisor", self.colour_divisor, above=True)
+        require(self.warmup < self.epochs, "warmup", f"less than epochs {self.epochs}", self.warmup)
         for name in ("decay", "warmup", "colour_deviation"):
             require_finite(name, getattr(self, name))
         require_finite("bias_rate", self.bias_rate or 0.0)

@@ -1,11 +1,12 @@
 """One training step of the full two-tower net, beside the same net written with torch.nn layers only.
 
-    python benchmarks/step.py [--batch 128] [--classes 1000] [--repeats 5]
+    python benchmarks/step.py [--batch 128] [--classes 1000] [--repeats 5] [--precision float32 bfloat16]
 
-Both nets take the same batch, in the same process, turn by turn; the table gives the median pictures/s of each and the
-ratio. "stock" is what a user of torch would write: Conv2d with groups, ReLU, LocalResponseNorm over each tower,
-MaxPool2d, Linear, Dropout, cross_entropy and torch.optim.SGD, channels_last like ours. bfloat16 is by autocast, and
-slow where the processor has no instructions for it (the last line says whether this one has).
+Both nets take the same batch, in the same process, turn by turn, with freed memory kept for both; the table gives the
+median pictures/s of each and the ratio. "stock" is what a user of torch would write: Conv2d with groups, ReLU,
+LocalResponseNorm over each tower, MaxPool2d, Linear, Dropout, cross_entropy and torch.optim.SGD, channels_last like
+ours. bfloat16 is by autocast, and slow where the processor has no instructions for it (the last line says whether this
+one has).
 """
 
 import argparse
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.learning.measure import has_bfloat16
-from alexnet.learning.sgd import SGD
-from alexnet.learning.train import groups
+from alexnet.learning.memory import keep_freed_memory
+from alexnet.learning.sgd import SGD, groups
 from alexnet.nets.alexnet import AlexNet
 from alexnet.recipe import Recipe
 
@@ -72,7 +73,9 @@ def main() -> None:
     options.add_argument("--batch", type=int, default=128)
     options.add_argument("--classes", type=int, default=1000)
     options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     given = options.parse_args()
+    keep_freed_memory()
     x = (torch.randn(given.batch, 3, 224, 224) * 50).to(memory_format=torch.channels_last)
     y = torch.randint(given.classes, (given.batch,))
     ours, theirs = AlexNet(given.classes), stock(given.classes)
@@ -84,7 +87,8 @@ def main() -> None:
     )
     print(f"batch {given.batch}, {given.classes} classes, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{'precision':10} {'ours':>12} {'stock':>12} {'ratio':>7}")
-    for half in (False, True):
+    for precision in given.precision:
+        half = precision == "bfloat16"
         steps = [stepper(n, r, x, y, half) for n, r in zip((ours, theirs), rules, strict=True)]
         seconds: list[list[float]] = [[], []]
         for turn in range(given.repeats + 1):
@@ -93,7 +97,7 @@ def main() -> None:
                 if turn:  # the first warms up
                     times.append(spent)
         a, b = (given.batch / statistics.median(times) for times in seconds)
-        print(f"{'bfloat16' if half else 'float32':10} {a:8.1f} /s {b:9.1f} /s {a / b:6.2f}x", flush=True)
+        print(f"{precision:10} {a:8.1f} /s {b:9.1f} /s {a / b:6.2f}x", flush=True)
     has = "has" if has_bfloat16(torch.device("cpu")) else "has no"
     print(f"{platform.processor() or platform.machine()}: the processor {has} bfloat16 arithmetic")
 

@@ -43,7 +43,7 @@ def kept(store: Path) -> dict[str, Any]:
         batch=1,
         seconds=0.1 + 0.2,
         totals={"loss": 1 / 3, "errors": 2.0},
-        best_error=0.7,
+        error=0.7,
         plateau={"patience": 6, "falls": 3, "best": 0.7, "since": 1, "fallen": 0, "ended": False},
         metrics_bytes=99,
         finished=True,

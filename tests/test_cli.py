@@ -101,7 +101,7 @@ def test_a_finished_run_is_left_as_it_is(work: Path, capsys: pytest.CaptureFixtu
     before = (work / "run" / "metrics.jsonl").read_bytes()
     assert cli.main(["train", str(work / "store"), str(work / "run")]) == 0
     assert (work / "run" / "metrics.jsonl").read_bytes() == before
-    assert "lowest validation error" in capsys.readouterr().out
+    assert "error of the net kept" in capsys.readouterr().out
 
 
 def test_what_the_user_can_mend_is_one_line(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,7 +119,7 @@ def test_what_the_user_can_mend_is_one_line(work: Path, tmp_path: Path, capsys: 
     assert "another recipe" in failing(capsys, "train", store, run, "--recipe", "tiny")
     assert "no checkpoint" in failing(capsys, "evaluate", empty, store)
     assert "no such store" in failing(capsys, "evaluate", run, tmp_path / "no-store")
-    assert "--views" in failing(capsys, "evaluate", run, store, "--views", 3)
+    assert "views must be 1" in failing(capsys, "evaluate", run, store, "--views", 3)
     assert "text.jpg" in failing(capsys, "predict", run, text)
     assert "no checkpoint" in failing(capsys, "predict", empty, text)
     assert not (tmp_path / "r").exists(), "a refused training leaves no run behind"

@@ -56,7 +56,7 @@ def test_the_demonstration_from_drawing_to_report(
     assert set(found) == {1, 10}
     assert found[10]["images"] == len(KINDS)
     assert all(f"\n{number}. " in f"\n{told}" for number in range(1, 6))
-    assert f"ten views of 10 pictures: top-1 error {found[10]['top1_error']:.1%}" in told
+    assert f"10 views of 10 pictures: top-1 error {found[10]['top1_error']:.1%}" in told
     assert (tmp_path / "a folder" / "drawn" / "run" / "report.html").is_file()
     assert torch.get_num_threads() == threads
 
@@ -109,7 +109,7 @@ def test_a_training_stopped_by_a_signal_stops_the_demonstration(
 
 
 def test_no_such_data(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--data must be drawn or cifar10; got 'imagenet'"):
+    with pytest.raises(ValueError, match="data must be drawn or cifar10; got 'imagenet'"):
         demo(tmp_path, data="imagenet")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 

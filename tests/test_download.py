@@ -1,6 +1,9 @@
 """Downloads, from a server on this machine that breaks off, sends only whole files, or sends something else."""
 
+import errno
 import hashlib
+import io
+import os
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -138,3 +141,33 @@ def test_without_a_network_one_line_says_what_to_do(serve: Callable[..., Server]
 def test_a_file_the_server_lacks(serve: Callable[..., Server], tmp_path: Path) -> None:
     with pytest.raises(OSError, match="the server says HTTP Error 404"):
         download(serve().url.replace("file", "other") + "x", tmp_path / "file.bin", md5=MD5)
+
+
+def test_a_full_disk_is_not_taken_for_the_network(
+    serve: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve()
+    real = Path.open
+
+    class Full(io.BytesIO):
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def full(self: Path, *args: str, **options: object) -> object:
+        return Full() if self.name.endswith(".part") else real(self, *args, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(OSError, match=r"file\.bin\.part could not be written \(No space left .*: make room") as caught:
+        download(server.url, tmp_path / "file.bin", md5=MD5)
+    assert caught.value.errno == errno.ENOSPC
+    assert len(server.asked) == 1  # it is of no use to try again
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_asked_for(
+    serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = serve()
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"could not be written .*choose another folder"):
+        download(server.url, tmp_path / "file" / "inside" / "file.bin", md5=MD5)
+    assert server.asked == []

@@ -115,7 +115,7 @@ def test_the_classifier_names_what_evaluation_counts(runs: list[Path], store: Pa
 
 
 def test_what_does_not_fit_is_refused(runs: list[Path], store: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--views must be 1"):
+    with pytest.raises(ValueError, match="views must be 1"):
         evaluate(runs[0], store, views=5)
     with pytest.raises(FileNotFoundError, match="no checkpoint in it"):
         evaluate(tmp_path, store)
@@ -129,5 +129,5 @@ def test_what_does_not_fit_is_refused(runs: list[Path], store: Path, tmp_path: P
     (tmp_path / "page.jpg").write_text("a text file")
     with pytest.raises(ValueError, match=r"page\.jpg: no readable picture"):
         Classifier.load(runs[0]).predict(tmp_path / "page.jpg")
-    with pytest.raises(ValueError, match="--top must be at least 1"):
+    with pytest.raises(ValueError, match="top must be at least 1"):
         Classifier.load(runs[0]).predict(b"", top=0)

@@ -1,11 +1,13 @@
 """One picture file -> one square: the filter against a plain area average, and every odd format (section 3)."""
 
+import importlib.util
 import io
 import struct
 import threading
 import zlib
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import simplejpeg
@@ -13,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from alexnet.data import pixels
 from alexnet.data.image import BACKGROUND, JPEG_QUALITY, central_square, encode_jpeg, read_image
 from alexnet.data.pixels import area_weights, colour_sums
 
@@ -269,3 +272,30 @@ def test_colour_sums_are_exact(count: int, size: int, seed: int) -> None:
     values = images.reshape(-1, 3).astype(np.int64)
     assert (sums == images.sum(axis=0)).all()
     assert (products == values.T @ values).all()
+
+
+def test_where_machine_code_cannot_be_kept_the_loops_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, refused = numba.njit, []
+
+    def njit(*args: object, cache: bool = False, **options: object) -> object:
+        if cache:
+            refused.append(options)
+            raise RuntimeError("cannot cache function: no locator available")
+        return real(*args, **options)
+
+    monkeypatch.setattr(numba, "njit", njit)
+    spec = importlib.util.spec_from_file_location("pixels_without_cache", pixels.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    uncached = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(uncached)
+    assert len(refused) == 12  # each of the loops was tried first
+    image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
+    results = []
+    for module in (pixels, uncached):
+        out = np.empty((7, 21), np.uint8)
+        weights = module.area_weights(20, 7)
+        module.resample(image.reshape(20, 60), 0, 0, *weights, *weights, out)
+        results.append((out, *module.colour_sums(image[None])))
+    for cached, anew in zip(*results, strict=True):
+        assert (cached == anew).all()

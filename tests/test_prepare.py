@@ -3,22 +3,23 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save as safetensors_bytes
 
 import alexnet.data.prepare as room
 from alexnet.data import writer
 from alexnet.data.image import read_image
 from alexnet.data.prepare import Summary, prepare
-from alexnet.data.store import PROGRESS, SKIPPED, STATISTICS, Store
+from alexnet.data.store import METADATA_KEY, PROGRESS, SKIPPED, STATISTICS, Store, read_tensors
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +31,7 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pictures(root: Path, classes: int = 3, each: int = 20, broken: int = 0) -> Path:
-    """Draws JPEG and PNG files by class, the first `broken` of the first class being none."""
+    """Draw JPEG and PNG files by class, the first `broken` of the first class being none."""
     rng = np.random.default_rng(0)
     for label in range(classes):
         folder = root / f"class{label}"
@@ -45,7 +46,7 @@ def pictures(root: Path, classes: int = 3, each: int = 20, broken: int = 0) -> P
 
 
 def make(source: Path, store: Path, **options: object) -> Summary:
-    """Prepares 16x16 pictures quietly."""
+    """Prepare 16x16 pictures quietly."""
     return prepare(source, store, **{"size": 16, "progress": False} | options)
 
 
@@ -140,7 +141,7 @@ def test_two_failures_never_stop_it_unless_none_is_allowed(tmp_path: Path) -> No
 
 def test_a_class_left_without_pictures(tmp_path: Path) -> None:
     source = pictures(tmp_path / "source", each=3, broken=3)
-    with pytest.raises(ValueError, match="class 'class0' has no readable picture"):
+    with pytest.raises(ValueError, match=r"class 'class0' has no readable picture.*skipped\.jsonl.*prepare it again"):
         make(source, tmp_path / "store", max_failures=1)
 
 
@@ -166,7 +167,7 @@ def test_preparing_again(tmp_path: Path) -> None:
 
 
 def stopped_after(source: Path, store: Path, shards: int, monkeypatch: pytest.MonkeyPatch, **options: object) -> None:
-    """Prepares and fails as the progress file is written after so many shards (0: at the very start)."""
+    """Prepare and fail as the progress file is written after so many shards (0: at the very start)."""
     calls = 0
     real = writer.Progress.save
 
@@ -256,11 +257,11 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
 def test_a_full_disk_is_named_and_the_work_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = pictures(tmp_path / "source", broken=2)
     make(source, tmp_path / "whole")
-    real = writer._flush
+    real = os.fsync
     for fails in range(5):
         calls = 0
 
-        def full(file: IO[bytes], fails: int = fails) -> None:
+        def full(file: int, fails: int = fails) -> None:
             nonlocal calls
             calls += 1
             if calls > fails:
@@ -268,7 +269,7 @@ def test_a_full_disk_is_named_and_the_work_goes_on(tmp_path: Path, monkeypatch: 
             real(file)
 
         with monkeypatch.context() as patch:
-            patch.setattr(writer, "_flush", full)
+            patch.setattr(os, "fsync", full)
             with pytest.raises(OSError, match="the disk is full; free some space") as caught:
                 make(source, tmp_path / "store")
         assert caught.value.errno == errno.ENOSPC
@@ -317,3 +318,24 @@ def test_an_error_in_a_thread_is_not_lost(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_store_is_named_complete_last(tmp_path: Path) -> None:
     make(pictures(tmp_path / "source", each=3), tmp_path / "store")
     assert set(contents(tmp_path / "store")) == {"train-00000.arrow", "val-00000.arrow", STATISTICS, SKIPPED}
+
+
+@pytest.mark.parametrize("lost", ["key", "shards", "sums", None])
+def test_a_progress_file_of_something_else_is_refused(
+    tmp_path: Path, lost: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = pictures(tmp_path / "source")
+    stopped_after(source, tmp_path / "store", 1, monkeypatch)
+    path = tmp_path / "store" / PROGRESS
+    tensors, about = read_tensors(path)
+    tensors = {name: tensor for name, tensor in tensors.items() if name != lost}
+    kept: object = {name: fact for name, fact in about.items() if name != lost} if lost else [1, 2]
+    path.write_bytes(safetensors_bytes(tensors, metadata={METADATA_KEY: json.dumps(kept)}))
+    with pytest.raises(ValueError, match=r"progress\.safetensors: not .* prepare"):
+        make(source, tmp_path / "store")
+
+
+def test_a_store_that_prepare_did_not_make_is_refused(tmp_path: Path, store: Path) -> None:
+    copy = shutil.copytree(store, tmp_path / "store")
+    with pytest.raises(ValueError, match="a store that `prepare` did not make; use another STORE"):
+        make(pictures(tmp_path / "source"), copy)

@@ -1,5 +1,6 @@
 """What is taken for a source, how it is divided, and how what is no source is refused."""
 
+import gc
 import os
 import tarfile
 import zipfile
@@ -11,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.data.cifar import CIFAR_TRAIN
+from alexnet.data.files import Tar, Zip
 from alexnet.data.parts import Source, fingerprint
 from alexnet.data.sources import open_source
 
 
 def put(root: Path, *paths: str) -> Path:
-    """Writes a small file at each path; no source looks at what is in it."""
+    """Write a small file at each path; no source looks at what is in it."""
     for path in paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(path.encode())
@@ -24,7 +26,7 @@ def put(root: Path, *paths: str) -> Path:
 
 
 def by_class(root: Path, counts: dict[str, int]) -> Path:
-    """Writes so many files for each class."""
+    """Write so many files for each class."""
     return put(root, *(f"{name}/{number:03d}.jpg" for name, count in counts.items() for number in range(count)))
 
 
@@ -35,7 +37,7 @@ def names(source: Source, split: str) -> list[str]:
 
 
 def cifar(root: Path, pictures: int = 3) -> dict[str, np.ndarray]:
-    """Writes a small set in CIFAR-10's layout; its records by file."""
+    """Write a small set in CIFAR-10's layout; its records by file."""
     rng = np.random.default_rng(0)
     root.mkdir(parents=True, exist_ok=True)
     files = {}
@@ -166,7 +168,7 @@ def test_names_that_are_no_utf8(tmp_path: Path) -> None:
 
 
 def packed(root: Path, archive: Path) -> Path:
-    """Packs a folder, in an order of its own."""
+    """Pack a folder, in an order of its own."""
     files = sorted((path for path in root.rglob("*") if path.is_file()), reverse=True)
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive, "w") as target:
@@ -305,3 +307,18 @@ def test_a_damaged_tar(tmp_path: Path) -> None:
     path.write_bytes(data[: len(data) // 10 + 300])  # within the header of the second file
     with pytest.raises(ValueError, match="damaged archive"):
         open_source(path)
+
+
+def test_classes_of_one_picture_each_leave_none_to_set_aside(tmp_path: Path) -> None:
+    root = by_class(tmp_path, {"a": 1, "b": 1})
+    with pytest.raises(ValueError, match=r"must have 2 pictures .* got 1 in each class: add some"):
+        open_source(root)
+    put(root, "a/more.jpg")
+    assert len(open_source(root).parts["val"]) == 1  # one class with two is enough
+
+
+@pytest.mark.parametrize("archive", [Tar, Zip])
+def test_an_archive_that_cannot_be_opened_leaves_nothing_to_close(tmp_path: Path, archive: type[Tar | Zip]) -> None:
+    with pytest.raises(FileNotFoundError):
+        archive(tmp_path / "nothing")
+    gc.collect()  # pytest makes an error of one in __del__

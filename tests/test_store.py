@@ -16,7 +16,7 @@ from alexnet.data.store import METADATA_KEY, PROGRESS, STATISTICS, Statistics, S
 
 
 def write(path: Path, encoding: str = "raw", size: int = 8, counts: tuple[int, ...] = (5, 0, 4)) -> np.ndarray:
-    """Writes a store by hand, the train part in shards of so many pictures; its pictures, the last three the test's."""
+    """Write a store by hand, the train part in shards of so many pictures; its pictures, the last three the test's."""
     path.mkdir()
     total = sum(counts) + 3
     rng = np.random.default_rng(0)
@@ -185,3 +185,18 @@ def test_statistics_are_kept(tmp_path: Path) -> None:
     turned = Statistics(saved.mean[:, ::-1], covariance.T, saved.eigenvalues[::-1], saved.components.T, 77)
     turned.save(tmp_path / "b")
     assert (Statistics.load(tmp_path / "b").components == saved.components.T).all()
+
+
+@pytest.mark.parametrize("about", [{}, {"counts": {"test": 3}}, {"counts": [1]}, {"counts": {"train": "9"}}])
+def test_statistics_without_counts_are_no_store(tmp_path: Path, about: dict[str, object]) -> None:
+    write(tmp_path / "s")
+    Store(tmp_path / "s").statistics.save(tmp_path / "s" / STATISTICS, about)
+    with pytest.raises(ValueError, match=r"not a store \(statistics\.safetensors has no count of train\); .*prepare"):
+        Store(tmp_path / "s")
+
+
+def test_a_store_to_train_on_only_has_no_validation(tmp_path: Path) -> None:
+    write(tmp_path / "s")
+    Store(tmp_path / "s").statistics.save(tmp_path / "s" / STATISTICS, {"counts": {"train": 9}})
+    with pytest.raises(ValueError, match="must have val or test pictures; it has train only"):
+        Store(tmp_path / "s").validation()

@@ -1,7 +1,5 @@
 """CIFAR-10 in its official binary layout, as a source: a folder or an archive (section 4.1's small set)."""
 
-from __future__ import annotations
-
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +22,10 @@ class Cifar10:
     """CIFAR-10 in its official binary layout: five batches to train on, in file order, and one to test on.
 
     Args:
-        name: what it was read from.
-        classes: the ten names of batches.meta.txt.
+        name: What it was read from.
+        classes: The ten names of batches.meta.txt.
         parts: "train" and "test".
-        records: for each part its (N, 3073) uint8 records: a label byte, then 32x32 of R, of G and of B.
+        records: For each part its (N, 3073) uint8 records: a label byte, then 32x32 of R, of G and of B.
     """
 
     name: str
@@ -38,7 +36,7 @@ class Cifar10:
     ignored: dict[str, int] = field(default_factory=dict)
 
     def read(self, split: str, index: int) -> np.ndarray:
-        """Returns the pixels of one picture, (32, 32, 3) uint8."""
+        """The pixels of one picture, (32, 32, 3) uint8."""
         for records in self.records[split]:
             if index < len(records):
                 planes: np.ndarray = records[index, 1:].reshape(3, CIFAR_SIDE, CIFAR_SIDE)
@@ -48,7 +46,7 @@ class Cifar10:
 
 
 def _cifar10(name: str, classes: tuple[str, ...], files: dict[str, np.ndarray]) -> Cifar10:
-    """Returns the source made of the six files' bytes, checked."""
+    """The source made of the six files' bytes, checked."""
     records: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     names: dict[str, list[bytes]] = {"train": [], "test": []}
     for file in (*CIFAR_TRAIN, CIFAR_TEST):
@@ -62,7 +60,10 @@ def _cifar10(name: str, classes: tuple[str, ...], files: dict[str, np.ndarray]) 
             )
         rows = files[file].reshape(-1, CIFAR_RECORD)
         if rows[:, 0].max() >= len(classes):
-            raise ValueError(f"{name}: {file} has label {rows[:, 0].max()}, {CIFAR_META} names {len(classes)} classes")
+            raise ValueError(
+                f"{name}: {file} has label {rows[:, 0].max()}, {CIFAR_META} names {len(classes)} classes; "
+                "download the archive again"
+            )
         records[split].append(rows)
         names[split] += [f"{file}#{number}".encode() for number in range(len(rows))]
     parts = {}
@@ -74,18 +75,20 @@ def _cifar10(name: str, classes: tuple[str, ...], files: dict[str, np.ndarray]) 
 
 
 def _class_names(name: str, text: bytes) -> tuple[str, ...]:
-    """Returns the class names in the lines of batches.meta.txt."""
+    """The class names in the lines of batches.meta.txt."""
     classes = tuple(line.strip() for line in text.decode("utf-8", "replace").splitlines() if line.strip())
     if len(classes) < 2:
-        raise ValueError(f"{name}: {CIFAR_META} names {len(classes)} classes; download the archive again")
+        raise ValueError(
+            f"{name}: {CIFAR_META} must name 2 classes or more; got {len(classes)}: download the archive again"
+        )
     return classes
 
 
 def cifar10_folder(path: Path) -> Cifar10:
-    """Returns CIFAR-10 from the folder of an unpacked archive, its batches mapped and not read.
+    """CIFAR-10 from the folder of an unpacked archive, its batches mapped and not read.
 
     Raises:
-        ValueError: a batch is missing or has no whole number of pictures.
+        ValueError: A batch is missing or has no whole number of pictures.
     """
     names = [name for name in (*CIFAR_TRAIN, CIFAR_TEST) if (path / name).is_file()]
     files = {name: _mapped(path / name) for name in names}
@@ -93,18 +96,18 @@ def cifar10_folder(path: Path) -> Cifar10:
 
 
 def _mapped(path: Path) -> np.ndarray:
-    """Returns a file's bytes, mapped; an empty file cannot be."""
+    """A file's bytes, mapped; an empty file cannot be."""
     return np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
 
 
 def cifar10_archive(path: Path) -> Cifar10:
-    """Returns CIFAR-10 from its archive, read through once; the 184 MB of its batches stay in memory.
+    """CIFAR-10 from its archive, read through once; the 184 MB of its batches stay in memory.
 
     Args:
-        path: a .tar, .tar.gz or .tar.xz.
+        path: A .tar, .tar.gz or .tar.xz.
 
     Raises:
-        ValueError: the archive is damaged, or not of CIFAR-10's layout.
+        ValueError: The archive is damaged, or not of CIFAR-10's layout.
     """
     files: dict[str, np.ndarray] = {}
     meta = b""

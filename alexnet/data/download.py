@@ -1,10 +1,12 @@
 """Files from the network: resumed where they broke off, checked, and put in their place whole."""
 
+import contextlib
 import hashlib
 import http.client
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,6 +17,10 @@ CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 CHUNK = 1 << 18  # bytes
 TIMEOUT = 30  # seconds without a byte
 FRUITLESS = 3  # connections in a row without a byte before giving up
+
+
+class _BrokenError(Exception):
+    """The connection was not made, or broke."""
 
 
 def download_cifar10(folder: str | Path, *, progress: bool = True) -> Path:
@@ -49,7 +55,8 @@ def download(url: str, path: str | Path, *, md5: str, progress: bool = True) -> 
         The path.
 
     Raises:
-        OSError: The server cannot be reached or breaks off time and again; what has come is kept for the next call.
+        OSError: The server cannot be reached or breaks off time and again, or the file cannot be written; what has
+            come is kept for the next call.
         ValueError: What came, or what was there, has another checksum.
     """
     path = Path(path)
@@ -57,7 +64,8 @@ def download(url: str, path: str | Path, *, md5: str, progress: bool = True) -> 
         _check(path, md5, "remove it, and it is downloaded anew")
         return path
     part = path.with_name(path.name + ".part")
-    part.parent.mkdir(parents=True, exist_ok=True)
+    with _writing(part):
+        part.parent.mkdir(parents=True, exist_ok=True)
     fruitless = 0
     with tqdm(desc=path.name, unit="B", unit_scale=True, disable=not progress or not sys.stderr.isatty()) as bar:
         while True:
@@ -68,8 +76,8 @@ def download(url: str, path: str | Path, *, md5: str, progress: bool = True) -> 
                 reason = "the connection ended early"
             except urllib.error.HTTPError as error:
                 raise OSError(f"{url} must be there to download; the server says {error}: {_by_hand(path)}") from error
-            except (OSError, http.client.HTTPException) as error:
-                reason = str(getattr(error, "reason", error)) or type(error).__name__
+            except _BrokenError as error:
+                reason = str(error)
             fruitless = fruitless + 1 if _length(part) <= before else 0
             if fruitless == FRUITLESS:
                 raise OSError(
@@ -81,8 +89,34 @@ def download(url: str, path: str | Path, *, md5: str, progress: bool = True) -> 
     except ValueError:
         part.unlink()
         raise
-    part.replace(path)
+    with _writing(path):
+        part.replace(path)
     return path
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Tell what the network breaks from what the disk does: both are OSErrors."""
+    try:
+        yield
+    except urllib.error.HTTPError:
+        raise
+    except (OSError, http.client.HTTPException) as error:
+        raise _BrokenError(str(getattr(error, "reason", error)) or type(error).__name__) from error
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written into a line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        told = OSError(
+            f"{path} could not be written ({error.strerror or error}): make room or choose another folder, and run the "
+            "same command again; what has come is kept"
+        )
+        told.errno = error.errno
+        raise told from error
 
 
 def _by_hand(path: Path) -> str:
@@ -108,7 +142,8 @@ def _receive(url: str, part: Path, bar: tqdm) -> bool:
     start = _length(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
+        with _reading():
+            answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
             error.close()
@@ -120,11 +155,17 @@ def _receive(url: str, part: Path, bar: tqdm) -> bool:
         length = answer.headers["Content-Length"]
         bar.total = start + int(length) if length else None
         bar.n = start
-        with part.open("ab" if start else "wb") as file:
-            while chunk := answer.read(CHUNK):
+        with _writing(part), part.open("ab" if start else "wb") as file:
+            while chunk := _next(answer):
                 file.write(chunk)
                 bar.update(len(chunk))
     return length is None or _length(part) == start + int(length)
+
+
+def _next(answer: http.client.HTTPResponse) -> bytes:
+    """The next bytes of an answer; none at its end."""
+    with _reading():
+        return answer.read(CHUNK)
 
 
 def _check(path: Path, md5: str, remedy: str) -> None:

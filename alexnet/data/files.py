@@ -3,8 +3,6 @@
 Nothing is unpacked to disk. Reading is by place (pread), so that any number of threads may read at once.
 """
 
-from __future__ import annotations
-
 import os
 import tarfile
 import zipfile
@@ -22,9 +20,9 @@ class Entry:
     """A file, or (path ending in "/") a folder.
 
     Args:
-        path: its place in the tree, with "/" between the names.
-        size: bytes of the file.
-        offset: where it starts in a .tar; its number in a .zip's table.
+        path: Its place in the tree, with "/" between the names.
+        size: Bytes of the file.
+        offset: Where it starts in a .tar; its number in a .zip's table.
     """
 
     path: str
@@ -38,11 +36,11 @@ class Tree(Protocol):
     name: str
 
     def entries(self) -> Iterator[Entry]:
-        """Yields the files and folders, hidden ones left out."""
+        """The files and folders, hidden ones left out."""
         ...
 
     def read(self, entry: Entry) -> bytes:
-        """Returns the contents of a file that `entries` gave."""
+        """The contents of a file that `entries` gave."""
         ...
 
 
@@ -54,7 +52,7 @@ class Folder:
         self._path = path
 
     def entries(self) -> Iterator[Entry]:
-        """Yields the files and folders, in the order of their names."""
+        """The files and folders, in the order of their names."""
         status = self._path.stat()
         yield from self._under(str(self._path), "", ((status.st_dev, status.st_ino),))
 
@@ -74,7 +72,7 @@ class Folder:
                 yield Entry(prefix + entry.name)
 
     def read(self, entry: Entry) -> bytes:
-        """Returns the contents of a file."""
+        """The contents of a file."""
         _check_size(entry.size)
         return (self._path / entry.path).read_bytes()
 
@@ -88,10 +86,10 @@ class Tar:
         self._file = os.open(path, os.O_RDONLY)
 
     def entries(self) -> Iterator[Entry]:
-        """Yields the files and folders, in the archive's order.
+        """The files and folders, in the archive's order.
 
         Raises:
-            ValueError: the archive is damaged or cut short.
+            ValueError: The archive is damaged or cut short.
         """
         end = 0
         try:
@@ -110,12 +108,13 @@ class Tar:
             raise ValueError(f"{self._path}: damaged archive (at byte {end:,}); copy or download it again")
 
     def read(self, entry: Entry) -> bytes:
-        """Returns the contents of a file."""
+        """The contents of a file."""
         _check_size(entry.size)
         return os.pread(self._file, entry.size, entry.offset)
 
     def __del__(self) -> None:
-        os.close(self._file)
+        if hasattr(self, "_file"):  # not where the archive could not be opened
+            os.close(self._file)
 
 
 class Zip:
@@ -131,22 +130,22 @@ class Zip:
         self._file = os.open(path, os.O_RDONLY)
 
     def entries(self) -> Iterator[Entry]:
-        """Yields the files and folders, in the archive's order."""
+        """The files and folders, in the archive's order."""
         for number, info in enumerate(self._infos):
             path = _tidy(info.filename)
             if path:
                 yield Entry(path + "/") if info.is_dir() else Entry(path, info.file_size, number)
 
     def read(self, entry: Entry) -> bytes:
-        """Returns the contents of a file.
+        """The contents of a file.
 
         Raises:
-            ValueError: it is encrypted, damaged, or compressed by a rare method.
+            ValueError: It is encrypted, damaged, or compressed by a rare method.
         """
         info = self._infos[entry.offset]
         _check_size(entry.size)
         if info.flag_bits & 1:
-            raise ValueError("encrypted in the .zip")
+            raise ValueError("encrypted in the .zip; unpack it and give the folder")
         # The local header repeats the name, and has extra fields of a length of its own.
         header = os.pread(self._file, 30, info.header_offset)
         start = (
@@ -157,29 +156,32 @@ class Zip:
             try:
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, entry.size + 1)
             except zlib.error as error:
-                raise ValueError(f"damaged in the .zip ({error})") from error
+                raise ValueError(f"damaged in the .zip ({error}); copy or download the archive again") from error
         elif info.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(f"compressed in the .zip by method {info.compress_type}; stored and deflated are read")
+            raise ValueError(
+                f"compressed in the .zip by method {info.compress_type}, stored and deflated are read; "
+                "unpack it and give the folder"
+            )
         if len(data) != entry.size or zlib.crc32(data) != info.CRC:
-            raise ValueError("damaged in the .zip (its checksum does not fit)")
+            raise ValueError("damaged in the .zip (its checksum does not fit); copy or download the archive again")
         return data
 
     def __del__(self) -> None:
-        if hasattr(self, "_file"):
+        if hasattr(self, "_file"):  # not where the archive could not be opened
             os.close(self._file)
 
 
 def _hidden(name: str) -> bool:
-    """Tells whether a file or folder is the operating system's, and no one's picture."""
+    """Whether a file or folder is the operating system's, and no one's picture."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def _tidy(path: str) -> str:
-    """Returns an archive member's path without "./" and doubled slashes; "" if it is hidden."""
+    """An archive member's path without "./" and doubled slashes; "" if it is hidden."""
     names = [name for name in path.split("/") if name not in ("", ".")]
     return "" if any(map(_hidden, names)) else "/".join(names)
 
 
 def _check_size(size: int) -> None:
     if size > MOST_BYTES:
-        raise ValueError(f"a file of {size:,} bytes; up to {MOST_BYTES:,} are read")
+        raise ValueError(f"a picture file must have at most {MOST_BYTES:,} bytes; got {size:,}: save it smaller")

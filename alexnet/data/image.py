@@ -4,8 +4,6 @@ Ordinary 8-bit JPEG goes through libjpeg-turbo (simplejpeg), everything else thr
 applied: the paper trains "on the (centered) raw RGB values of the pixels".
 """
 
-from __future__ import annotations
-
 import io
 import re
 from functools import cache
@@ -47,29 +45,29 @@ EXIF_WITHIN = 1 << 17  # a JPEG's EXIF block stands at its start; no need to loo
 
 
 def read_image(source: str | Path | bytes, size: int = 256) -> np.ndarray:
-    """Returns the central square of a picture as 8-bit RGB (section 3: shorter side to 256, central 256x256 patch).
+    """The central square of a picture as 8-bit RGB (section 3: shorter side to 256, central 256x256 patch).
 
     The square is cut out first and then resampled by `FILTER`, which differs from the paper's order by less than a
     source pixel. Grey and palette pictures become RGB, 16 bits a channel 8, transparent pixels are laid on white,
     CMYK is converted without a profile, EXIF orientation is applied, of an animation the first picture is taken.
 
     Args:
-        source: a picture file's path, or its bytes.
-        size: side of the square, in pixels.
+        source: A picture file's path, or its bytes.
+        size: Side of the square, in pixels.
 
     Returns:
         (size, size, 3) uint8.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no picture, is damaged or cut short, or has more than 67 million pixels.
+        OSError: The file cannot be read.
+        ValueError: It is no picture, is damaged or cut short, or has more than 67 million pixels.
     """
     if size < 1:
         raise ValueError(f"size must be at least 1 pixel; got {size}")
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     try:
         if not data:
-            raise ValueError("the file is empty")
+            raise ValueError("the file is empty; copy or download it again")
         image = _read_jpeg(data, size) if data[:3] == b"\xff\xd8\xff" else None
         return _read_with_pillow(data, size) if image is None else image
     except ValueError as error:
@@ -79,20 +77,20 @@ def read_image(source: str | Path | bytes, size: int = 256) -> np.ndarray:
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:
-    """Returns a (size, size, 3) uint8 RGB picture as a JPEG file's bytes, quality 95, colour at half resolution."""
+    """A (size, size, 3) uint8 RGB picture as a JPEG file's bytes, quality 95, colour at half resolution."""
     return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(image), JPEG_QUALITY, "RGB", "420"))
 
 
 def central_square(
     picture: np.ndarray, size: int, *, divisor: int = 1, whole: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Returns the central square of a picture, resampled.
+    """The central square of a picture, resampled.
 
     Args:
         picture: (height, width, 3) uint8.
-        size: side of the square wanted, in pixels.
-        divisor: by how much the picture was divided already,
-        whole: from this height and width; what it was divided from is what the square is cut out of.
+        size: Side of the square wanted, in pixels.
+        divisor: By how much the picture was divided already.
+        whole: Its height and width before it was divided, which is what the square is cut out of.
 
     Returns:
         (size, size, 3) uint8.
@@ -112,11 +110,13 @@ def central_square(
 
 def _check_pixels(width: int, height: int) -> None:
     if width < 1 or height < 1 or width * height > MOST_PIXELS:
-        raise ValueError(f"{width}x{height} pixels; from 1 to {MOST_PIXELS:,} are read")
+        raise ValueError(
+            f"a picture must have from 1 to {MOST_PIXELS:,} pixels; got {width}x{height} pixels: save it smaller"
+        )
 
 
 def _read_jpeg(data: bytes, size: int) -> np.ndarray | None:
-    """Returns the square of an ordinary JPEG; None where Pillow must judge it."""
+    """The square of an ordinary JPEG; None where Pillow must judge it."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except (ValueError, KeyError):  # KeyError: colours that it has no name for
@@ -140,7 +140,7 @@ def _read_jpeg(data: bytes, size: int) -> np.ndarray | None:
 
 
 def _jpeg_orientation(data: bytes) -> int:
-    """Returns the EXIF orientation of a JPEG, 1 (upright) where it has none or a damaged one."""
+    """The EXIF orientation of a JPEG, 1 (upright) where it has none or a damaged one."""
     place = data.find(b"Exif\0\0", 0, EXIF_WITHIN)
     if place < 4 or data[place - 4 : place - 2] != b"\xff\xe1":
         return 1
@@ -153,7 +153,7 @@ def _jpeg_orientation(data: bytes) -> int:
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Returns a square turned as its EXIF orientation (1 to 8) says."""
+    """A square turned as its EXIF orientation (1 to 8) says."""
     if orientation in (5, 6, 7, 8):
         image = image.transpose(1, 0, 2)  # 5
     if orientation in (2, 3, 6, 7):
@@ -165,13 +165,13 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 @cache
 def _formats() -> list[str]:
-    """Returns those of `FORMATS` that this build of Pillow has."""
+    """Those of `FORMATS` that this build of Pillow has."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _read_with_pillow(data: bytes, size: int) -> np.ndarray:
-    """Returns the square of a picture in any other format."""
+    """The square of a picture in any other format."""
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as picture:
             width, height = picture.size
@@ -183,24 +183,28 @@ def _read_with_pillow(data: bytes, size: int) -> np.ndarray:
             orientation = int(picture.getexif().get(ORIENTATION, 1))
             return _upright(central_square(_rgb(square), size), orientation)
     except UnidentifiedImageError as error:
-        raise ValueError(f"in none of the formats that are read ({', '.join(_formats())})") from error
+        raise ValueError(
+            f"in none of the formats that are read ({', '.join(_formats())}): save it in one of them"
+        ) from error
     except MemoryError as error:
-        raise ValueError("it does not fit in memory") from error
+        raise ValueError("it does not fit in memory: save it smaller") from error
     except Exception as error:  # a damaged file makes Pillow's readers raise anything from struct.error to KeyError
         reason = re.sub(r" at 0x[0-9a-f]+", "", str(error)) or type(error).__name__
         raise ValueError(reason) from error
 
 
 def _rgb(picture: Image.Image) -> np.ndarray:
-    """Returns a Pillow picture of any mode as (height, width, 3) uint8."""
+    """A Pillow picture of any mode as (height, width, 3) uint8."""
     if picture.mode.startswith("I"):  # 16 bits, in whatever container
         values = np.asarray(picture).astype(np.int64)
         if values.min() < 0 or values.max() > 65_535:
-            raise ValueError(f"grey values from {values.min()} to {values.max()}; 0 to 65535 are read")
+            raise ValueError(
+                f"grey values must be from 0 to 65535; got {values.min()} to {values.max()}: save it with 16 bits"
+            )
         grey = ((values + 128) // 257).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if picture.mode == "F":
-        raise ValueError("floating-point grey values, whose range is not known")
+        raise ValueError("floating-point grey values, whose range is not known: save it with 8 or 16 bits")
     if picture.has_transparency_data:
         behind = Image.new("RGBA", picture.size, (*BACKGROUND, 255))
         picture = Image.alpha_composite(behind, picture.convert("RGBA"))

@@ -40,7 +40,7 @@ class Loader:
         recipe: Its seed, batch size and what is drawn for each picture.
         workers: Threads that make batches; 0 makes each when it is asked for. (Everything heavy runs without Python's
             lock, so threads do what processes would, without copies.)
-        ahead: Batches made ahead, at most.
+        ahead: Batches made ahead, at least as many as there are workers and one.
 
     Attributes:
         waited: Seconds the caller has waited for batches.
@@ -59,7 +59,7 @@ class Loader:
                 f"got {split.size}: prepare the store anew with size {recipe.store_size}"
             )
         self.split, self.statistics, self.recipe = split, statistics, recipe
-        self.workers, self.ahead = workers, max(1, ahead)
+        self.workers, self.ahead = workers, max(ahead, workers + 1)  # else more workers would have nothing to do
         self.waited = 0.0
         self._mean = centre_mean(statistics.mean, crop)
 

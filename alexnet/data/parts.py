@@ -1,7 +1,5 @@
 """What a source of pictures is: classes, and for each split a list of pictures that can be read by their place."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from typing import Protocol
@@ -30,7 +28,7 @@ class Part:
         return len(self.labels)
 
     def name_of(self, index: int) -> str:
-        """Returns a picture's path within the source, undecodable bytes escaped as Python's file names have them."""
+        """A picture's path within the source, undecodable bytes escaped as Python's file names have them."""
         return str(self.names[index].as_py().decode("utf-8", "surrogateescape"))
 
 
@@ -44,12 +42,12 @@ class Source(Protocol):
     ignored: dict[str, int]  # files passed over for their endings, counted by ending
 
     def read(self, split: str, index: int) -> bytes | np.ndarray:
-        """Returns a picture file's bytes, or pixels (size, size, 3) uint8 where they need no decoding."""
+        """A picture file's bytes, or pixels (size, size, 3) uint8 where they need no decoding."""
         ...
 
 
 def fingerprint(source: Source) -> str:
-    """Returns a digest of what a source holds: classes, names, labels, file sizes and parts."""
+    """A digest of what a source holds: classes, names, labels, file sizes and parts."""
     digest = hashlib.sha256(repr((source.classes, source.size)).encode())
     for split, part in source.parts.items():
         digest.update(split.encode())

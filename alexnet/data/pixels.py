@@ -4,12 +4,11 @@ They release the interpreter lock. None of them reorders floating-point sums, so
 every machine and with any number of threads.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
-import numba
 import numpy as np
+
+from alexnet.kernels import compiled
 
 Index = np.uintp  # unsigned: a possibly negative index costs the compiler its vector instructions
 HALF = np.float32(0.5)
@@ -17,16 +16,16 @@ HALF = np.float32(0.5)
 
 @lru_cache(maxsize=4096)
 def area_weights(side: int, size: int, divisor: int = 1, offset: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Returns how `size` pixels are made of `side` in one direction.
+    """How `size` pixels are made of `side` in one direction.
 
     Where side >= size, pixel i is the average over the interval [i, i + 1) * side / size: the area average. Where the
     picture is smaller it is interpolated linearly between the centres of its pixels, the edge ones repeated.
 
     Args:
-        side: pixels there are.
-        size: pixels wanted.
-        divisor: where each pixel at hand is already the average of so many; only for side >= size.
-        offset: how many of these the first pixel at hand has before the interval begins.
+        side: Pixels there are.
+        size: Pixels wanted.
+        divisor: Where each pixel at hand is already the average of so many; only for side >= size.
+        offset: How many of these the first pixel at hand has before the interval begins.
 
     Returns:
         (size,) int64, the first pixel that pixel i is made of; (size, taps) float32, the weights of it and the next.
@@ -47,21 +46,21 @@ def area_weights(side: int, size: int, divisor: int = 1, offset: int = 0) -> tup
     return first, (np.maximum(shared, 0) / side).astype(np.float32)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _first_row(total: np.ndarray, row: np.ndarray, weight: np.float32) -> None:
     for j in range(total.size):
         total[j] = weight * np.float32(row[j])
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _add_row(total: np.ndarray, row: np.ndarray, weight: np.float32) -> None:
     for j in range(total.size):
         total[j] += weight * np.float32(row[j])
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _row_of_2(row: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
-    """Resamples one row as `_row_of_any`, two pixels to one, in two thirds of its time."""
+    """Resample one row as `_row_of_any`, two pixels to one, in two thirds of its time."""
     for x in range(Index(weights.shape[0])):
         i, o = Index(first[x]) * Index(3), x * Index(3)
         u, v = weights[x, Index(0)], weights[x, Index(1)]
@@ -70,9 +69,9 @@ def _row_of_2(row: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.n
             out[o + c] = np.uint8(np.int32(total))
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _row_of_3(row: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
-    """Resamples one row as `_row_of_any`, three pixels to one, in half of its time."""
+    """Resample one row as `_row_of_any`, three pixels to one, in half of its time."""
     for x in range(Index(weights.shape[0])):
         i, o = Index(first[x]) * Index(3), x * Index(3)
         u, v, w = weights[x, Index(0)], weights[x, Index(1)], weights[x, Index(2)]
@@ -81,9 +80,9 @@ def _row_of_3(row: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.n
             out[o + c] = np.uint8(np.int32(total))
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _row_of_any(row: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
-    """Resamples one row of RGB pixels: (columns * 3,) float32 -> (size * 3,) uint8, rounded."""
+    """Resample one row of RGB pixels: (columns * 3,) float32 -> (size * 3,) uint8, rounded."""
     for x in range(Index(weights.shape[0])):
         i, o = Index(first[x]) * Index(3), x * Index(3)
         r, g, b = HALF, HALF, HALF
@@ -98,7 +97,7 @@ def _row_of_any(row: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np
         out[o + Index(2)] = np.uint8(np.int32(b))
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def resample(
     picture: np.ndarray,
     top: int,
@@ -109,16 +108,14 @@ def resample(
     across: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Resamples a square of a picture.
+    """Resample a square of a picture.
 
     Args:
         picture: (height, width * 3) uint8.
-        top: first row of the square.
-        left: first column of the square, in pixels.
-        first_down: (size,) int64, and
-        down: (size, taps) float32, the `area_weights` of the rows.
-        first_across: (size,) int64, and
-        across: (size, taps) float32, those of the columns.
+        top: First row of the square.
+        left: First column of the square, in pixels.
+        first_down, down: (size,) int64 and (size, taps) float32, the `area_weights` of the rows.
+        first_across, across: Those of the columns.
         out: (size, size * 3) uint8, written.
     """
     size, taps = across.shape
@@ -139,9 +136,9 @@ def resample(
             _row_of_any(row, first_across, across, out[y])
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _widen_row(row: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
-    """Interpolates one row of RGB pixels: (columns * 3,) float32 -> (size * 3,) float32."""
+    """Interpolate one row of RGB pixels: (columns * 3,) float32 -> (size * 3,) float32."""
     for x in range(Index(weights.shape[0])):
         i, o = Index(first[x]) * Index(3), x * Index(3)
         u, v = weights[x, Index(0)], weights[x, Index(1)]
@@ -149,22 +146,21 @@ def _widen_row(row: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.
             out[o + c] = u * row[i + c] + v * row[i + Index(3) + c]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _between_rows(above: np.ndarray, below: np.ndarray, u: np.float32, v: np.float32, out: np.ndarray) -> None:
     for j in range(out.size):
         out[j] = np.uint8(np.int32(HALF + u * above[j] + v * below[j]))
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def enlarge(picture: np.ndarray, top: int, left: int, first: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
-    """Enlarges a square of a picture: as `resample`, but across first, for there are fewer rows than are wanted.
+    """Enlarge a square of a picture: as `resample`, but across first, for there are fewer rows than are wanted.
 
     Args:
         picture: (height, width * 3) uint8.
-        top: first row of the square.
-        left: first column of the square, in pixels.
-        first: (size,) int64, and
-        weights: (size, 2) float32, the `area_weights` of rows and columns both.
+        top: First row of the square.
+        left: First column of the square, in pixels.
+        first, weights: (size,) int64 and (size, 2) float32, the `area_weights` of rows and columns both.
         out: (size, size * 3) uint8, written.
     """
     size = weights.shape[0]
@@ -182,17 +178,17 @@ def enlarge(picture: np.ndarray, top: int, left: int, first: np.ndarray, weights
         _between_rows(wide[above % 2], wide[(above + 1) % 2], weights[y, 0], weights[y, 1], out[y])
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _add_values(rows: np.ndarray, sums: np.ndarray) -> None:
-    """Adds four rows of bytes, place by place, to the sums."""
+    """Add four rows of bytes, place by place, to the sums."""
     a, b, c, d = rows[0], rows[1], rows[2], rows[3]
     for j in range(sums.size):
         sums[j] += np.uint32(np.uint32(a[j]) + np.uint32(b[j])) + np.uint32(np.uint32(c[j]) + np.uint32(d[j]))
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _add_products(rows: np.ndarray, later: np.ndarray, products: np.ndarray) -> None:
-    """Adds the products of four rows of bytes with four others, place by place."""
+    """Add the products of four rows of bytes with four others, place by place."""
     a, b, c, d = rows[0], rows[1], rows[2], rows[3]
     p, q, r, s = later[0], later[1], later[2], later[3]
     for j in range(p.size):
@@ -201,7 +197,7 @@ def _add_products(rows: np.ndarray, later: np.ndarray, products: np.ndarray) -> 
         products[j] += np.uint32(np.uint32(ap + bq) + np.uint32(cr + ds))
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _colour_sums(images: np.ndarray, sums: np.ndarray, products: np.ndarray) -> None:
     count, height, width = images.shape
     places = np.empty((3, width), np.uint32)
@@ -228,7 +224,7 @@ def _colour_sums(images: np.ndarray, sums: np.ndarray, products: np.ndarray) -> 
 
 
 def colour_sums(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the sums that the mean activity and the covariance need, in integers: exact in any order.
+    """The sums that the mean activity and the covariance need, in integers: exact in any order.
 
     Args:
         images: (N, size, size, 3) uint8, N at most 66,051 (255 * 255 * N < 2**32).

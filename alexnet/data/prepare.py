@@ -5,8 +5,6 @@ summing release the interpreter lock) and the caller's thread writes them in ord
 whatever the number of workers, and whether or not it was stopped on the way.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys
@@ -49,18 +47,18 @@ class Summary:
     """What `prepare` did.
 
     Args:
-        store: the folder written.
-        counts: pictures of each split.
-        classes: the class names.
-        skipped: files that were no readable pictures, named in skipped.jsonl.
-        ignored: files passed over for their endings, counted by ending.
-        size: side of the squares, in pixels.
+        store: The folder written.
+        counts: Pictures of each split.
+        classes: The class names.
+        skipped: Files that were no readable pictures, named in skipped.jsonl.
+        ignored: Files passed over for their endings, counted by ending.
+        size: Side of the squares, in pixels.
         encoding: "raw" or "jpeg".
-        raw_bytes: what the pictures take raw.
-        jpeg_bytes: what they take as JPEG; estimated from one in 32 where the store is raw.
-        seconds: time taken by this call.
-        pictures_per_second: rate of this call, skipped files included.
-        already: the store was complete before this call.
+        raw_bytes: What the pictures take raw.
+        jpeg_bytes: What they take as JPEG; estimated from one in 32 where the store is raw.
+        seconds: Time taken by this call.
+        pictures_per_second: Rate of this call, skipped files included.
+        already: The store was complete before this call.
     """
 
     store: str
@@ -97,7 +95,7 @@ class Summary:
 
 
 def _plan(source: Source, size: int, encoding: str) -> list[Shard]:
-    """Returns the shards of a source in the order they are made: all of train, then the part set aside."""
+    """The shards of a source in the order they are made: all of train, then the part set aside."""
     most = max(1, SHARD_BYTES // (size * size * 3)) * (JPEG_SHARE if encoding == "jpeg" else 1)
     most = min(most, SHARD_MOST)
     return [
@@ -110,7 +108,7 @@ def _plan(source: Source, size: int, encoding: str) -> list[Shard]:
 def _make_chunk(
     source: Source, shard: Shard, start: int, stop: int, schema: pa.Schema, size: int, encoding: str
 ) -> Chunk:
-    """Reads, decodes, squares, sums and encodes pictures start..stop of a part; runs in a thread."""
+    """Read, decode, square, sum and encode pictures start..stop of a part; runs in a thread."""
     part = source.parts[shard.split]
     pixels = np.empty((stop - start, size, size, 3), np.uint8)
     labels: list[int] = []
@@ -148,7 +146,7 @@ def _make_chunk(
 
 
 def _in_order(make: Callable[[Job], Made], jobs: Iterable[Job], workers: int) -> Generator[Made, None, None]:
-    """Yields make(job) for each job, in order, a bounded number of them made ahead by threads."""
+    """Yield make(job) for each job, in order, a bounded number of them made ahead by threads."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
     pending: deque[Future[Made]] = deque()
     try:
@@ -174,7 +172,7 @@ class _Bar:
         )
 
     def __call__(self, count: int) -> None:
-        """Adds to what is done."""
+        """Add to what is done."""
         self.done += count
         self.bar.update(count)
         now = time.monotonic()
@@ -198,27 +196,27 @@ def prepare(
     max_failures: float = 0.05,
     progress: bool = True,
 ) -> Summary:
-    """Makes a store of squares from a source of pictures, going on where it was stopped (section 3).
+    """Make a store of squares from a source of pictures, going on where it was stopped (section 3).
 
     Args:
-        source: a folder or archive with a folder of pictures for each class, or CIFAR-10's (`open_source`).
-        store: the folder to write; new, empty, or one that the same call began.
-        size: side of the squares, in pixels; CIFAR-10 keeps its 32.
+        source: A folder or archive with a folder of pictures for each class, or CIFAR-10's (`open_source`).
+        store: The folder to write; new, empty, or one that the same call began.
+        size: Side of the squares, in pixels; CIFAR-10 keeps its 32.
         encoding: "raw", exact pixels that need no decoding while training, or "jpeg", a sixth of the size or less.
-        held_out: share of each class set aside as "val" where the source has no val/ or test/ of its own.
-        train_per_class: instead, this many of each class to train on and the rest as "test".
-        seed: of the draw of those set aside.
-        workers: threads; None for one a core.
-        max_failures: share of the files that may be no readable pictures; two may be in any case, unless it is 0.
-        progress: whether to show progress on standard error.
+        held_out: Share of each class set aside as "val" where the source has no val/ or test/ of its own.
+        train_per_class: Instead, this many of each class to train on and the rest as "test".
+        seed: Of the draw of those set aside.
+        workers: Threads; None for one a core.
+        max_failures: Share of the files that may be no readable pictures; two may be in any case, unless it is 0.
+        progress: Whether to show progress on standard error.
 
     Returns:
         What was done.
 
     Raises:
-        FileNotFoundError: there is no such source.
-        ValueError: an argument, the source or the store's folder does not do, or too many files are unreadable.
-        OSError: the disk is full; what is done is kept.
+        FileNotFoundError: There is no such source.
+        ValueError: An argument, the source or the store's folder does not do, or too many files are unreadable.
+        OSError: The disk is full; what is done is kept.
     """
     began = time.perf_counter()
     _check(source, store, size, encoding, workers, max_failures)
@@ -236,7 +234,7 @@ def prepare(
 def _check(
     source: str | Path, store: str | Path, size: int, encoding: str, workers: int | None, max_failures: float
 ) -> None:
-    """Checks the arguments that `open_source` does not."""
+    """Check the arguments that `open_source` does not."""
     if not 1 <= size <= 4096:
         raise ValueError(f"size must be from 1 to 4096 pixels; got {size}")
     if encoding not in ("raw", "jpeg"):
@@ -244,18 +242,18 @@ def _check(
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1 thread; got {workers}")
     if not 0 <= max_failures <= 1:
-        raise ValueError(f"max_failures must be a share from 0 to 1; got {max_failures}")
+        raise ValueError(f"max_failures must be a share from 0 to 1, such as 0.05; got {max_failures}")
     if Path(source).is_dir() and Path(store).resolve().is_relative_to(Path(source).resolve()):
         raise ValueError(f"{store}: lies inside the source {source}; choose a folder outside it")
 
 
 def _cores() -> int:
-    """Returns how many cores this process may use."""
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _work(store: Path, source: Source, state: Progress, workers: int, max_failures: float, progress: bool) -> int:
-    """Makes the shards that are not there yet, and finishes the store; returns how many files it saw."""
+    """Make the shards that are not there yet, and finish the store; how many files it saw."""
     size, encoding = state.key["size"], state.key["encoding"]
     writer = Writer(store, source, state, max_failures)
     shards = _plan(source, size, encoding)

@@ -3,8 +3,6 @@
 `open_source` finds out which, and lists the pictures with their classes and splits; it decodes nothing.
 """
 
-from __future__ import annotations
-
 import os
 import tarfile
 import zipfile
@@ -51,11 +49,11 @@ class _Bucket:
     """The pictures of one folder."""
 
     names: list[bytes] = field(default_factory=list)
-    sizes: array[int] = field(default_factory=lambda: array("q"))
-    offsets: array[int] = field(default_factory=lambda: array("q"))
+    sizes: "array[int]" = field(default_factory=lambda: array("q"))
+    offsets: "array[int]" = field(default_factory=lambda: array("q"))
 
     def part(self, label: int) -> Part:
-        """Returns them as a part, sorted by name."""
+        """These pictures as a part, sorted by name."""
         order = sorted(range(len(self.names)), key=self.names.__getitem__)
         names = pa.array([self.names[i] for i in order], pa.binary())
         sizes, offsets = np.array(self.sizes, np.int64)[order], np.array(self.offsets, np.int64)[order]
@@ -67,11 +65,11 @@ class Pictures:
     """Picture files in a folder or an archive, by class.
 
     Args:
-        name: the folder's or archive's own name.
-        classes: the class names, sorted.
-        parts: the pictures of each split.
-        ignored: files passed over, counted by ending.
-        tree: where the files lie.
+        name: The folder's or archive's own name.
+        classes: The class names, sorted.
+        parts: The pictures of each split.
+        ignored: Files passed over, counted by ending.
+        tree: Where the files lie.
         size: None; the pictures have no one size.
     """
 
@@ -83,7 +81,7 @@ class Pictures:
     size: int | None = None
 
     def read(self, split: str, index: int) -> bytes:
-        """Returns a picture file's bytes."""
+        """A picture file's bytes."""
         part = self.parts[split]
         return self.tree.read(Entry(part.name_of(index), int(part.sizes[index]), int(part.offsets[index])))
 
@@ -91,20 +89,23 @@ class Pictures:
 def open_source(
     path: str | Path, *, held_out: float = 0.1, train_per_class: int | None = None, seed: int = 0
 ) -> Source:
-    """Returns the source at a path: what its pictures are, and which are trained on.
+    """The source at a path: what its pictures are, and which are trained on.
 
     Where the folder has no train/ and val/ or test/, a share of each class is set aside, drawn from the seed and the
     class's name.
 
     Args:
-        path: a folder, a .tar or a .zip with a folder for each class; or CIFAR-10's official binary folder or archive.
-        held_out: share of each class set aside as "val" (at least one picture of it, and never all).
-        train_per_class: instead, this many of each class are trained on and the rest are "test".
-        seed: of the draw.
+        path: A folder, a .tar or a .zip with a folder for each class; or CIFAR-10's official binary folder or archive.
+        held_out: Share of each class set aside as "val" (at least one picture of it, and never all).
+        train_per_class: Instead, this many of each class are trained on and the rest are "test".
+        seed: Of the draw.
+
+    Returns:
+        Its classes, its parts, and how a picture is read.
 
     Raises:
-        FileNotFoundError: there is nothing at the path.
-        ValueError: what is there is not understood, or has too few classes or pictures.
+        FileNotFoundError: There is nothing at the path.
+        ValueError: What is there is not understood, or has too few classes or pictures.
     """
     path = Path(path)
     if not path.exists():
@@ -135,7 +136,7 @@ def open_source(
 
 
 def _open_folder(path: Path) -> Source | Folder:
-    """Returns CIFAR-10 where the folder, or the one folder in it, is that; else a folder of files."""
+    """CIFAR-10 where the folder, or the one folder in it, is that; else a folder of files."""
     for folder in (path, path / "cifar-10-batches-bin"):
         if (folder / CIFAR_META).is_file() and (folder / CIFAR_TRAIN[0]).is_file():
             return cifar10_folder(folder)
@@ -145,7 +146,7 @@ def _open_folder(path: Path) -> Source | Folder:
 
 
 def _open_archive(path: Path) -> Source | Tar | Zip:
-    """Returns what an archive is, judged by its first members."""
+    """What an archive is, judged by its first members."""
     if zipfile.is_zipfile(path):
         return Zip(path)
     try:
@@ -170,7 +171,7 @@ def _open_archive(path: Path) -> Source | Tar | Zip:
 
 
 def _gather(tree: Tree, ignored: Counter[str]) -> dict[tuple[str, ...], _Bucket]:
-    """Returns the pictures of each folder; folders that hold nothing at all are there too, empty."""
+    """The pictures of each folder; folders that hold nothing at all are there too, empty."""
     folders: dict[tuple[str, ...], _Bucket] = {}
     used: set[tuple[str, ...]] = set()  # folders with a file or folder in them, of whatever kind
     listed: set[tuple[str, ...]] = set()
@@ -191,13 +192,13 @@ def _gather(tree: Tree, ignored: Counter[str]) -> dict[tuple[str, ...], _Bucket]
 
 
 def _inside(folders: dict[tuple[str, ...], _Bucket], above: tuple[str, ...]) -> list[str]:
-    """Returns the names of the folders directly in a folder, sorted."""
+    """The names of the folders directly in a folder, sorted."""
     depth = len(above)
     return sorted({folder[depth] for folder in folders if len(folder) > depth and folder[:depth] == above})
 
 
 def _descend(folders: dict[tuple[str, ...], _Bucket]) -> tuple[dict[tuple[str, ...], _Bucket], tuple[str, ...]]:
-    """Returns the folders and the one under which the classes or splits lie: archives have a folder round them."""
+    """The folders and the one under which the classes or splits lie: archives have a folder round them."""
     prefix: tuple[str, ...] = ()
     while len(inside := _inside(folders, prefix)) == 1 and prefix not in folders:
         if inside[0].lower() in SPLIT_FOLDERS or not _inside(folders, (*prefix, inside[0])):
@@ -207,7 +208,7 @@ def _descend(folders: dict[tuple[str, ...], _Bucket]) -> tuple[dict[tuple[str, .
 
 
 def _splits(path: Path, folders: dict[tuple[str, ...], _Bucket], prefix: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Returns the folder of each split, in the order train, val, test; {"train": prefix} where there are none."""
+    """The folder of each split, in the order train, val, test; {"train": prefix} where there are none."""
     inside = _inside(folders, prefix)
     named = {name: SPLIT_FOLDERS[name.lower()] for name in inside if name.lower() in SPLIT_FOLDERS}
     others = [name for name in inside if name not in named]
@@ -227,7 +228,7 @@ def _splits(path: Path, folders: dict[tuple[str, ...], _Bucket], prefix: tuple[s
 def _classes(
     folders: dict[tuple[str, ...], _Bucket], above: tuple[str, ...], ignored: Counter[str]
 ) -> dict[str, _Bucket]:
-    """Returns the pictures of each class folder under a folder, those of folders inside them included."""
+    """The pictures of each class folder under a folder, those of folders inside them included."""
     by_class: dict[str, _Bucket] = {}
     for folder, bucket in folders.items():
         if folder == above and bucket.names:
@@ -241,7 +242,7 @@ def _classes(
 
 
 def _check_classes(path: Path, by_class: dict[str, dict[str, _Bucket]], ignored: Counter[str]) -> tuple[str, ...]:
-    """Returns the class names, the same in every split, none of them empty, and two at least."""
+    """The class names, the same in every split, none of them empty, and two at least."""
     train = by_class["train"]
     for split, of in by_class.items():
         if len(of) and set(of) != set(train):
@@ -264,7 +265,7 @@ def _check_classes(path: Path, by_class: dict[str, dict[str, _Bucket]], ignored:
 def _set_aside(
     path: Path, classes: tuple[str, ...], parts: list[Part], held_out: float, train_per_class: int | None, seed: int
 ) -> dict[str, list[Part]]:
-    """Returns the pictures of each class divided into those trained on and those set aside."""
+    """The pictures of each class divided into those trained on and those set aside."""
     train, aside = [], []
     for name, part in zip(classes, parts, strict=True):
         count = len(part)
@@ -281,6 +282,11 @@ def _set_aside(
         chosen = np.random.default_rng([seed, zlib.crc32(name.encode())]).permutation(count)
         train.append(_take(part, np.sort(chosen[:kept])))
         aside.append(_take(part, np.sort(chosen[kept:])))
+    if not any(map(len, aside)):
+        raise ValueError(
+            f"{path}: a class must have 2 pictures for one to be set aside as val; got 1 in each class: add some, "
+            "or give the folder a train/ and a val/"
+        )
     return {"train": train, "val" if train_per_class is None else "test": aside}
 
 
@@ -289,7 +295,7 @@ def _take(part: Part, places: np.ndarray) -> Part:
 
 
 def _join(parts: list[Part]) -> Part:
-    """Returns parts one after another as one."""
+    """Parts one after another as one."""
     names = pa.concat_arrays([part.names for part in parts])
     columns: Iterator[np.ndarray] = (
         np.concatenate([getattr(part, column) for part in parts]) for column in ("labels", "sizes", "offsets")

@@ -5,15 +5,14 @@ memory map, so that the pages the loader touches are the operating system's and 
 `statistics.safetensors`, and `skipped.jsonl` with a line for each file that was no readable picture.
 """
 
-from __future__ import annotations
-
 import json
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,26 +30,44 @@ SHARD_NAME = re.compile(r"(train|val|test)-(\d{5,})\.arrow")
 
 
 def shard_name(split: str, number: int) -> str:
-    """Returns the file name of one shard: `train-00007.arrow`."""
+    """The file name of one shard: `train-00007.arrow`."""
     return f"{split}-{number:05d}.arrow"
 
 
 def shard_schema(size: int, encoding: str, classes: tuple[str, ...], split: str, source: str, note: str) -> pa.Schema:
-    """Returns the Arrow schema of a shard, with what a reader must know in its metadata.
+    """The Arrow schema of a shard, with what a reader must know in its metadata.
 
     Args:
-        size: side of the square pictures, in pixels.
+        size: Side of the square pictures, in pixels.
         encoding: "raw" (size*size*3 bytes, height x width x RGB) or "jpeg" (a JPEG file's bytes).
-        classes: the class names; a label is a place in them.
+        classes: The class names; a label is a place in them.
         split: "train", "val" or "test".
-        source: what the pictures were read from.
-        note: the resampling filter, in words.
+        source: What the pictures were read from.
+        note: The resampling filter, in words.
     """
     image = pa.binary(size * size * 3) if encoding == "raw" else pa.binary()
     about = {"format": FORMAT, "size": size, "encoding": encoding, "classes": list(classes)}
     about |= {"split": split, "source": source, "filter": note}
     metadata = {METADATA_KEY: json.dumps(about, ensure_ascii=False)}
     return pa.schema([("image", image), ("label", pa.int32()), ("name", pa.string())], metadata=metadata)
+
+
+def write_aside(path: Path, contents: bytes) -> None:
+    """Write a file beside its place and rename it, so that it is there whole or not at all."""
+    beside = path.with_name(path.name + ".part")
+    try:
+        with beside.open("wb") as file:
+            file.write(contents)
+            flush(file)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def flush(file: IO[bytes]) -> None:
+    """Put a file's contents on the disk, so that a later rename cannot survive a power cut that they do not."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +80,7 @@ class Statistics:
         eigenvalues: (3,) float64, of the covariance, descending.
         components: (3, 3) float64, row i the unit eigenvector of eigenvalue i as (R, G, B); the entry of largest
             magnitude is positive.
-        count: number of training pictures.
+        count: Number of training pictures.
     """
 
     mean: np.ndarray
@@ -73,13 +90,13 @@ class Statistics:
     count: int
 
     @classmethod
-    def from_sums(cls, sums: np.ndarray, products: np.ndarray, count: int) -> Statistics:
-        """Returns the statistics from exact integer sums, so that the order of adding cannot matter.
+    def from_sums(cls, sums: np.ndarray, products: np.ndarray, count: int) -> "Statistics":
+        """The statistics from exact integer sums, so that the order of adding cannot matter.
 
         Args:
             sums: (size, size, 3) int64, the sum over pictures of each value.
             products: (3, 3) int64, the sum over pictures and pixels of the products of two channels.
-            count: number of pictures summed.
+            count: Number of pictures summed.
         """
         size = sums.shape[0]
         pixels = count * size * size
@@ -95,8 +112,8 @@ class Statistics:
         return cls.from_covariance(np.ascontiguousarray(mean), covariance, count)
 
     @classmethod
-    def from_covariance(cls, mean: np.ndarray, covariance: np.ndarray, count: int) -> Statistics:
-        """Returns the statistics with the components of a (3, 3) covariance."""
+    def from_covariance(cls, mean: np.ndarray, covariance: np.ndarray, count: int) -> "Statistics":
+        """The statistics with the components of a (3, 3) covariance."""
         values, vectors = np.linalg.eigh(covariance)
         components = np.ascontiguousarray(vectors.T[::-1])
         largest = np.abs(components).argmax(axis=1)
@@ -105,15 +122,15 @@ class Statistics:
         return cls(mean, covariance, np.ascontiguousarray(eigenvalues), components * signs[:, None], count)
 
     def colour_deviations(self) -> np.ndarray:
-        """Returns the (3,) square roots of the eigenvalues: what scales the colour shift (2012-source, "Images")."""
+        """The (3,) square roots of the eigenvalues: what scales the colour shift (2012-source, "Images")."""
         deviations: np.ndarray = np.sqrt(self.eigenvalues)
         return deviations
 
     def to_bytes(self, about: dict[str, Any] | None = None) -> bytes:
-        """Returns the contents of a safetensors file.
+        """The contents of a safetensors file.
 
         Args:
-            about: further facts to keep with them, as JSON can hold.
+            about: Further facts to keep with them, as JSON can hold.
         """
         tensors = {"mean": self.mean, "covariance": self.covariance}
         tensors |= {"eigenvalues": self.eigenvalues, "components": self.components}
@@ -124,15 +141,15 @@ class Statistics:
         return bytes(safetensors_bytes(tensors, metadata={METADATA_KEY: metadata}))
 
     def save(self, path: str | Path, about: dict[str, Any] | None = None) -> None:
-        """Writes the statistics as a safetensors file."""
-        Path(path).write_bytes(self.to_bytes(about))
+        """Write the statistics as a safetensors file, whole or not at all."""
+        write_aside(Path(path), self.to_bytes(about))
 
     @classmethod
-    def load(cls, path: str | Path) -> Statistics:
-        """Reads what `save` wrote.
+    def load(cls, path: str | Path) -> "Statistics":
+        """Read what `save` wrote.
 
         Raises:
-            ValueError: the file is no safetensors file of statistics.
+            ValueError: The file is no safetensors file of statistics.
         """
         tensors, about = read_tensors(path)
         names = ("mean", "covariance", "eigenvalues", "components")
@@ -142,17 +159,20 @@ class Statistics:
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the arrays of a safetensors file and the JSON object in its metadata.
+    """The arrays of a safetensors file and the JSON object in its metadata.
 
     Raises:
-        ValueError: the file is cut short or no safetensors file.
+        ValueError: The file is cut short or no safetensors file.
     """
     try:
         with safe_open(str(path), framework="numpy") as file:
             about = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 (no iterator there)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator there)
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: damaged ({error}); remove the store and prepare it again") from error
+    if not isinstance(about, dict):
+        raise ValueError(f"{path}: not part of a store (its metadata is no JSON object); prepare the store again")
+    return tensors, about
 
 
 class Split:
@@ -160,12 +180,12 @@ class Split:
 
     Args:
         name: "train", "val" or "test".
-        paths: its shards, in order.
-        size: side of the pictures, in pixels.
+        paths: Its shards, in order.
+        size: Side of the pictures, in pixels.
         encoding: "raw" or "jpeg".
 
     Raises:
-        ValueError: a shard is damaged.
+        ValueError: A shard is damaged.
     """
 
     def __init__(self, name: str, paths: list[Path], size: int, encoding: str) -> None:
@@ -192,19 +212,19 @@ class Split:
         return int(self._starts[-1])
 
     def _place(self, index: int) -> tuple[int, int]:
-        """Returns the record batch that holds a picture, and its row there."""
+        """The record batch that holds a picture, and its row there."""
         if not 0 <= index < len(self):
             raise IndexError(f"picture {index} of split {self.name!r}: it has {len(self)}")
         batch = int(np.searchsorted(self._starts, index, side="right")) - 1
         return batch, index - int(self._starts[batch])
 
     def name_of(self, index: int) -> str:
-        """Returns the picture's name: its path within the source."""
+        """The picture's name: its path within the source."""
         batch, row = self._place(index)
         return str(self._names[batch][row].as_py())
 
     def image(self, index: int) -> np.ndarray:
-        """Returns a picture as (size, size, 3) uint8 RGB.
+        """A picture as (size, size, 3) uint8 RGB.
 
         Raw pictures are read-only views of the mapped file, without a copy. JPEG pictures are decoded, with the
         interpreter lock released. Any number of threads may call it at once.
@@ -218,7 +238,7 @@ class Split:
 
 
 def _read_shard(path: Path) -> list[pa.RecordBatch]:
-    """Returns the record batches of a shard, as views of its memory map."""
+    """The record batches of a shard, as views of its memory map."""
     try:
         # The batches keep the mapping alive after the file is closed, so that no descriptor stays open: a large set
         # has more shards than a process may have open files.
@@ -229,10 +249,10 @@ def _read_shard(path: Path) -> list[pa.RecordBatch]:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """Returns what the schema metadata of a shard says.
+    """What the schema metadata of a shard says.
 
     Raises:
-        ValueError: the file is no shard of a format that this version reads.
+        ValueError: The file is no shard of a format that this version reads.
     """
     try:
         with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
@@ -250,11 +270,11 @@ class Store:
     """A prepared set of pictures.
 
     Args:
-        path: the folder that `prepare` wrote.
+        path: The folder that `prepare` wrote.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it is no store, is half prepared, damaged, or of another format.
+        FileNotFoundError: There is no such folder.
+        ValueError: It is no store, is half prepared, damaged, or of another format.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -265,7 +285,13 @@ class Store:
             if (self.path / PROGRESS).is_file():
                 raise ValueError(f"{self.path}: half prepared; run the same `alexnet prepare` again and it goes on")
             raise ValueError(f"{self.path}: not a store (no {STATISTICS}); make one with: alexnet prepare SOURCE STORE")
-        counts = read_tensors(self.path / STATISTICS)[1].get("counts", {})
+        counts = read_tensors(self.path / STATISTICS)[1].get("counts")
+        if not isinstance(counts, dict) or not all(isinstance(counts.get(name, 0), int) for name in SPLITS):
+            counts = {}
+        if "train" not in counts:
+            raise ValueError(
+                f"{self.path}: not a store ({STATISTICS} has no count of train); remove it and prepare again"
+            )
         self._shards: dict[str, list[Path]] = {name: self._find(name) for name in SPLITS if name in counts}
         self._counts: dict[str, int] = counts
         self.splits: tuple[str, ...] = tuple(self._shards)
@@ -276,7 +302,7 @@ class Store:
         self._opened: dict[str, Split] = {}
 
     def _find(self, split: str) -> list[Path]:
-        """Returns the shards of a split in order, none missing in between."""
+        """The shards of a split in order, none missing in between."""
         found = {int(match[2]): path for path in self.path.iterdir() if (match := SHARD_NAME.fullmatch(path.name))
                  and match[1] == split}  # fmt: skip
         numbers = [-1, *sorted(found)]
@@ -292,13 +318,13 @@ class Store:
         return Statistics.load(self.path / STATISTICS)
 
     def split(self, name: str) -> Split:
-        """Returns one part of the store.
+        """One part of the store.
 
         Raises:
-            ValueError: there is no part of that name, or pictures of it are missing.
+            ValueError: There is no part of that name, or pictures of it are missing.
         """
         if name not in self._shards:
-            raise ValueError(f"{self.path}: no split {name!r}; it has {', '.join(self.splits)}")
+            raise ValueError(f"{self.path}: no split {name!r}; it has {', '.join(self.splits)}: choose one of these")
         if name not in self._opened:
             split = Split(name, self._shards[name], self.size, self.encoding)
             if len(split) != self._counts[name]:
@@ -310,9 +336,12 @@ class Store:
         return self._opened[name]
 
     def validation(self) -> Split:
-        """Returns the pictures to test on while training: "val" where there is one, else "test".
+        """The pictures to test on while training: "val" where there is one, else "test".
 
         Raises:
-            ValueError: the store has neither.
+            ValueError: The store has neither.
         """
-        return self.split("val" if "val" in self._shards else "test")
+        for name in ("val", "test"):
+            if name in self._shards:
+                return self.split(name)
+        raise ValueError(f"{self.path}: it must have val or test pictures; it has train only: prepare the source again")

@@ -5,17 +5,15 @@ of skipped.jsonl. It is the only truth about how far the work is, so that a proc
 most. The statistics, written last, make the folder a store.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,9 +27,11 @@ from alexnet.data.store import (
     SKIPPED,
     STATISTICS,
     Statistics,
+    flush,
     read_tensors,
     shard_name,
     shard_schema,
+    write_aside,
 )
 
 FEWEST_FAILURES = 3  # fewer never stop the work, however few pictures there are, unless none is allowed
@@ -54,26 +54,44 @@ class Progress:
     sampled_bytes: int = 0
 
     @classmethod
-    def start(cls, key: dict[str, Any], source: Source) -> Progress:
-        """Returns the state before any work."""
+    def start(cls, key: dict[str, Any], source: Source) -> "Progress":
+        """The state before any work."""
         size = key["size"]
         counts = np.zeros((len(source.parts), len(source.classes)), np.int64)
         return cls(key, source.name, np.zeros((size, size, 3), np.int64), np.zeros((3, 3), np.int64), counts)
 
     def about(self) -> dict[str, Any]:
-        """Returns all of it but the arrays."""
+        """All of it but the arrays."""
         return {name: value for name, value in vars(self).items() if not isinstance(value, np.ndarray)}
 
     def save(self, path: Path) -> None:
-        """Writes its file, whole or not at all."""
+        """Write its file, whole or not at all."""
         tensors = {"sums": self.sums, "products": self.products, "class_counts": self.class_counts}
         write_aside(path, bytes(safetensors_bytes(tensors, metadata={METADATA_KEY: json.dumps(self.about())})))
 
     @classmethod
-    def load(cls, path: Path) -> Progress:
-        """Reads its file."""
+    def load(cls, path: Path) -> "Progress":
+        """Read its file.
+
+        Raises:
+            ValueError: The file is damaged, or not what `save` writes.
+        """
         tensors, about = read_tensors(path)
-        return cls(**about, **{name: tensors[name].copy() for name in tensors})
+        if not _whole(about) or not set(ARRAYS) <= tensors.keys():
+            raise ValueError(f"{path}: not the progress file of a store; remove the store and prepare it again")
+        facts = {name: about[name] for name in FACTS}
+        return cls(**facts, **{name: tensors[name].copy() for name in ARRAYS})
+
+
+# What its file keeps as tensors, and what as JSON.
+ARRAYS = ("sums", "products", "class_counts")
+FACTS = tuple(field.name for field in fields(Progress) if field.name not in ARRAYS)
+
+
+def _whole(about: dict[str, Any]) -> bool:
+    """Whether what was read from a file has all that `Progress.about` gives."""
+    key = about.get("key")
+    return set(FACTS) <= about.keys() and isinstance(key, dict) and {"size", "encoding", "filter"} <= key.keys()
 
 
 @dataclass(frozen=True)
@@ -111,18 +129,18 @@ class Writer:
         self.most_failures = max(fewest - 1, int(max_failures * self.total))
 
     def schema(self, split: str) -> pa.Schema:
-        """Returns the schema of a split's shards."""
+        """The schema of a split's shards."""
         return shard_schema(
             self.size, self.encoding, self.source.classes, split, self.state.source, self.state.key["filter"]
         )
 
     def write(self, shard: Shard, chunks: Iterable[Chunk], done: Callable[[int], None]) -> None:
-        """Writes one shard beside its place, renames it, and says so in the progress file.
+        """Write one shard beside its place, rename it, and say so in the progress file.
 
         Args:
-            shard: which.
-            chunks: its chunks, in order.
-            done: told after each chunk how many files were seen.
+            shard: Which.
+            chunks: Its chunks, in order.
+            done: Told after each chunk how many files were seen.
         """
         path = self.store / shard_name(shard.split, shard.number)
         beside = path.with_name(path.name + ".part")
@@ -140,7 +158,7 @@ class Writer:
                         done(chunk.batch.num_rows + len(chunk.skipped))
                         if self.state.skipped > self.most_failures:
                             break
-                _flush(file)
+                flush(file)
             self._log(skipped)
             if self.state.skipped > self.most_failures:
                 self._too_many(skipped[-1])
@@ -152,7 +170,7 @@ class Writer:
         self.state.save(self.store / PROGRESS)
 
     def _add(self, split: str, chunk: Chunk, sums: np.ndarray) -> None:
-        """Adds a chunk to the counts, and to the sums of its shard."""
+        """Add a chunk to the counts, and to the sums of its shard."""
         state = self.state
         if chunk.sums is not None and chunk.products is not None:
             sums += chunk.sums
@@ -165,12 +183,12 @@ class Writer:
         state.sampled_bytes += chunk.sampled_bytes
 
     def _log(self, skipped: list[tuple[str, str]]) -> None:
-        """Adds lines to skipped.jsonl, in place of any that a stopped run left behind the last finished shard."""
+        """Add lines to skipped.jsonl, in place of any that a stopped run left behind the last finished shard."""
         lines = [json.dumps({"name": name, "reason": reason}, ensure_ascii=False) + "\n" for name, reason in skipped]
         with (self.store / SKIPPED).open("ab") as file:
             file.truncate(self.state.skipped_bytes)
             file.write("".join(lines).encode())
-            _flush(file)
+            flush(file)
             self.state.skipped_bytes = os.fstat(file.fileno()).st_size
 
     def _too_many(self, last: tuple[str, str]) -> None:
@@ -180,42 +198,30 @@ class Writer:
             "mend or remove them, or raise max_failures"
         )
 
+    def _none_readable(self, fact: str) -> None:
+        raise ValueError(
+            f"{self.store}: {fact}; mend the files named in {self.store / SKIPPED} or add others, "
+            "then remove the store and prepare it again"
+        )
+
     def finish(self) -> None:
-        """Writes the statistics, which makes the folder a store, and removes the progress file."""
+        """Write the statistics, which makes the folder a store, and remove the progress file."""
         state = self.state
         for split, counts in zip(self.splits, state.class_counts, strict=True):
             for name, count in zip(self.source.classes, counts, strict=True):
                 if split == "train" and count == 0:
-                    raise ValueError(f"{self.store}: class {name!r} has no readable picture to train on; see {SKIPPED}")
+                    self._none_readable(f"class {name!r} has no readable picture to train on")
             if not counts.any():
-                raise ValueError(f"{self.store}: split {split!r} has no readable picture; see {SKIPPED}")
+                self._none_readable(f"split {split!r} has no readable picture")
         pictures = dict(zip(self.splits, state.class_counts.sum(axis=1).tolist(), strict=True))
         statistics = Statistics.from_sums(state.sums, state.products, pictures["train"])
-        write_aside(self.store / STATISTICS, statistics.to_bytes(state.about() | {"counts": pictures}))
+        statistics.save(self.store / STATISTICS, state.about() | {"counts": pictures})
         (self.store / PROGRESS).unlink()
-
-
-def _flush(file: IO[bytes]) -> None:
-    """Puts a file's contents on the disk, so that a later rename cannot survive a power cut that they do not."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def write_aside(path: Path, contents: bytes) -> None:
-    """Writes a file beside its place and renames it, so that it is there whole or not at all."""
-    beside = path.with_name(path.name + ".part")
-    try:
-        with beside.open("wb") as file:
-            file.write(contents)
-            _flush(file)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 @contextmanager
 def alone(store: Path) -> Iterator[None]:
-    """Keeps a second process out of the store, and turns a full disk into a line that says what to do."""
+    """Keep a second process out of the store, and turn a full disk into a line that says what to do."""
     store.mkdir(parents=True, exist_ok=True)
     folder = os.open(store, os.O_RDONLY)
     try:
@@ -235,10 +241,10 @@ def alone(store: Path) -> Iterator[None]:
 
 
 def resume(store: Path, source: Source, key: dict[str, Any]) -> tuple[Progress, bool]:
-    """Returns how far a store is, a new one's progress file written; and whether it is complete.
+    """How far a store is, a new one's progress file written; and whether it is complete.
 
     Raises:
-        ValueError: the folder holds other files, or a store of another source or other arguments.
+        ValueError: The folder holds other files, or a store of another source or other arguments.
     """
     names = sorted(path.name for path in store.iterdir())
     ours = (STATISTICS, PROGRESS, SKIPPED)
@@ -258,6 +264,8 @@ def resume(store: Path, source: Source, key: dict[str, Any]) -> tuple[Progress, 
         state.save(store / PROGRESS)
     elif complete:
         about = read_tensors(store / STATISTICS)[1]
+        if not _whole(about) or not isinstance(about.get("counts"), dict):
+            raise ValueError(f"{store}: a store that `prepare` did not make; use another STORE")
         state = Progress.start(about["key"], source)
         state.class_counts = np.array(list(about["counts"].values()))[:, None]
         vars(state).update({name: about[name] for name in state.about()})

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import numba
 import torch
 
 from alexnet.data.download import download_cifar10
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
 from alexnet.demo.drawing import KINDS, PER_CLASS, draw_pictures
+from alexnet.learning.measure import usual_views, views_text
 from alexnet.learning.train import train
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
@@ -54,7 +54,7 @@ def demo(
         KeyboardInterrupt: The training was stopped by a signal.
     """
     if data not in NAMES:
-        raise ValueError(f"--data must be {' or '.join(NAMES)}; got {data!r}")
+        raise ValueError(f"data must be {' or '.join(NAMES)}; got {data!r}")
     began, name = time.monotonic(), NAMES[data]
     place = Path(folder) / data
     store, run = place / "store", place / "run"
@@ -74,9 +74,7 @@ def demo(
             tell(f"Stopped after step {outcome.step}, all saved: the same command goes on from there")
             raise KeyboardInterrupt
         tell("4. Evaluating it on the pictures set aside")
-        # Where crops are as large as the pictures, there are no ten views that differ.
-        views = (1, 10) if recipe.net.image_size < recipe.store_size else (1,)
-        found = {n: evaluate(run, store, views=n) for n in views}
+        found = {n: evaluate(run, store, views=n) for n in dict.fromkeys((1, usual_views(recipe)))}
         tell_results(found)
         tell("5. Writing the report")
         page = report(run, store)
@@ -95,7 +93,7 @@ def tell_results(found: dict[int, dict[str, Any]]) -> None:
     """Print the errors."""
     for views, result in found.items():
         tell(
-            f"{'one view ' if views == 1 else 'ten views'} of {result['images']:,} pictures: "
+            f"{views_text(views):8} of {result['images']:,} pictures: "
             f"top-1 error {result['top1_error']:.1%}, top-5 error {result['top5_error']:.1%}"
         )
 
@@ -124,11 +122,9 @@ def command() -> str:
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Compute on one core: for a net this small two are hardly faster, and wait for each other on a busy machine."""
-    before = torch.get_num_threads(), numba.get_num_threads()
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    numba.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before[0])
-        numba.set_num_threads(before[1])
+        torch.set_num_threads(before)

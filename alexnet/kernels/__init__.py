@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import numba
-import torch
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -47,6 +46,8 @@ def in_parallel(kernel: Callable[[int, int], None], count: int) -> None:
     and give the same result however the range is divided.
     """
     global _pool
+    import torch  # here, so that preparing pictures need not wait for it
+
     threads = min(torch.get_num_threads(), count)
     if threads <= 1:
         kernel(0, count)

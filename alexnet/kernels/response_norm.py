@@ -26,11 +26,16 @@ def _divide(x: Tensor, divisor: Tensor, beta: float) -> Tensor:
     return x * divisor.pow(-beta)
 
 
+def _wide(x: Tensor) -> Tensor:
+    """x in float32, or in float64 if it is: what squares are summed in."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def response_norm_reference(
     x: Tensor, *, size: int, k: float, alpha: float, beta: float, towers: int = 1, relu: bool = False
 ) -> Tensor:
     """What `response_norm` computes, in plain differentiable torch: a sum of `size` shifted slices."""
-    a = x.relu() if relu else x
+    a = _wide(x.relu() if relu else x)
     before, after = size // 2, size - 1 - size // 2
     squares = a.square().unflatten(1, (towers, -1))  # (N, towers, C / towers, H, W)
     maps = squares.shape[2]
@@ -38,15 +43,16 @@ def response_norm_reference(
     total = padded[:, :, :maps]
     for j in range(1, size):
         total = total + padded[:, :, j : j + maps]
-    return _divide(a, k + alpha * total.flatten(1, 2), beta)
+    return _divide(a, k + alpha * total.flatten(1, 2), beta).to(x.dtype)
 
 
 def map_norm_reference(x: Tensor, *, size: int, k: float, alpha: float, beta: float) -> Tensor:
     """What `map_norm` computes, in plain differentiable torch."""
     before, after = size // 2, size - 1 - size // 2
-    squares = F.pad(x.square(), (before, after, before, after))
+    a = _wide(x)
+    squares = F.pad(a.square(), (before, after, before, after))
     total = F.avg_pool2d(squares, size, stride=1, divisor_override=1)
-    return _divide(x, k + alpha * total, beta)
+    return _divide(a, k + alpha * total, beta).to(x.dtype)
 
 
 class _Pair(NamedTuple):

@@ -32,7 +32,8 @@ class Progress:
         batch: Batches done of the current epoch.
         seconds: Time spent training, in seconds.
         totals: Sums over the current epoch so far: loss, errors, pictures.
-        best_error: Lowest validation top-1 error so far; None before the first.
+        error: Lowest top-1 error on the validation set so far, or where there is only a test set the last one on that;
+            None before the first.
         plateau: State of the schedule.
         metrics_bytes: Length of metrics.jsonl at this moment, so that later lines can be cut off on resuming.
         finished: Whether the training has ended.
@@ -43,7 +44,7 @@ class Progress:
     batch: int = 0
     seconds: float = 0.0
     totals: dict[str, float] = field(default_factory=dict)
-    best_error: float | None = None
+    error: float | None = None
     plateau: dict[str, Any] = field(default_factory=dict)
     metrics_bytes: int = 0
     finished: bool = False
@@ -96,8 +97,9 @@ def save(
     if optimiser is not None:
         tensors |= {f"velocity.{name}": optimiser.velocity(w) for name, w in net.named_parameters()}
         tensors["random.cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        device = net.fc8.weight.device
+        if device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(device)
     tensors |= {f"statistics.{name}": torch.from_numpy(getattr(statistics, name).copy()) for name in STATISTICS}
     about = {
         "format": FORMAT,

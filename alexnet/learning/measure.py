@@ -49,9 +49,29 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-def default_device() -> torch.device:
-    """The first GPU, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def usual_views(recipe: Recipe) -> int:
+    """The number of views to predict from: 10, or 1 where crops are as large as the pictures and cannot differ."""
+    return 10 if recipe.net.image_size < recipe.store_size else 1
+
+
+def views_text(views: int) -> str:
+    """A number of views in words."""
+    return "one view" if views == 1 else f"{views} views"
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name; by default the first GPU, or the CPU where there is none.
+
+    Raises:
+        ValueError: This machine has no such device.
+    """
+    count = torch.cuda.device_count()
+    if device is None:
+        return torch.device("cuda" if count else "cpu")
+    known = ["cpu", *(["cuda"] if count else []), *(f"cuda:{n}" for n in range(count))]
+    if str(device) not in known:
+        raise ValueError(f"device must be one of this machine's, {', '.join(known)}; got {str(device)!r}")
+    return torch.device(device)
 
 
 @torch.inference_mode()

@@ -1,10 +1,14 @@
-"""The update rule of section 6."""
+"""The update rule of section 6, and which parameters have which rate and decay."""
 
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from alexnet.learning.schedule import Rates
+from alexnet.nets.alexnet import AlexNet
+from alexnet.recipe import Recipe
 
 
 class SGD(torch.optim.Optimizer):
@@ -53,3 +57,19 @@ class SGD(torch.optim.Optimizer):
             state["velocity"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
         velocity: Tensor = state["velocity"]
         return velocity
+
+
+def groups(net: AlexNet, recipe: Recipe) -> list[dict[str, Any]]:
+    """Parameter groups for `SGD`: each layer's weights with its decay, each layer's biases with none (section 6)."""
+    named = [(name, layer) for name, layer in net.layers().items()]
+    weights = [
+        {"params": [layer.weight], "layer": name, "kind": "weights", "decay": recipe.decays.get(name, recipe.decay)}
+        for name, layer in named
+    ]
+    return weights + [{"params": [la.bias], "layer": name, "kind": "biases", "decay": 0.0} for name, la in named]
+
+
+def set_rates(optimiser: SGD, now: Rates) -> None:
+    """Give every group of `groups` its rate."""
+    for group in optimiser.param_groups:
+        group["rate"] = getattr(now, group["kind"])[group["layer"]]

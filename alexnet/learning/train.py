@@ -2,32 +2,30 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from alexnet.checked import require
 from alexnet.data.loader import Loader
 from alexnet.data.store import Store
 from alexnet.learning import checkpoint
 from alexnet.learning.checkpoint import Progress
-from alexnet.learning.measure import Errors, autocast, autocast_wanted, default_device, measure
+from alexnet.learning.measure import autocast, choose_device, measure
 from alexnet.learning.memory import keep_freed_memory
+from alexnet.learning.metrics import Metrics, about, progress_bar, summary, tell
 from alexnet.learning.schedule import Plateau, Rates, rates
-from alexnet.learning.sgd import SGD
+from alexnet.learning.sgd import SGD, groups, set_rates
 from alexnet.nets.alexnet import AlexNet
 from alexnet.recipe import Recipe
 
@@ -40,12 +38,20 @@ class DivergenceError(ValueError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended: at its end or at a signal, after how much, and how good the net was then."""
+    """How a training ended: at its end or at a signal, after how much, and how good the net kept is.
+
+    Args:
+        finished: Whether it came to its end.
+        epoch, step: Epochs and steps done.
+        error: The lowest top-1 error on "val"; where the store has "test" only, the last one on that.
+        seconds: Time spent, over all calls.
+        signal: Number of the signal that stopped it, if one did.
+    """
 
     finished: bool
     epoch: int
     step: int
-    best_error: float | None
+    error: float | None
     seconds: float
     signal: int | None = None
 
@@ -86,10 +92,11 @@ def train(
         DivergenceError: The loss is not finite.
         OSError: A file cannot be written; the last checkpoint stays.
     """
-    run, device = Path(run), torch.device(device or default_device())
+    run, device = Path(run), choose_device(device)
     store = store if isinstance(store, Store) else Store(store)
-    if keep < 1:
-        raise ValueError(f"keep must be at least 1, or there is nothing to go on from; got {keep}")
+    require(keep >= 1, "keep", "at least 1, or there is nothing to go on from", keep)
+    require(workers >= 0, "workers", "a number of threads from 0", workers)
+    require(checkpoint_minutes >= 0, "checkpoint_minutes", "a time from 0 (after each step)", checkpoint_minutes)
     recipe = settle_recipe(run, recipe, store)
     training, validation = store.split("train"), store.validation()
     loader = Loader(training, store.statistics, recipe, workers=workers)
@@ -102,7 +109,7 @@ def train(
     kept: dict[str, Any] = {"recipe": recipe, "classes": store.classes, "statistics": store.statistics}
     kept |= {"net": net, "progress": at}
 
-    with Metrics(run, at.metrics_bytes, tensorboard=tensorboard) as metrics, stopped_by_signal() as stop:
+    with Metrics(run, at.metrics_bytes, at.step, tensorboard=tensorboard) as metrics, stopped_by_signal() as stop:
         if at.step == 0:
             metrics.write("start", **about(recipe, store, net, device))
         started = saved = time.monotonic()
@@ -112,7 +119,7 @@ def train(
             began, pictures, waited = time.monotonic(), at.totals.get("pictures", 0), loader.waited
             colour = rates(recipe, at.epoch, plateau).colour_shift
             batches = loader.batches(at.epoch, start=at.batch, colour=colour)
-            losses = LateLosses(at)
+            losses = LateLosses(at, recipe)
             net.train()
             with contextlib.closing(batches), progress_bar(at, recipe, len(loader), shown=progress) as bar:
                 for batch in batches:
@@ -139,59 +146,53 @@ def train(
                         save(run, metrics, optimiser, plateau, keep, kept)
                         saved = time.monotonic()
                     if stop.number:
-                        return Outcome(False, at.epoch, at.step, at.best_error, at.seconds, stop.number)
+                        return Outcome(False, at.epoch, at.step, at.error, at.seconds, stop.number)
             losses.settle()
             speed = (at.totals["pictures"] - pictures) / (time.monotonic() - began)
 
             # Evaluate, tell, save.
             found = measure(net, validation, store.statistics.mean, recipe)
             if not math.isfinite(found.log_prob):
-                raise DivergenceError(divergence("log-probability", found.log_prob, at, now))
+                raise DivergenceError(divergence("log-probability", found.log_prob, at, now, recipe))
             at.seconds, at.epoch, at.batch = time.monotonic() - started, at.epoch + 1, 0
             if recipe.schedule == "plateau":
-                plateau.observe(found.top1_error)
+                plateau.observe(found.top1_error)  # a test error where the store has no validation set
             at.finished = at.epoch >= recipe.epochs or plateau.ended
             line = summary(at, now, found, speed, loader.waited - waited)
             metrics.write("epoch", **line)
             if progress:
                 tell(line, recipe)
-            at.totals, best = {}, False
-            if at.best_error is None or found.top1_error < at.best_error:
-                at.best_error = found.top1_error
-                best = validation.name == "val"  # test pictures choose nothing: there the last net stands
+            # Test pictures choose no net: where there is no validation set, the last one stands.
+            chooses = validation.name == "val"
+            best = chooses and (at.error is None or found.top1_error < at.error)
+            if best or not chooses:
+                at.error = found.top1_error
+            at.totals = {}
             save(run, metrics, optimiser, plateau, keep, kept, best=best)
             saved = time.monotonic()
             if stop.number and not at.finished:
-                return Outcome(False, at.epoch, at.step, at.best_error, at.seconds, stop.number)
-    return Outcome(True, at.epoch, at.step, at.best_error, at.seconds)
+                return Outcome(False, at.epoch, at.step, at.error, at.seconds, stop.number)
+    return Outcome(True, at.epoch, at.step, at.error, at.seconds)
 
 
-def progress_bar(at: Progress, recipe: Recipe, batches: int, *, shown: bool) -> Any:
-    """A bar for the rest of the epoch, on a terminal only; it is gone when the epoch's line is printed."""
-    return tqdm(
-        desc=f"epoch {at.epoch + 1}/{recipe.epochs}",
-        total=batches,
-        initial=at.batch,
-        unit="batch",
-        leave=False,
-        disable=not (shown and sys.stderr.isatty()),
-    )
-
-
-def divergence(name: str, value: float, at: Progress, now: Rates) -> str:
+def divergence(name: str, value: float, at: Progress, now: Rates, recipe: Recipe) -> str:
     """The message for a loss that is no number: where, at which rate, and what to try."""
-    rate = max(now.weights.values())
     return (
-        f"{name} must stay finite; got {value} in epoch {at.epoch + 1}, step {at.step}, at learning rate {rate:g}: "
-        f"start a new run with a lower one, such as --set learning_rate={rate / 5:.1g}"
+        f"{name} must stay finite; got {value} in epoch {at.epoch + 1}, step {at.step}, at learning rate "
+        f"{max(now.weights.values()):g}: {lower_rate(recipe)}"
     )
+
+
+def lower_rate(recipe: Recipe) -> str:
+    """What to try after a divergence."""
+    return f"start a new run with a lower rate, such as --set learning_rate={recipe.learning_rate / 5:.1g}"
 
 
 class LateLosses:
     """The losses and errors of an epoch, each read back one step late so that the device need not be waited for."""
 
-    def __init__(self, at: Progress) -> None:
-        self.at = at
+    def __init__(self, at: Progress, recipe: Recipe) -> None:
+        self.at, self.recipe = at, recipe
         self.pending: tuple[Tensor, Tensor, int, Rates] | None = None
         at.totals = at.totals or dict.fromkeys(("loss", "errors", "pictures", "recent_loss", "recent_steps"), 0.0)
 
@@ -211,7 +212,7 @@ class LateLosses:
         loss, wrong, count, now = float(self.pending[0]), int(self.pending[1]), self.pending[2], self.pending[3]
         self.pending = None
         if not math.isfinite(loss):
-            raise DivergenceError(divergence("loss", loss, self.at, now))
+            raise DivergenceError(divergence("loss", loss, self.at, now, self.recipe))
         sums = {"loss": loss * count, "errors": wrong, "pictures": count, "recent_loss": loss, "recent_steps": 1}
         for name, value in sums.items():
             self.at.totals[name] += value
@@ -223,43 +224,6 @@ class LateLosses:
         mean = totals["recent_loss"] / totals["recent_steps"]
         totals["recent_loss"] = totals["recent_steps"] = 0.0
         return mean
-
-
-class Metrics:
-    """metrics.jsonl, a line per event, cut to what the checkpoint knows of; TensorBoard's files beside it if asked."""
-
-    def __init__(self, run: Path, length: int, *, tensorboard: bool) -> None:
-        self.path = run / "metrics.jsonl"
-        self.board: Any = None
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise ValueError("--tensorboard needs a package: pip install 'alexnet[tensorboard]'") from error
-            self.board = SummaryWriter(str(run / "tensorboard"))
-        self.file: TextIO = self.path.open("a", encoding="utf-8")
-        # Lines after the checkpoint are cut off; a file that has lost some stays as it is.
-        self.file.truncate(min(length, self.length()))
-
-    def write(self, event: str, **values: Any) -> None:
-        """Add a line."""
-        self.file.write(json.dumps({"event": event, **values}) + "\n")
-        self.file.flush()
-        for name, value in values.items() if self.board else ():
-            if isinstance(value, (int, float)) and name != "step":
-                self.board.add_scalar(f"{event}/{name}", value, values.get("step", 0))
-
-    def length(self) -> int:
-        """Bytes written."""
-        return self.path.stat().st_size
-
-    def __enter__(self) -> "Metrics":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-        if self.board:
-            self.board.close()
 
 
 @dataclass
@@ -317,22 +281,6 @@ def settle_recipe(run: Path, recipe: Recipe | None, store: Store) -> Recipe:
     return settled
 
 
-def groups(net: AlexNet, recipe: Recipe) -> list[dict[str, Any]]:
-    """Parameter groups for `SGD`: each layer's weights with its decay, each layer's biases with none (section 6)."""
-    named = [(name, layer) for name, layer in net.layers().items()]
-    weights = [
-        {"params": [layer.weight], "layer": name, "kind": "weights", "decay": recipe.decays.get(name, recipe.decay)}
-        for name, layer in named
-    ]
-    return weights + [{"params": [la.bias], "layer": name, "kind": "biases", "decay": 0.0} for name, la in named]
-
-
-def set_rates(optimiser: SGD, now: Rates) -> None:
-    """Give every group of `groups` its rate."""
-    for group in optimiser.param_groups:
-        group["rate"] = getattr(now, group["kind"])[group["layer"]]
-
-
 def resume(run: Path, recipe: Recipe, store: Store, net: AlexNet, optimiser: SGD) -> Progress:
     """Load the latest checkpoint of a run into net, optimiser and random state; a fresh start if there is none."""
     (run / "checkpoints").mkdir(exist_ok=True)
@@ -352,8 +300,9 @@ def resume(run: Path, recipe: Recipe, store: Store, net: AlexNet, optimiser: SGD
     for name, weight in net.named_parameters():
         optimiser.velocity(weight).copy_(velocities[name])
     torch.set_rng_state(found.tensors["random.cpu"])
-    if torch.cuda.is_available() and "random.cuda" in found.tensors:
-        torch.cuda.set_rng_state(found.tensors["random.cuda"])
+    device = net.fc8.weight.device
+    if device.type == "cuda" and "random.cuda" in found.tensors:
+        torch.cuda.set_rng_state(found.tensors["random.cuda"], device)
     return found.progress
 
 
@@ -375,7 +324,7 @@ def save(
     at: Progress = kept["progress"]
     if not all(bool(weight.isfinite().all()) for weight in kept["net"].parameters()):
         raise DivergenceError(
-            f"weights must stay finite; one is not at step {at.step}: start a new run with a lower rate"
+            f"weights must stay finite; one is not after step {at.step}: {lower_rate(kept['recipe'])}"
         )
     at.metrics_bytes, at.plateau = metrics.length(), plateau.state()
     if best:
@@ -383,49 +332,3 @@ def save(
     checkpoint.save(run / "checkpoints" / f"step-{at.step:09d}.safetensors", optimiser=optimiser, **kept)
     for old in checkpoint.checkpoints(run)[:-keep]:
         old.unlink()
-
-
-def about(recipe: Recipe, store: Store, net: AlexNet, device: torch.device) -> dict[str, Any]:
-    """The facts of the first line of metrics.jsonl."""
-    return {
-        "store": str(store.path.resolve()),
-        "classes": len(store.classes),
-        "train_pictures": len(store.split("train")),
-        "validation_pictures": len(store.validation()),
-        "validation_split": store.validation().name,
-        "parameters": sum(p.numel() for p in net.parameters()),
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "bfloat16": autocast_wanted(device, recipe),
-        "torch": torch.__version__,
-        "seed": recipe.seed,
-    }
-
-
-def summary(at: Progress, now: Rates, found: Errors, speed: float, waited: float) -> dict[str, Any]:
-    """What an epoch's line of metrics.jsonl says."""
-    return {
-        "epoch": at.epoch,
-        "step": at.step,
-        "rate": max(now.weights.values()),
-        "train_loss": at.totals["loss"] / at.totals["pictures"],
-        "train_error": at.totals["errors"] / at.totals["pictures"],
-        "val_top1_error": found.top1_error,
-        "val_top5_error": found.top5_error,
-        "val_log_prob": found.log_prob,
-        "pictures_per_second": speed,
-        "waited_seconds": waited,
-        "seconds": at.seconds,
-    }
-
-
-def tell(line: dict[str, Any], recipe: Recipe) -> None:
-    """Print an epoch's progress line on standard error."""
-    left = timedelta(seconds=round(line["seconds"] / line["epoch"] * (recipe.epochs - line["epoch"])))
-    tqdm.write(
-        f"epoch {line['epoch']:3d}/{recipe.epochs}  rate {line['rate']:.2g}  loss {line['train_loss']:.4f}  "
-        f"train error {line['train_error']:.2%}  validation error {line['val_top1_error']:.2%} "
-        f"(top-5 {line['val_top5_error']:.2%})  {line['pictures_per_second']:.0f} pictures/s  "
-        f"{left} left",
-        file=sys.stderr,
-    )

@@ -8,7 +8,7 @@ import torch
 from alexnet.data.image import read_image
 from alexnet.learning import checkpoint
 from alexnet.learning.checkpoint import Checkpoint
-from alexnet.learning.measure import default_device, probabilities
+from alexnet.learning.measure import choose_device, probabilities, usual_views
 from alexnet.results.evaluate import check_views
 
 Picture = str | Path | bytes
@@ -24,7 +24,7 @@ class Classifier:
 
     def __init__(self, found: Checkpoint, *, device: str | torch.device | None = None) -> None:
         self.recipe, self.classes, self.mean = found.recipe, found.classes, found.statistics.mean
-        self.net = found.net().on(torch.device(device or default_device()))
+        self.net = found.net().on(choose_device(device))
 
     @classmethod
     def load(cls, run: str | Path, *, device: str | torch.device | None = None) -> "Classifier":
@@ -35,13 +35,14 @@ class Classifier:
         """
         return cls(checkpoint.best(Path(run)), device=device)
 
-    def predict(self, picture: Picture, *, top: int = 5, views: int = 10) -> list[tuple[str, float]]:
+    def predict(self, picture: Picture, *, top: int = 5, views: int | None = None) -> list[tuple[str, float]]:
         """The most probable classes of one picture, most probable first, with their probabilities.
 
         Args:
             picture: A file's path, or its contents.
             top: How many classes.
-            views: 10 for the mean over corners, centre and reflections (5.1), or 1.
+            views: 10 for the mean over corners, centre and reflections (5.1), or 1; by default 10 where crops are
+                smaller than the pictures.
 
         Raises:
             ValueError: The file is no picture, or views is neither 1 nor 10.
@@ -50,12 +51,13 @@ class Classifier:
         return self.predict_many([picture], top=top, views=views)[0]
 
     def predict_many(
-        self, pictures: Sequence[Picture], *, top: int = 5, views: int = 10
+        self, pictures: Sequence[Picture], *, top: int = 5, views: int | None = None
     ) -> list[list[tuple[str, float]]]:
         """`predict` for several pictures at once."""
+        views = usual_views(self.recipe) if views is None else views
         check_views(views)
         if top < 1:
-            raise ValueError(f"--top must be at least 1; got {top}")
+            raise ValueError(f"top must be at least 1; got {top}")
         squares = [read_image(picture, self.recipe.store_size) for picture in pictures]
         if not squares:
             return []

@@ -1,15 +1,18 @@
 """How good trained nets are on a store: one view or ten, one net or the mean of several (sections 3, 5.1 and 7)."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
+from alexnet.data.augment import ten_views
 from alexnet.data.store import Split, Store
 from alexnet.learning import checkpoint
 from alexnet.learning.checkpoint import Checkpoint
-from alexnet.learning.measure import default_device, errors, predictions
+from alexnet.learning.measure import choose_device, errors, predictions, views_text
 
 
 def evaluate(
@@ -26,12 +29,13 @@ def evaluate(
         runs: Folders that `train` made; of each, the net with the lowest validation error is taken,
             or the last one where the store had no "val".
         store: Folder that `prepare` made, with the same classes.
-        views: 1 for the centre of each picture, 10 for corners, centre and their reflections (5.1).
+        views: 1 for the centre of each picture, 10 for corners, centre and their reflections (5.1); only two of
+            the ten differ where crops are as large as the pictures.
         split: "val", "test" or "train"; by default "val" where the store has it, else "test".
         device: Where; the first GPU or else the CPU by default.
 
     Returns:
-        images, views, top1_error and top5_error (fractions), log_prob (mean of -ln p), split and runs.
+        images, views (those that differ), top1_error and top5_error (fractions), log_prob (mean of -ln p), split, runs.
 
     Raises:
         ValueError: Views other than 1 or 10, or a run of other classes or another picture size than the store's.
@@ -43,17 +47,19 @@ def evaluate(
     names = [runs] if isinstance(runs, (str, Path)) else list(runs)
     if not names:
         raise ValueError("runs must name at least one run; got none")
+    chosen = choose_device(device)
     total: torch.Tensor | None = None
     for name in names:
         found = checkpoint.best(Path(name))
         check_same_pictures(found, of_store)
-        predicted = predict_all(found, of, views, torch.device(device or default_device()))
+        predicted = predict_all(found, of, views, chosen)
         total = predicted if total is None else total + predicted
+        counted = len(ten_views(of.size, found.recipe.net.image_size)) if views == 10 else 1
     assert total is not None
     result = errors(total / len(names), torch.from_numpy(of.labels))
     return {
         "images": result.images,
-        "views": views,
+        "views": counted,
         "top1_error": result.top1_error,
         "top5_error": result.top5_error,
         "log_prob": result.log_prob,
@@ -62,17 +68,31 @@ def evaluate(
     }
 
 
-def predict_all(found: Checkpoint, split: Split, views: int, device: torch.device) -> torch.Tensor:
-    """One net's probabilities for every picture of a split, in its order: (N, classes) float32 on the CPU."""
-    net = found.net().on(device)
-    parts = predictions(net, split, found.statistics.mean, found.recipe, views=views)
-    return torch.cat([probabilities for probabilities, _ in parts])
+def predict_all(
+    found: Checkpoint, split: Split, views: int, device: torch.device, *, progress: bool = True
+) -> torch.Tensor:
+    """One net's probabilities for every picture of a split, in its order: (N, classes) float32 on the CPU.
+
+    Args:
+        found: The net.
+        split: The pictures.
+        views: 1 or 10.
+        device: Where.
+        progress: Whether to show a bar on standard error when that is a terminal.
+    """
+    net, parts = found.net().on(device), []
+    shown = progress and sys.stderr.isatty()
+    with tqdm(total=len(split), desc=views_text(views), unit="picture", leave=False, disable=not shown) as bar:
+        for part, labels in predictions(net, split, found.statistics.mean, found.recipe, views=views):
+            parts.append(part)
+            bar.update(len(labels))
+    return torch.cat(parts)
 
 
 def check_views(views: int) -> None:
     """Raise a ValueError unless `views` is 1 or 10."""
     if views not in (1, 10):
-        raise ValueError(f"--views must be 1 (the centre) or 10 (corners, centre, and their reflections); got {views}")
+        raise ValueError(f"views must be 1 (the centre) or 10 (corners, centre, and their reflections); got {views}")
 
 
 def check_same_pictures(found: Checkpoint, store: Store) -> None:

@@ -1,21 +1,19 @@
 """A run's report: one self-contained HTML page of what was trained, how, and how good it is (section 7)."""
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from alexnet.data.store import Split, Store
 from alexnet.learning import checkpoint
 from alexnet.learning.checkpoint import Checkpoint
-from alexnet.learning.measure import default_device, errors, predictions, probabilities
+from alexnet.learning.measure import choose_device, errors, probabilities, usual_views
 from alexnet.results import figures as drawn
 from alexnet.results import page
-from alexnet.results.evaluate import check_same_pictures
+from alexnet.results.evaluate import check_same_pictures, predict_all
 from alexnet.results.figures import Example
 from alexnet.results.history import History
 
@@ -53,8 +51,9 @@ def report(
     history, found = History.read(run), checkpoint.best(run)
     check_same_pictures(found, of_store)
     of = of_store.split(split) if split else of_store.validation()
-    views = 10 if found.recipe.net.image_size < of.size else 1  # ten only where crops can differ
-    predicted = {n: predict(found, of, n, device, progress) for n in dict.fromkeys((1, views))}
+    views = usual_views(found.recipe)
+    chosen_device = choose_device(device)
+    predicted = {n: predict_all(found, of, n, chosen_device, progress=progress) for n in dict.fromkeys((1, views))}
     chances, labels = predicted[views].numpy(), of.labels
     chosen, mistaken = choose(labels, EXAMPLES, seed), confident_mistakes(chances, labels, MISTAKES)
     text = page.render(
@@ -63,7 +62,7 @@ def report(
         found=found,
         split=of.name,
         # On the pictures whose error chose the epoch a net looks a little too good.
-        chosen_here=of is of_store.validation() and of_store.path.resolve() == Path(history.start["store"]).resolve(),
+        chosen_here=of.name == "val" and of_store.path.resolve() == Path(history.start["store"]).resolve(),
         results={n: errors(p, torch.from_numpy(labels)) for n, p in predicted.items()},
         kernels=first_kernels(found),
         guesses=examples(of, found.classes, chances[chosen], chosen),
@@ -77,7 +76,14 @@ def report(
     return path
 
 
-def figures(run: str | Path, store: str | Path, folder: str | Path, *, seed: int = 0) -> list[Path]:
+def figures(
+    run: str | Path,
+    store: str | Path,
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> list[Path]:
     """Write a run's figures as PNG files: curves.png, kernels.png (Figure 3), guesses.png (Figure 4, left).
 
     Args:
@@ -85,6 +91,7 @@ def figures(run: str | Path, store: str | Path, folder: str | Path, *, seed: int
         store: Folder that `prepare` made, with the same classes.
         folder: Where; made if it is not there.
         seed: Of the choice of the pictures shown: those of the report, for the same seed.
+        device: Where; the first GPU or else the CPU by default.
 
     Returns:
         The files' paths.
@@ -98,9 +105,9 @@ def figures(run: str | Path, store: str | Path, folder: str | Path, *, seed: int
     check_same_pictures(found, of_store)
     of = of_store.validation()
     chosen = choose(of.labels, EXAMPLES, seed)
-    views = 10 if found.recipe.net.image_size < of.size else 1
+    views = usual_views(found.recipe)
     pictures = [of.image(int(index)) for index in chosen]
-    chances = probabilities(found.net().on(default_device()), pictures, found.statistics.mean, found.recipe, views)
+    chances = probabilities(found.net().on(choose_device(device)), pictures, found.statistics.mean, found.recipe, views)
     made = {
         "curves": drawn.curves(history),
         "guesses": drawn.guesses(examples(of, found.classes, chances.numpy(), chosen)),
@@ -127,20 +134,6 @@ def store_of(run: str | Path) -> Path:
             f"store {path}, which run {run} was trained on, is not there: name it with --data STORE"
         )
     return path
-
-
-def predict(
-    found: Checkpoint, split: Split, views: int, device: str | torch.device | None = None, progress: bool = True
-) -> torch.Tensor:
-    """A net's probabilities for every picture of a split, with a progress bar: (N, classes) float32 on the CPU."""
-    net = found.net().on(torch.device(device or default_device()))
-    text = "one view" if views == 1 else f"{views} views"
-    parts = []
-    with tqdm(total=len(split), desc=text, unit="picture", disable=not progress or not sys.stderr.isatty()) as bar:
-        for part, labels in predictions(net, split, found.statistics.mean, found.recipe, views=views):
-            parts.append(part)
-            bar.update(len(labels))
-    return torch.cat(parts)
 
 
 def choose(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
