@@ -22,7 +22,8 @@ format: .venv/installed
 # torch is asked for by its exact version first: where an index offers a CPU build of that version it is taken, and a
 # looser request would bring the CUDA packages.
 .venv/installed: pyproject.toml constraints.txt
-	command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; say which Python 3.11+ with make PYTHON=..." >&2; exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: Python 3.11 or later is needed, not '$(PYTHON)'; say which with make PYTHON=..." >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'

@@ -2,9 +2,10 @@
 
     python benchmarks/memory.py [--pictures 1300 2600] [--recipe photos] [--batch 16]
 
-A tenth is set aside, so both have a whole batch of 128 to validate on. Pictures of 320 x 240 are drawn, prepared (raw) and trained on for one epoch, each in a process of its own. Read from
-/proc every 20 ms: "own" is the largest anonymous memory (RssAnon), "mapped" the largest part of files mapped into the
-process (RssFile), which the system takes back when others need it; a raw store is read through such a mapping.
+Pictures of 320 x 240 are drawn, prepared (raw) and trained on for one epoch, each in a process of its own. A tenth is
+set aside, so with 1300 or more there is a whole batch of 128 to validate on. Read from /proc every 20 ms: "own" is the
+largest anonymous memory (RssAnon), "mapped" the largest part of files mapped into the process (RssFile), which the
+system takes back when others need it; a raw store is read through such a mapping.
 """
 
 import argparse

@@ -56,7 +56,7 @@ def equal(a: list[Batch], b: list[Batch]) -> bool:
 @pytest.fixture(autouse=True)
 def _no_thread_left() -> Iterator[None]:
     yield
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("alexnet-loader")]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("alexnet-ahead")]
 
 
 @pytest.mark.parametrize("crop_area", [None, (0.2, 1.0)])
@@ -130,7 +130,7 @@ def test_an_exception_in_a_worker_reaches_the_caller(workers):
 def test_closing_ends_the_threads():
     batches = loader(workers=3).batches(0)
     next(batches)
-    assert any(thread.name.startswith("alexnet-loader") for thread in threading.enumerate())
+    assert any(thread.name.startswith("alexnet-ahead") for thread in threading.enumerate())
     batches.close()  # the fixture looks for threads
 
 

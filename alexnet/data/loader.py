@@ -1,9 +1,7 @@
 """From a prepared set to shuffled, resumable training batches, made while the device works (section 5.1)."""
 
 import time
-from collections import deque
-from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -11,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alexnet.data.ahead import in_order
 from alexnet.data.augment import centre_mean, draw, order, train_picture
 from alexnet.data.store import Split, Statistics
 from alexnet.recipe import Recipe
@@ -85,7 +84,7 @@ class Loader:
         def make(part: np.ndarray) -> Batch:
             return self._make(part, epoch, colour)
 
-        with closing(self._made_ahead(make, parts) if self.workers else (make(part) for part in parts)) as made:
+        with closing(in_order(make, parts, workers=self.workers, ahead=self.ahead)) as made:
             while True:
                 began = time.perf_counter()
                 batch = next(made, None)
@@ -93,20 +92,6 @@ class Loader:
                 if batch is None:
                     return
                 yield batch
-
-    def _made_ahead(self, make: Callable[[np.ndarray], Batch], parts: list[np.ndarray]) -> Generator[Batch, None, None]:
-        """Yield make(part) for each part in order, some made ahead by threads; these end with this generator."""
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="alexnet-loader")
-        pending: deque[Future[Batch]] = deque()
-        try:
-            for part in parts:
-                pending.append(pool.submit(make, part))
-                if len(pending) > self.ahead:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
     def _make(self, indices: np.ndarray, epoch: int, colour: bool) -> Batch:
         recipe, crop = self.recipe, self.recipe.net.image_size

@@ -10,28 +10,22 @@ import shutil
 import sys
 import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 from tqdm import tqdm
 
+from alexnet.data.ahead import in_order
 from alexnet.data.image import FILTER, JPEG_QUALITY, encode_jpeg, read_image
 from alexnet.data.parts import Source, fingerprint
 from alexnet.data.pixels import colour_sums
 from alexnet.data.sources import open_source
 from alexnet.data.store import FORMAT, SKIPPED
 from alexnet.data.writer import Chunk, Progress, Shard, Writer, alone, resume
-
-Job = TypeVar("Job")
-Made = TypeVar("Made")
 
 SHARD_BYTES = 100 << 20  # of raw pixels: what a kill can lose, and how big a file gets
 SHARD_MOST = 1 << 20  # pictures, however small
@@ -143,21 +137,6 @@ def _make_chunk(
     columns = [images, pa.array(labels, pa.int32()), pa.array(names, pa.string())]
     batch = pa.RecordBatch.from_arrays(columns, schema=schema)
     return Chunk(batch, skipped, sums, products, image_bytes, len(files), sum(map(len, files)))
-
-
-def _in_order(make: Callable[[Job], Made], jobs: Iterable[Job], workers: int) -> Generator[Made, None, None]:
-    """Yield make(job) for each job, in order, a bounded number of them made ahead by threads."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
-    pending: deque[Future[Made]] = deque()
-    try:
-        for job in jobs:
-            pending.append(pool.submit(make, job))
-            if len(pending) > workers + 1:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 class _Bar:
@@ -277,7 +256,7 @@ def _work(store: Path, source: Source, state: Progress, workers: int, max_failur
         # Pillow warns about oddities of files that are read all the same; the reasons of failures are kept in any case.
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-        chunks = _in_order(make, jobs, workers)
+        chunks = in_order(make, jobs, workers=workers, ahead=workers + 1)
         try:
             for shard in left:
                 count = len(range(shard.start, shard.stop, step))

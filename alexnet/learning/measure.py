@@ -1,13 +1,14 @@
 """A net's predictions for a set: softmax outputs averaged over views, and the errors they make (sections 3 and 5.1)."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from alexnet.data.ahead import in_order
 from alexnet.data.augment import ten_views, view_batch
 from alexnet.data.store import Split
 from alexnet.nets.alexnet import AlexNet
@@ -111,11 +112,9 @@ def predictions(
         return [split.image(i) for i in range(start, min(start + batch_size, len(split)))]
 
     net.eval()
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(read, 0)
-        for start in range(0, len(split), batch_size):
-            pictures = coming.result()
-            coming = pool.submit(read, start + batch_size)
+    starts = range(0, len(split), batch_size)
+    with closing(in_order(read, starts, workers=1, ahead=1)) as coming:
+        for start, pictures in zip(starts, coming, strict=True):
             labels = torch.from_numpy(split.labels[start : start + batch_size])
             yield probabilities(net, pictures, mean, recipe, views), labels
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from alexnet.checked import require
 from alexnet.data.loader import Loader
-from alexnet.data.store import Store
+from alexnet.data.store import Store, write_aside
 from alexnet.learning import checkpoint
 from alexnet.learning.checkpoint import Progress
 from alexnet.learning.measure import autocast, choose_device, measure
@@ -270,14 +270,12 @@ def settle_recipe(run: Path, recipe: Recipe | None, store: Store) -> Recipe:
             f"prepare another with --size {settled.store_size}, or train a new run with --set store_size={store.size}"
         )
     if begun is None:
-        if run.exists() and (not run.is_dir() or {p.name for p in run.iterdir()} - {"recipe.writing"}):
+        if run.exists() and (not run.is_dir() or {p.name for p in run.iterdir()} - {"recipe.json.part"}):
             raise ValueError(
                 f"run {run} must be a new or empty folder, or a run; it holds other things: use another RUN"
             )
         run.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".writing")
-        beside.write_text(settled.to_json() + "\n", encoding="utf-8")
-        beside.replace(path)
+        write_aside(path, f"{settled.to_json()}\n".encode())
     return settled
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alexnet.data.store import Split, Store
+from alexnet.data.store import Split, Store, write_aside
 from alexnet.learning import checkpoint
 from alexnet.learning.checkpoint import Checkpoint
 from alexnet.learning.measure import choose_device, errors, probabilities, usual_views
@@ -70,9 +70,7 @@ def report(
         confusion=confusions(chances.argmax(1), labels, len(found.classes)),
     )
     path = run / "report.html"
-    beside = path.with_name(".report.html.writing")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    write_aside(path, text.encode())
     return path
 
 
