@@ -29,12 +29,12 @@ class AlexNet(nn.Module):
         self.net = net = net or Net()
         self.classes = classes
         self.convs = nn.ModuleDict()  # conv1 ... each a Sequential: the convolution, then what follows it
-        channels, side = 3, net.image_size
+        channels, side, sides = 3, net.image_size, net.sides()
         for name, conv in net.convs().items():
             towers = 1 if not self.convs or conv.all_towers else net.towers  # the first reads the picture
             layer = Convolution(channels, conv, towers=towers, side=side)
             self.convs[name] = nn.Sequential(layer, *after(conv, net))
-            channels, side = conv.maps, net.sides()[name][1]
+            channels, side = conv.maps, sides[name][1]
         self.hidden = nn.ModuleDict()  # fc6, fc7: linear, activation, dropout
         width = channels * side * side
         for name, full in net.hidden().items():

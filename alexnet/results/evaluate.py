@@ -54,8 +54,8 @@ def evaluate(
         check_same_pictures(found, of_store)
         predicted = predict_all(found, of, views, chosen)
         total = predicted if total is None else total + predicted
-        counted = len(ten_views(of.size, found.recipe.net.image_size)) if views == 10 else 1
     assert total is not None
+    counted = len(ten_views(of.size, found.recipe.net.image_size)) if views == 10 else 1
     result = errors(total / len(names), torch.from_numpy(of.labels))
     return {
         "images": result.images,

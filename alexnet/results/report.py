@@ -48,8 +48,7 @@ def report(
         FileNotFoundError: There is no such store, or the run has no trained net yet.
     """
     run, of_store = Path(run), Store(store)
-    history, found = History.read(run), checkpoint.best(run)
-    check_same_pictures(found, of_store)
+    history, found = trained(run, of_store)
     of = of_store.split(split) if split else of_store.validation()
     views = usual_views(found.recipe)
     chosen_device = choose_device(device)
@@ -99,8 +98,7 @@ def figures(
         FileNotFoundError: There is no such store, or the run has no trained net yet.
     """
     run, of_store, folder = Path(run), Store(store), Path(folder)
-    history, found = History.read(run), checkpoint.best(run)
-    check_same_pictures(found, of_store)
+    history, found = trained(run, of_store)
     of = of_store.validation()
     chosen = choose(of.labels, EXAMPLES, seed)
     views = usual_views(found.recipe)
@@ -118,6 +116,13 @@ def figures(
     for path, figure in zip(paths, made.values(), strict=True):
         path.write_bytes(drawn.png(figure))
     return paths
+
+
+def trained(run: Path, store: Store) -> tuple[History, Checkpoint]:
+    """A run's history and the net to predict with, once it is known that the net fits the store."""
+    history, found = History.read(run), checkpoint.best(run)
+    check_same_pictures(found, store)
+    return history, found
 
 
 def store_of(run: str | Path) -> Path:
