@@ -1,5 +1,6 @@
 """What several test files share: drawn pictures, a small store, a recipe whose training takes about a second."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from PIL import Image
 
 from alexnet.data.store import STATISTICS, Statistics, Store, shard_name, shard_schema
 from alexnet.recipe import Conv, Full, Net, Recipe
+
+# Without a GPU, Triton's kernels run in its interpreter, which is chosen when they are imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # The first example of a test may import and compile for seconds; no test here measures time. The same examples every
 # time: a test that fails does so for everyone.

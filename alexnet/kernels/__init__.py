@@ -1,8 +1,11 @@
 """The operations that decide the speed, each beside its plain reference."""
 
+import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -67,3 +70,15 @@ def in_parallel(kernel: Callable[[int, int], None], count: int) -> None:
     for helper in helpers:
         if not helper.cancel():
             helper.result()
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton is installed, in which the kernels for a GPU are written."""
+    return importlib.util.find_spec("triton") is not None
+
+
+@cache
+def note(text: str) -> None:
+    """Say on standard error, once per process, that a slower path is taken and why."""
+    print(f"note: {text}", file=sys.stderr)
