@@ -15,6 +15,8 @@ from typing import Any
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES, recipe_named
 
+VIEWS = "1: the centre; 10: corners, centre, and their reflections; 9: corners, edges, centre"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
@@ -64,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="alexnet", description='The paper "ImageNet Classification with Deep CNNs" (2012) as one program.'
     )
-    top.add_argument("--version", action=VersionAction, nargs=0, help="print the version")
+    top.add_argument("-V", "--version", action=VersionAction, nargs=0, help="print the version")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -83,6 +85,10 @@ def parser() -> argparse.ArgumentParser:
     train_arguments(command("train", run_train, "train a net on a store, or go on where the run stopped"))
     evaluate_arguments(command("evaluate", run_evaluate, "measure the errors of one run, or of the mean of several"))
     predict_arguments(command("predict", run_predict, "name the most probable classes of picture files"))
+    submit_arguments(command("submit", run_submit, "write the file that the ILSVRC-2012 contest takes"))
+    index_arguments(command("index", run_index, "write a store's activities, to search among them"))
+    similar_arguments(command("similar", run_similar, "find the pictures that look most like others to the net"))
+    reproduce_arguments(command("reproduce", run_reproduce, "make a figure or a table of the paper"))
     report_arguments(command("report", run_report, "write RUN/report.html anew"))
     figures_arguments(command("figures", run_figures, "write a run's figures as PNG files"))
     return top
@@ -132,6 +138,7 @@ def prepare_arguments(one: argparse.ArgumentParser) -> None:
         "--held-out", type=float, default=0.1, metavar="SHARE", help="of each class, where no val/ or test/"
     )
     one.add_argument("--train-per-class", type=int, metavar="N", help="N of each class to train on, the rest to test")
+    one.add_argument("--val-batch", type=int, metavar="1..5", help="of CIFAR-10, the training batch to validate on")
     one.add_argument("--seed", type=int, default=0, help="of the choice of held-out pictures")
     one.add_argument("--workers", type=int, metavar="N", help="threads; by default one per core")
     one.add_argument(
@@ -149,6 +156,7 @@ def run_prepare(options: argparse.Namespace) -> int:
         encoding=options.encoding,
         held_out=options.held_out,
         train_per_class=options.train_per_class,
+        val_batch=options.val_batch,
         seed=options.seed,
         workers=options.workers,
         max_failures=options.max_failures,
@@ -162,8 +170,12 @@ def train_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("run", metavar="RUN", type=Path, help="folder for the net, its metrics and its report")
     one.add_argument("--recipe", metavar="NAME", help="see `alexnet recipes`; by default photos, or the run's own")
     one.add_argument("--set", metavar="FIELD=VALUE", action="append", default=[], help="change the recipe; repeatable")
+    one.add_argument(
+        "--from", dest="start_from", type=Path, metavar="RUN", help="another run to take start values from"
+    )
+    one.add_argument("--take", metavar="LAYERS", help="such as conv1,conv2; by default all layers that fit")
     one.add_argument("--device", help="such as cpu or cuda:1; by default the first GPU, else the CPU")
-    one.add_argument("--workers", type=int, default=1, metavar="N", help="threads that make batches")
+    one.add_argument("--workers", type=int, metavar="N", help="threads that make batches")
     one.add_argument("--checkpoint-minutes", type=float, default=10, metavar="M", help="time between checkpoints")
     one.add_argument("--tensorboard", action="store_true", help="write TensorBoard event files too")
 
@@ -181,6 +193,8 @@ def run_train(options: argparse.Namespace) -> int:
         options.store,
         options.run,
         recipe.with_settings(options.set) if recipe else None,
+        start_from=options.start_from,
+        take=options.take.split(",") if options.take else (),
         device=options.device,
         workers=options.workers,
         checkpoint_minutes=options.checkpoint_minutes,
@@ -197,10 +211,13 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def evaluate_arguments(one: argparse.ArgumentParser) -> None:
-    one.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="several runs: their predictions averaged")
+    text = "several, or files that --save wrote: their predictions averaged"
+    one.add_argument("runs", metavar="RUN", nargs="+", type=Path, help=text)
     one.add_argument("store", metavar="STORE", type=Path)
-    one.add_argument("--views", type=int, default=1, metavar="1|10", help="centre only, or corners and reflections too")
+    one.add_argument("--views", type=int, default=1, metavar="1|9|10", help=VIEWS)
     one.add_argument("--split", help="val, test or train; by default val, else test")
+    one.add_argument("--weights-on", metavar="SPLIT", help="choose the average's weights on these pictures")
+    one.add_argument("--save", metavar="FILE", type=Path, help="keep the averaged predictions")
     one.add_argument("--device", help="such as cpu or cuda:1")
     one.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -208,13 +225,23 @@ def evaluate_arguments(one: argparse.ArgumentParser) -> None:
 def run_evaluate(options: argparse.Namespace) -> int:
     from alexnet.results.evaluate import evaluate
 
-    found = evaluate(options.runs, options.store, views=options.views, split=options.split, device=options.device)
+    found = evaluate(
+        options.runs,
+        options.store,
+        views=options.views,
+        split=options.split,
+        weights_on=options.weights_on,
+        save=options.save,
+        device=options.device,
+    )
     if options.json:
         print(json.dumps(found))
         return 0
     from alexnet.learning.measure import views_text
 
     nets = f"{len(options.runs)} nets, their predictions averaged, " if len(options.runs) > 1 else ""
+    if "weights" in found:
+        print(f"weights chosen on {options.weights_on}: {', '.join(f'{weight:.3f}' for weight in found['weights'])}")
     print(f"{found['images']} pictures ({found['split']}), {nets}{views_text(found['views'])}:")
     print(f"top-1 error {found['top1_error']:.2%}, top-5 error {found['top5_error']:.2%}, ", end="")
     print(f"mean -log probability {found['log_prob']:.4f}")
@@ -226,15 +253,15 @@ def predict_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("images", metavar="IMAGE", nargs="+", type=Path)
     one.add_argument("--top", type=int, default=5, metavar="N", help="how many classes to name")
     one.add_argument(
-        "--views", type=int, metavar="1|10", help="centre only, or corners and reflections too; 10 if crops can differ"
+        "--views", type=int, metavar="1|9|10", help=f"{VIEWS}; by default the recipe's, if crops can differ"
     )
     one.add_argument("--device", help="such as cpu or cuda:1")
     one.add_argument("--json", action="store_true", help="print one JSON list, an entry per picture")
 
 
 def run_predict(options: argparse.Namespace) -> int:
+    from alexnet.data.views import check_views
     from alexnet.results.classify import Classifier
-    from alexnet.results.evaluate import check_views
 
     if options.views is not None:
         check_views(options.views)
@@ -255,6 +282,111 @@ def run_predict(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(entries, ensure_ascii=False))
     return status
+
+
+def submit_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="several runs: their predictions averaged")
+    one.add_argument("pictures", metavar="FOLDER", type=Path, help="with ILSVRC2012_test_00000001.JPEG and so on")
+    one.add_argument("file", metavar="FILE", type=Path, help="to write: five numbers a line")
+    one.add_argument("--ids", metavar="FILE", type=Path, required=True, help="whose line n names the contest's class n")
+    one.add_argument("--views", type=int, metavar="1|9|10", help="by default as many as the recipe says")
+    one.add_argument("--device", help="such as cpu or cuda:1")
+
+
+def run_submit(options: argparse.Namespace) -> int:
+    from alexnet.results.submission import submission
+
+    count = submission(
+        options.runs, options.pictures, options.file, options.ids, views=options.views, device=options.device
+    )
+    print(f"{options.file}: {count} pictures, five guesses each")
+    return 0
+
+
+def index_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument("run", metavar="RUN", type=Path, help="folder that `alexnet train` made")
+    one.add_argument("store", metavar="STORE", type=Path, help="folder that `alexnet prepare` made")
+    one.add_argument("--split", default="train", help="val, test or train")
+    one.add_argument("--bits", type=int, default=128, metavar="N", help="length of the binary codes")
+    one.add_argument("--seed", type=int, default=0, help="of the autoencoder that makes the codes")
+    one.add_argument("--device", help="such as cpu or cuda:1")
+
+
+def run_index(options: argparse.Namespace) -> int:
+    from alexnet.results.retrieve import Index, index
+
+    folder = index(
+        options.run, options.store, split=options.split, bits=options.bits, seed=options.seed, device=options.device
+    )
+    found = Index(folder)
+    share = found.about["autoencoder"]["explained"]
+    print(f"{folder}: {len(found)} pictures; codes of {options.bits} bits, which tell {share:.0%} of the activities")
+    return 0
+
+
+def similar_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument("run", metavar="RUN", type=Path, help="folder that `alexnet index` worked on")
+    one.add_argument("images", metavar="IMAGE", nargs="+", type=Path)
+    one.add_argument("--count", type=int, default=6, metavar="N", help="how many to find for each")
+    one.add_argument("--codes", action="store_true", help="search by the binary codes first: faster, not exact")
+    one.add_argument("--device", help="such as cpu or cuda:1")
+    one.add_argument("--json", action="store_true", help="print one JSON list, an entry per picture")
+
+
+def run_similar(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from alexnet.results.retrieve import similar
+
+    found = similar(options.run, options.images, count=options.count, codes=options.codes, device=options.device)
+    if options.json:
+        entries = [
+            {"image": str(image), "similar": [asdict(one) for one in near]}
+            for image, near in zip(options.images, found, strict=True)
+        ]
+        print(json.dumps(entries, ensure_ascii=False))
+        return 0
+    for image, near in zip(options.images, found, strict=True):
+        print(image)
+        print("\n".join(f"  {one.distance:10.3f}  {one.label}  {one.name}" for one in near))
+    return 0
+
+
+def reproduce_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument("name", metavar="NAME", nargs="?", help="such as figure1; without it they are listed")
+    one.add_argument(
+        "--data", metavar="STORE", type=Path, help="a store of the paper's pictures, or of any as a stand-in"
+    )
+    one.add_argument("--more", metavar="STORE", type=Path, help="a larger set to pre-train on (table2)")
+    one.add_argument("--folder", type=Path, default=Path("reproduced"), help="where nets, tables and figures go")
+    one.add_argument("--recipe", metavar="NAME", help="what the nets differ from, in place of the experiment's own")
+    one.add_argument("--epochs", type=int, metavar="N", help="shorten each training to N epochs")
+    one.add_argument("--seeds", type=int, metavar="N", help="how often each net is trained")
+    one.add_argument("--device", help="such as cpu or cuda:1")
+    one.add_argument("--workers", type=int, metavar="N", help="threads that make batches")
+
+
+def run_reproduce(options: argparse.Namespace) -> int:
+    from alexnet.experiments import described, reproduce
+
+    if options.name is None:
+        for name, claim in described().items():
+            print(f"{name:20} {claim}")
+        return 0
+    finding = reproduce(
+        options.name,
+        options.folder,
+        options.data,
+        more=options.more,
+        recipe=recipe_named(options.recipe) if options.recipe else None,
+        epochs=options.epochs,
+        seeds=options.seeds,
+        device=options.device,
+        workers=options.workers,
+    )
+    print(finding.markdown(), end="")
+    print(f"\nAll in {options.folder / options.name}.")
+    return 0
 
 
 def report_arguments(one: argparse.ArgumentParser) -> None:

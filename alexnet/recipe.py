@@ -38,6 +38,8 @@ class Conv(Checked):
         stride: Distance between neighbouring kernel centres, in pixels.
         padding: Zeros on every side, in pixels.
         all_towers: Whether a kernel reads the maps of every tower, or only those of its own (4.2).
+        shared: Whether all places have the same kernels, or each its own kernels and biases ("local" in the 2012
+            program's nets for CIFAR-10; not in the paper).
         then: What follows, in order: "activate", "normalise" (4.3), "normalise_map", "pool" (4.4).
         pooling: "max" (the paper), or "average" (the CIFAR-10 nets).
         deviation: Standard deviation of the Gaussian the weights start from (6).
@@ -49,6 +51,7 @@ class Conv(Checked):
     stride: int = 1
     padding: int = 1
     all_towers: bool = False
+    shared: bool = True
     then: tuple[Step, ...] = ("activate",)
     pooling: Literal["max", "average"] = "max"
     deviation: float = 0.01
@@ -137,6 +140,8 @@ class Net(Checked):
         towers: Number of equal parts the kernels are spread over, one per GPU in the paper (4.2).
         conv1 ... conv6: The convolutional layers; None leaves one out (2, 8). conv6 is section 7's extra layer.
         fc6, fc7, fc8: The fully connected layers; the last has one unit per class.
+        linear: A layer without a nonlinearity between the hidden layers and the classes, where there are so many of
+            these that it saves weights (the 2012 program's for 10,184 and more classes; not in the paper).
         activation: "relu" or "tanh" (4.1).
         normalise: Constants of "normalise"; None switches every such step off (4.3).
         normalise_map: Constants of "normalise_map"; None switches every such step off.
@@ -156,6 +161,7 @@ class Net(Checked):
     conv6: Conv | None = None
     fc6: Full | None = Full(units=4096, dropout=0.5, bias=1.0)
     fc7: Full | None = Full(units=4096, dropout=0.5, bias=1.0)
+    linear: Full | None = None
     fc8: Full = Full()
     activation: Literal["relu", "tanh"] = "relu"
     normalise: ResponseNorm | None = ResponseNorm()
@@ -176,6 +182,9 @@ class Net(Checked):
         require_finite("pixel_scale", self.pixel_scale, above=True)
         for name, conv in self.convs().items():
             require(conv.maps % self.towers == 0, f"{name}.maps", f"divisible by towers {self.towers}", conv.maps)
+        if self.linear is not None:
+            require(self.linear.units is not None, "linear.units", "a whole number of at least 1", self.linear.units)
+            require(self.linear.dropout == 0, "linear.dropout", "0", self.linear.dropout)
         for name, full in self.hidden().items():
             require(full.units is not None, f"{name}.units", "a whole number of at least 1", full.units)
         self.sides()
@@ -191,7 +200,7 @@ class Net(Checked):
 
     def layers(self) -> tuple[str, ...]:
         """The names of all layers with weights, in order."""
-        return (*self.convs(), *self.hidden(), "fc8")
+        return (*self.convs(), *self.hidden(), *(("linear",) if self.linear else ()), "fc8")
 
     def sides(self) -> dict[str, tuple[int, int]]:
         """The side of each convolutional layer's maps, in pixels: (as convolved, after its pooling).
@@ -253,16 +262,22 @@ class Recipe(Checked):
         learning_rate: The weights' rate at the start (6).
         bias_rate: The biases' rate throughout; None for the weights' own rate (6: equal for all layers).
         schedule: "plateau": divide by ten when the validation error stops improving (6); "changes": as `changes`
-            says; "cosine": from learning_rate to 0 along half a cosine.
+            says; "cosine": from learning_rate to 0 along half a cosine; "fold": when the validation error stops
+            improving the validation pictures are folded into the training set, and `epochs` and `changes` count from
+            there (the 2012 program's nets for CIFAR-10 with translations).
         changes: Changes at given epochs. A rate given here stands from then on, whatever the schedule.
         patience: Epochs without a better validation error that count as "stopped improving"; the paper gives none.
         falls: How often the rate is divided by ten before the next plateau ends the training (6: three times).
         warmup: Epochs over which the rate rises from 0.
-        epochs: Passes through the training set at most (6: roughly 90).
+        epochs: Passes through the training set at most (6: roughly 90); of schedule "fold", after the folding.
+        until_train_error: Training also ends after the first epoch whose training error, as it went, is at most this;
+            None for never (Figure 1 compares how long nets take to 25 %).
         reflect: Whether pictures are reflected with probability one half (5.1).
         crop_area: Random square crops of this share of the picture, resized; None for the paper's plain crops.
         colour_deviation: Deviation of the colour shift's Gaussian; 0 for none (5.1).
         colour_divisor: What a shifted picture is divided by; the paper has 1, the 2012 program 1.1.
+        views: Views whose predictions are averaged at test time: 10 for the corners, the centre and their reflections
+            (5.1); 9 for the corners, the edges and the centre, not reflected; 1 for the centre.
         label_smoothing: Share of the target spread evenly over all classes; the paper has none.
         precision: "float32", "bfloat16" (autocast), or "auto": bfloat16 where the device computes in it.
         seed: Of the start values, the order, the crops and the dropout.
@@ -276,16 +291,18 @@ class Recipe(Checked):
     decays: dict[str, float] = field(default_factory=dict)
     learning_rate: float = 0.01
     bias_rate: float | None = None
-    schedule: Literal["plateau", "changes", "cosine"] = "plateau"
+    schedule: Literal["plateau", "changes", "cosine", "fold"] = "plateau"
     changes: tuple[Change, ...] = ()
     patience: int = 6
     falls: int = 3
     warmup: float = 0.0
     epochs: int = 90
+    until_train_error: float | None = None
     reflect: bool = True
     crop_area: tuple[float, float] | None = None
     colour_deviation: float = 0.1
     colour_divisor: float = 1.0
+    views: Literal[1, 9, 10] = 10
     label_smoothing: float = 0.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
@@ -306,9 +323,16 @@ class Recipe(Checked):
         require_finite("learning_rate", self.learning_rate, above=True)
         require_finite("colour_divisor", self.colour_divisor, above=True)
         require(self.warmup < self.epochs, "warmup", f"less than epochs {self.epochs}", self.warmup)
+        require(self.warmup == 0 or self.schedule != "fold", "warmup", 'zero with schedule "fold"', self.warmup)
         for name in ("decay", "warmup", "colour_deviation"):
             require_finite(name, getattr(self, name))
         require_finite("bias_rate", self.bias_rate or 0.0)
+        require(
+            0 <= (self.until_train_error or 0) <= 1,
+            "until_train_error",
+            "null or a share from 0 to 1",
+            self.until_train_error,
+        )
         if self.crop_area is not None:
             low, high = self.crop_area
             require(0 < low <= high <= 1, "crop_area", "null or two shares, 0 < low <= high <= 1", self.crop_area)

@@ -1,27 +1,43 @@
-"""One training step of the full two-tower net, beside the same net written with torch.nn layers only.
+"""One training step of the full two-tower net, beside the same net of torch.nn's layers and torchvision's AlexNet.
 
-    python benchmarks/step.py [--batch 128] [--classes 1000] [--repeats 5] [--precision float32 bfloat16]
+    python benchmarks/step.py [--store STORE] [--batch 128] [--classes 1000] [--repeats 5]
+                              [--precision auto] [--threads N] [--json FILE]
 
-Both nets take the same batch, in the same process, turn by turn, with freed memory kept for both; the table gives the
-median pictures/s of each and the ratio. "stock" is what a user of torch would write: Conv2d with groups, ReLU,
-LocalResponseNorm over each tower, MaxPool2d, Linear, Dropout, cross_entropy and torch.optim.SGD, channels_last like
-ours. bfloat16 is by autocast, and slow where the processor has no instructions for it (the last line says whether this
-one has).
+All take their steps turn by turn in one process, channels_last, with freed memory kept for all; the table gives the
+median pictures/s and the ratios. Ours makes its batches from a store as `alexnet train` does, in the loop (without
+--store, from one of made-up raw pictures); the others take the same tensors again and again, which are there already:
+
+- stock: what a user of torch would write for this net: Conv2d with groups, ReLU, LocalResponseNorm over each tower,
+  MaxPool2d, Linear, Dropout, cross_entropy and torch.optim.SGD;
+- torchvision's AlexNet, written out: 64-192-384-256-256 maps, no towers, no normalisation;
+- ours with tensors that are there already, which shows what making batches costs.
+
+The ceiling is the rate of a large matrix product in the same precision, timed in turn with them, over the arithmetic of
+a picture (4.13 GFLOP). "auto" is bfloat16 (by autocast) where the device multiplies in it, else float32.
 """
 
 import argparse
-import platform
-import statistics
-import time
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+from typing import Any
 
 import torch
+from evaluate import torchvision_alexnet
+from machine import about, in_turn, matrix_product, medians, table, write_json
+from stores import write_store
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.learning.measure import has_bfloat16
+from alexnet.data.loader import Batch, Loader
+from alexnet.data.store import Store
+from alexnet.learning.measure import autocast, autocast_wanted
 from alexnet.learning.memory import keep_freed_memory
-from alexnet.learning.sgd import SGD, groups
+from alexnet.learning.schedule import rates
+from alexnet.learning.sgd import SGD, groups, set_rates
+from alexnet.learning.step import Step
 from alexnet.nets.alexnet import AlexNet
 from alexnet.recipe import Recipe
 
@@ -53,53 +69,118 @@ def stock(classes: int) -> nn.Module:
     )
 
 
-def stepper(net: nn.Module, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor, half: bool) -> Callable[[], float]:
-    """A function that makes one step and returns its seconds."""
+def training_flop(net: AlexNet) -> float:
+    """What a picture costs: its products forward, for the weights and, but for the first layer, for the input."""
+    sides = net.net.sides()
+    total = 0.0
+    for number, (name, layer) in enumerate(net.layers().items()):
+        places = sides[name][0] ** 2 if name in sides else 1
+        total += (3 if number else 2) * 2 * layer.weight.numel() * places
+    return total
 
-    def step() -> float:
-        began = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+
+def for_ever(loader: Loader) -> Iterator[Batch]:
+    """A loader's whole batches, epoch after epoch."""
+    for epoch in count():
+        with closing(loader.batches(epoch)) as batches:
+            for batch in batches:
+                if len(batch.labels) == loader.recipe.batch_size:
+                    yield batch
+
+
+def trainer(net: AlexNet, recipe: Recipe) -> Callable[[Tensor, Tensor], object]:
+    """Our step with what the training loop does around it."""
+    optimiser = SGD(groups(net, recipe), rate=recipe.learning_rate, momentum=recipe.momentum, decay=recipe.decay)
+    step = Step(net, optimiser, recipe)
+
+    def train(images: Tensor, labels: Tensor) -> object:
+        set_rates(optimiser, rates(recipe, 0))
+        return step(images, labels)
+
+    return train
+
+
+def stepper(net: nn.Module, x: Tensor, y: Tensor, recipe: Recipe) -> Callable[[], None]:
+    """A step of a peer on tensors that are there."""
+    optimiser = torch.optim.SGD(net.parameters(), lr=recipe.learning_rate, momentum=0.9, weight_decay=5e-4)
+
+    def step() -> None:
+        with autocast(x.device, recipe):
             logits = net(x)
         optimiser.zero_grad()
         F.cross_entropy(logits.float(), y).backward()
         optimiser.step()
-        return time.perf_counter() - began
 
     return step
 
 
+def compare(store: Store, recipe: Recipe, repeats: int, device: torch.device) -> dict[str, Any]:
+    """Pictures/s of each net, and the ceiling, in one precision."""
+    classes, batch = len(store.classes), recipe.batch_size
+    dtype = torch.bfloat16 if autocast_wanted(device, recipe) else torch.float32
+    form = torch.channels_last
+    x = (torch.randn(batch, 3, 224, 224, device=device) * 50).to(memory_format=form)
+    y = torch.randint(classes, (batch,), device=device)
+    coming = for_ever(Loader(store.split("train"), store.statistics, recipe, device=device))
+    ours = trainer(AlexNet(classes).on(device), recipe)
+    peers = [net.to(device=device, memory_format=form) for net in (stock(classes), torchvision_alexnet(classes))]  # type: ignore[call-overload]
+    product = matrix_product(device, dtype)
+
+    def from_store() -> None:
+        made = next(coming)
+        ours(made.images, made.labels)
+
+    ways = {
+        "ours, batches from the store": from_store,
+        "ours, tensors that are there": lambda: ours(x, y),
+        "stock": stepper(peers[0], x, y, recipe),
+        "torchvision's AlexNet": stepper(peers[1], x, y, recipe),
+        "product": product.way,
+    }
+    if device.type == "cuda":
+        for _ in range(5):
+            from_store()  # until its graph is captured
+    found = medians(in_turn(ways, repeats, device, calls=20 if device.type == "cuda" else 1))
+    rate = product.amount / found.pop("product")
+    flop = training_flop(AlexNet(classes))
+    speeds = {name: batch / spent for name, spent in found.items()}
+    return {"type": str(dtype), "flop_per_s": rate, "flop_per_picture": flop,
+            "pictures_per_s": speeds | {"ceiling": rate / flop}}  # fmt: skip
+
+
+WANTED = {"stock": "3.5 (aim 4.5)", "torchvision's AlexNet": "0.95 (aim 1.2)", "ceiling": "0.55 (aim 0.7)"}
+
+
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--batch", type=int, default=128)
-    options.add_argument("--classes", type=int, default=1000)
-    options.add_argument("--repeats", type=int, default=5)
-    options.add_argument("--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
-    given = options.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, help="a store of 256 x 256 pictures; made-up raw ones by default")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--classes", type=int, default=1000, help="of the made-up store")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--precision", nargs="+", choices=("auto", "float32", "bfloat16"), default=["auto"])
+    parser.add_argument("--threads", type=int, help="of the CPU; torch's choice by default")
+    parser.add_argument("--json", type=Path, help="file to write the numbers to")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     keep_freed_memory()
-    x = (torch.randn(given.batch, 3, 224, 224) * 50).to(memory_format=torch.channels_last)
-    y = torch.randint(given.classes, (given.batch,))
-    ours, theirs = AlexNet(given.classes), stock(given.classes)
-    for net in (ours, theirs):
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    rules = (
-        SGD(groups(ours, Recipe()), rate=1e-4, momentum=0.9, decay=5e-4),
-        torch.optim.SGD(theirs.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4),
-    )
-    print(f"batch {given.batch}, {given.classes} classes, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"{'precision':10} {'ours':>12} {'stock':>12} {'ratio':>7}")
-    for precision in given.precision:
-        half = precision == "bfloat16"
-        steps = [stepper(n, r, x, y, half) for n, r in zip((ours, theirs), rules, strict=True)]
-        seconds: list[list[float]] = [[], []]
-        for turn in range(given.repeats + 1):
-            for step, times in zip(steps, seconds, strict=True):
-                spent = step()
-                if turn:  # the first warms up
-                    times.append(spent)
-        a, b = (given.batch / statistics.median(times) for times in seconds)
-        print(f"{precision:10} {a:8.1f} /s {b:9.1f} /s {a / b:6.2f}x", flush=True)
-    has = "has" if has_bfloat16(torch.device("cpu")) else "has no"
-    print(f"{platform.processor() or platform.machine()}: the processor {has} bfloat16 arithmetic")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = options.store or write_store(Path(folder) / "store", 256, options.classes, train=4 * options.batch)
+        store = Store(path)
+        for precision in options.precision:
+            recipe = Recipe(precision=precision, batch_size=options.batch, learning_rate=1e-6)
+            found.append(compare(store, recipe, options.repeats, device))
+        facts = about(device) | {"batch": options.batch, "classes": len(store.classes), "encoding": store.encoding}
+    print(facts)
+    for one in found:
+        speeds = one["pictures_per_s"]
+        ours = next(iter(speeds.values()))
+        rows = [(name, f"{speed:,.1f}", f"{ours / speed:.2f}", WANTED.get(name, "")) for name, speed in speeds.items()]
+        print(f"\n{one['type']}, matrix product {one['flop_per_s'] / 1e9:,.0f} GFLOP/s")
+        print(table(rows, ("way", "pictures/s", "ours against it", "wanted")))
+    write_json(options.json, {"machine": facts, "found": found})
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ def test_a_history_is_read_in_order(tmp_path: Path) -> None:
     assert history.start == START
     assert [line["step"] for line in history.steps] == [5, 15]
     assert [line["epoch"] for line in history.epochs] == [1, 2]
-    assert history.steps_per_epoch == 12  # 100 pictures in batches of 9
+    assert history.place({"step": 18}) == 1.5  # 100 pictures in batches of 9: 12 steps
+    assert history.place({"step": 18, "epoch": 1.25}) == 1.25
 
 
 def test_of_what_was_done_twice_after_a_kill_the_last_counts(tmp_path: Path) -> None:

@@ -12,15 +12,18 @@ from conftest import small_net
 from alexnet.data.augment import centre_mean, draw, order, train_picture
 from alexnet.data.loader import Batch, Loader
 from alexnet.data.store import Statistics, Store
+from alexnet.data.transfer import sent_ahead
 from alexnet.recipe import Recipe
 
 COUNT, SIZE, CROP = 23, 32, 24
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Pictures:
     """What a Loader needs of a Split, in memory."""
 
     size = SIZE
+    encoded = False  # whether pictures can only be had one by one
 
     def __init__(self) -> None:
         random = np.random.default_rng(0)
@@ -36,6 +39,11 @@ class Pictures:
             raise OSError(f"picture {index} cannot be read")
         return self.pixels[index]
 
+    def addresses(self, indices: np.ndarray) -> np.ndarray | None:
+        if self.unreadable is not None or self.encoded:
+            return None
+        return np.array([self.pixels[index].ctypes.data for index in indices], np.uint64)
+
 
 MEAN = np.random.default_rng(1).random((3, SIZE, SIZE)).astype(np.float32) * 255
 STATISTICS = Statistics.from_covariance(MEAN, np.diag([9000.0, 400.0, 100.0]), COUNT)
@@ -46,9 +54,18 @@ def loader(workers: int = 1, recipe: Recipe = RECIPE, pictures: Pictures | None 
     return Loader(pictures or Pictures(), STATISTICS, recipe, workers=workers, ahead=ahead)
 
 
+def sending(workers: int = 1, recipe: Recipe = RECIPE, pictures: Pictures | None = None) -> Loader:
+    """A Loader that works as for a GPU; the device is one where there is one."""
+    made = Loader(pictures or Pictures(), STATISTICS, recipe, workers=workers, device=DEVICE)
+    made.sends_bytes = True
+    return made
+
+
 def equal(a: list[Batch], b: list[Batch]) -> bool:
     return len(a) == len(b) and all(
-        torch.equal(x.images, y.images) and torch.equal(x.labels, y.labels) and np.array_equal(x.indices, y.indices)
+        torch.equal(x.images.cpu(), y.images.cpu())
+        and torch.equal(x.labels.cpu(), y.labels.cpu())
+        and np.array_equal(x.indices, y.indices)
         for x, y in zip(a, b, strict=True)
     )
 
@@ -65,6 +82,63 @@ def test_the_same_bits_for_0_1_and_3_workers(crop_area):
     epochs = [[*loader(workers, recipe).batches(0), *loader(workers, recipe).batches(1)] for workers in (0, 1, 3)]
     assert equal(epochs[0], epochs[1])
     assert equal(epochs[0], epochs[2])
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+@pytest.mark.parametrize("crop_area", [None, (0.2, 1.0)])
+@pytest.mark.parametrize("workers", [0, 3])
+def test_bytes_sent_make_the_same_bits(workers, crop_area, encoded):
+    recipe, pictures = replace(RECIPE, crop_area=crop_area), Pictures()
+    pictures.encoded = encoded
+    for options in ({"epoch": 0}, {"epoch": 1, "start": 2}, {"epoch": 2, "colour": False}):
+        sent = list(sending(workers, recipe, pictures).batches(**options))
+        assert equal(sent, list(loader(recipe=recipe).batches(**options)))
+        assert {batch.images.device.type for batch in sent} == {DEVICE.type}
+        assert {batch.labels.device.type for batch in sent} == {DEVICE.type}
+        assert all(batch.images.is_contiguous(memory_format=torch.channels_last) for batch in sent)
+
+
+def test_bytes_are_sent_where_the_device_is_a_gpu():
+    assert not loader().sends_bytes
+    assert Loader(Pictures(), STATISTICS, RECIPE, device=torch.device("cuda")).sends_bytes
+
+
+def test_an_exception_while_bytes_are_cut_reaches_the_caller_and_closing_ends_the_threads():
+    pictures = Pictures()
+    pictures.unreadable = int(order(COUNT, seed=3, epoch=0)[12])  # in the third batch
+    batches = sending(2, pictures=pictures).batches(0)
+    next(batches)
+    with pytest.raises(OSError, match="cannot be read"):
+        list(batches)
+    batches = sending(3).batches(0)
+    next(batches)
+    batches.close()  # the fixture looks for threads
+
+
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="no GPU")
+def test_memory_of_a_batch_is_not_given_away_while_the_gpu_reads_it():
+    want = list(loader().batches(0))
+    for batch, right in zip(sending(2).batches(0), want, strict=True):
+        torch.cuda._sleep(20_000_000)  # the copies below wait, while the next batches are sent
+        kept = batch.images.clone()
+        del batch
+        assert torch.equal(kept.cpu(), right.images)
+
+
+def test_a_batch_is_sent_before_the_one_in_front_of_it_is_handed_over():
+    began: list[int] = []
+
+    def send(number: int) -> tuple[torch.Tensor]:
+        began.append(number)
+        return (torch.full((2,), number, device=DEVICE),)
+
+    sent = sent_ahead(iter(range(4)), send, DEVICE)
+    for number in range(4):
+        host, (tensor,) = next(sent)
+        assert (host, tensor.tolist()) == (number, [number] * 2)
+        assert began == list(range(min(number + 2, 4)))
+    assert list(sent) == []
+    assert list(sent_ahead(iter(()), send, DEVICE)) == []
 
 
 def test_a_batch_holds_what_was_drawn_for_its_pictures():
@@ -167,3 +241,6 @@ def test_batches_of_a_real_store(store, recipe):
     batches = list(Loader(split, opened.statistics, recipe).batches(0))
     assert sorted(np.concatenate([batch.indices for batch in batches])) == list(range(len(split)))
     assert equal(batches, list(Loader(split, opened.statistics, recipe, workers=3).batches(0)))
+    bytes_sent = Loader(split, opened.statistics, recipe, workers=2, device=DEVICE)
+    bytes_sent.sends_bytes = True
+    assert equal(batches, list(bytes_sent.batches(0)))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import small_net
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -146,6 +147,22 @@ def test_the_cifar_nets_have_the_shapes_and_counts_of_their_files() -> None:
     good, x = on_meta(recipe_named("cifar10-18pct").net, classes=10)
     assert outputs(good, x) == convs | {"fc8": ((10,), (10,))}
     assert counts(good) == [2432, 25_632, 51_264, 10_250]
+
+
+def test_the_cifar_nets_with_local_layers_have_the_shapes_and_counts_of_their_files() -> None:
+    convs = {"conv1": ((64, 24, 24), (64, 12, 12)), "conv2": ((64, 12, 12), (64, 6, 6))}
+    ends = {"conv4": ((32, 6, 6), (32, 6, 6)), "fc8": ((10,), (10,))}
+    shared = [64 * (5 * 5 * 3 + 1), 64 * (5 * 5 * 64 + 1)]
+    last = 10 * (32 * 6 * 6 + 1)
+    net, x = on_meta(recipe_named("cifar10-13pct").net, classes=10)
+    assert outputs(net, x) == convs | {"conv3": ((32, 6, 6), (32, 6, 6))} | ends
+    # 36 places, each with its own kernels of 3 x 3 over all maps, and its own biases.
+    assert counts(net) == [*shared, 36 * 32 * (3 * 3 * 64 + 1), 36 * 32 * (3 * 3 * 32 + 1), last]
+    assert counts(net) == [4864, 102_464, 664_704, 332_928, 11_530]
+    net, x = on_meta(recipe_named("cifar10-11pct").net, classes=10)
+    assert outputs(net, x) == convs | {"conv3": ((64, 6, 6), (64, 6, 6))} | ends
+    assert counts(net) == [*shared, 36 * 64 * (3 * 3 * 64 + 1), 36 * 32 * (3 * 3 * 64 + 1), last]
+    assert counts(net) == [4864, 102_464, 1_329_408, 664_704, 11_530]
 
 
 def test_the_one_gpu_net_is_nearly_as_large() -> None:
@@ -353,6 +370,41 @@ def test_the_cifar_nets_are_their_files_written_out(name: str, norms: bool) -> N
     assert_same(made(replace(net, **wider), 10), lambda w, x: plain_cifar(w, x, norms=norms), pictures(2, 32))
 
 
+def plain_local(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Kernels of 3 x 3 with zeros around, another set for each place: (row, column, map, kernel row, column, map)."""
+    padded, side = F.pad(x, (1, 1, 1, 1)), x.shape[-1]
+    rows = []
+    for i in range(side):
+        windows = [padded[:, :, i : i + 3, j : j + 3].permute(0, 2, 3, 1).flatten(1) for j in range(side)]
+        rows.append(torch.stack([w @ weight[i, j].flatten(1).T + bias[i, j] for j, w in enumerate(windows)], 2))
+    return torch.stack(rows, 2)
+
+
+def plain_wide_norm(x: Tensor) -> Tensor:
+    """Across nine maps with the 2012 program's constants for CIFAR-10."""
+    maps = x.shape[1]
+    sums = [(x[:, max(0, i - 4) : i + 5] ** 2).sum(1) for i in range(maps)]
+    return x / (1 + 0.001 / 9 * torch.stack(sums, 1)) ** 0.75
+
+
+def plain_translated(w: dict[str, tuple[Tensor, Tensor]], x: Tensor, *, norms: bool) -> Tensor:
+    """The nets "11%" (norms) and "13%" of 2012-source.md."""
+    x = F.max_pool2d(relu(F.conv2d(x, *w["conv1"], padding=2)), 3, 2, ceil_mode=True)
+    x = plain_wide_norm(x) if norms else x
+    x = relu(F.conv2d(x, *w["conv2"], padding=2))
+    x = F.max_pool2d(plain_wide_norm(x) if norms else x, 3, 2, ceil_mode=True)
+    x = relu(plain_local(x, *w["conv3"]))
+    x = relu(plain_local(x, *w["conv4"])).flatten(1)
+    return x @ w["fc8"][0].T + w["fc8"][1]
+
+
+@pytest.mark.parametrize(("name", "norms"), [("cifar10-11pct", True), ("cifar10-13pct", False)])
+def test_the_cifar_nets_with_local_layers_are_their_files_written_out(name: str, norms: bool) -> None:
+    net = recipe_named(name).net
+    wider = {layer: replace(conv, maps=conv.maps // 2, deviation=0.05) for layer, conv in net.convs().items()}
+    assert_same(made(replace(net, **wider), 10), lambda w, x: plain_translated(w, x, norms=norms), pictures(2, 24))
+
+
 # ---- Two towers -----------------------------------------------------------------------------------------------------
 
 
@@ -452,6 +504,13 @@ STARTS = {
         {"conv1": 0.0001, "conv2": 0.01, "conv3": 0.01, "fc6": 0.1, "fc8": 0.1},
         dict.fromkeys(BIASES, 0),
     ),
+    **{
+        name: (
+            {"conv1": 0.0001, "conv2": 0.01, "conv3": 0.04, "conv4": 0.04, "fc8": 0.01},
+            dict.fromkeys(BIASES, 0),
+        )
+        for name in ("cifar10-13pct", "cifar10-11pct")
+    },
     "tiny": (
         {
             "conv1": math.sqrt(2 / (3 * 7 * 7)),
@@ -519,6 +578,8 @@ VARIANTS = {
         SMALL, activation="tanh", conv1=replace(SMALL.conv1, then=("normalise", "activate", "pool"))
     ),
     "small pictures": recipe_named("tiny").net,
+    "local layers": replace(recipe_named("cifar10-11pct").net, start="he", pixel_scale=1 / 64),
+    "local layers in two towers": replace(SMALL, conv5=replace(SMALL.conv5, shared=False)),  # type: ignore[type-var]
     "wide map normalisation": replace(
         recipe_named("cifar10-18pct").net, normalise_map=MapNorm(size=5, alpha=0.1), start="he", pixel_scale=1 / 64
     ),
@@ -630,3 +691,17 @@ def test_a_net_can_be_compiled_whole_and_trained() -> None:
 def test_fewer_than_two_classes_are_refused(classes: int) -> None:
     with pytest.raises(ValueError, match=f"^classes must be at least 2; got {classes}$"):
         AlexNet(classes)
+
+
+def test_the_linear_layer_stands_between_the_hidden_layers_and_the_classes() -> None:
+    net = AlexNet(10, replace(small_net(), linear=Full(units=6)))
+    assert list(net.layers())[-3:] == ["fc7", "linear", "fc8"]
+    assert tuple(net.fc8.weight.shape) == (10, 6)
+    net.eval()
+    x = torch.randn(2, 3, 24, 24)
+    features = net.features(x)
+    expected = (features @ net.linear.weight.T + net.linear.bias) @ net.fc8.weight.T + net.fc8.bias
+    assert torch.allclose(net(x), expected, atol=1e-6)
+    for wrong in (Full(), Full(units=6, dropout=0.5)):
+        with pytest.raises(ValueError, match=r"linear\."):
+            replace(small_net(), linear=wrong)

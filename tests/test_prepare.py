@@ -247,9 +247,21 @@ def test_folders_of_something_else_are_refused(tmp_path: Path) -> None:
         make(source, source / "store")
 
 
+def test_a_jpeg_store_of_another_quality_is_read_but_not_added_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = pictures(tmp_path / "source", each=3)
+    with monkeypatch.context() as changed:
+        changed.setattr(room, "JPEG_QUALITY", 95)
+        make(source, tmp_path / "store", encoding="jpeg")
+    assert len(Store(tmp_path / "store").split("train")) == 6
+    with pytest.raises(ValueError, match="prepared with quality=95, not 90"):
+        make(source, tmp_path / "store", encoding="jpeg")
+
+
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     source = pictures(tmp_path / "source", each=3)
-    with writer.alone(tmp_path / "store"), pytest.raises(ValueError, match="another process is preparing it"):
+    with writer.alone(tmp_path / "store"), pytest.raises(ValueError, match="another process is at work in it"):
         make(source, tmp_path / "store")
     make(source, tmp_path / "store")
 

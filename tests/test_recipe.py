@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from alexnet.learning.schedule import rates
 from alexnet.recipe import Change, Conv, Full, MapNorm, Net, Recipe, ResponseNorm
 from alexnet.recipes import RECIPES, recipe_named
 
@@ -45,6 +46,7 @@ PAPER = [
     ("net.conv2.then", ("activate", "normalise", "pool"), "4.5"),
     ("net.conv3.maps", 384, "4.5"),
     ("net.conv3.kernel", 3, "4.5"),
+    *((f"net.conv{i}.shared", True, "2: convolutional") for i in range(1, 6)),
     ("net.conv3.then", ("activate",), "4.5"),
     ("net.conv4.maps", 384, "4.5"),
     ("net.conv4.kernel", 3, "4.5"),
@@ -60,6 +62,7 @@ PAPER = [
     ("crop_area", None, "5.1: crops are not resized"),
     ("colour_deviation", 0.1, "5.1"),
     ("colour_divisor", 1.0, "not in the paper"),
+    ("views", 10, "5.1"),
     ("net.fc6.dropout", 0.5, "5.2"),
     ("net.fc7.dropout", 0.5, "5.2"),
     ("net.fc8.dropout", 0.0, "5.2: the first two only"),
@@ -109,7 +112,7 @@ def leaves(data: Any, path: str = "") -> set[str]:
 
 
 def test_the_table_of_the_paper_s_numbers_misses_nothing() -> None:
-    ours = {"patience", "precision", "seed"}  # the paper has no such numbers
+    ours = {"patience", "precision", "seed", "until_train_error", "net.linear"}  # the paper has no such numbers
     same_for_all = {f"net.conv{i}.{name}" for i in range(1, 6) for name in ("pooling", "stride", "padding")}
     told = {field for field, _, _ in PAPER}
     assert leaves(dataclasses.asdict(Recipe())) - told <= ours | same_for_all
@@ -152,6 +155,32 @@ def test_cifar10_18pct_is_the_table_s() -> None:
     assert (recipe.reflect, recipe.colour_deviation, recipe.schedule) == (False, 0, "changes")
 
 
+@pytest.mark.parametrize(("name", "maps", "norms"), [("cifar10-13pct", 32, False), ("cifar10-11pct", 64, True)])
+def test_the_cifar10_nets_with_translations_are_the_table_s(name: str, maps: int, norms: bool) -> None:
+    recipe = recipe_named(name)
+    net = recipe.net
+    assert (net.image_size, recipe.store_size, net.towers) == (24, 32, 1)
+    assert net.layers() == ("conv1", "conv2", "conv3", "conv4", "fc8")
+    assert [(c.maps, c.kernel, c.stride, c.padding, c.shared, c.deviation, c.bias) for c in net.convs().values()] == [
+        (64, 5, 1, 2, True, 0.0001, 0),
+        (64, 5, 1, 2, True, 0.01, 0),
+        (maps, 3, 1, 1, False, 0.04, 0),
+        (32, 3, 1, 1, False, 0.04, 0),
+    ]
+    first = ("activate", "pool", "normalise") if norms else ("activate", "pool")
+    second = ("activate", "normalise", "pool") if norms else ("activate", "pool")
+    assert [c.then for c in net.convs().values()] == [first, second, ("activate",), ("activate",)]
+    assert {(c.pooling, net.pool_size, net.pool_stride) for c in net.convs().values()} == {("max", 3, 2)}
+    norm = ResponseNorm(k=1, size=9, alpha=0.001, beta=0.75, alpha_over_size=True)
+    assert (net.normalise, net.normalise_map, net.fc8) == (norm if norms else None, None, Full(deviation=0.01))
+    fc8 = 0.01 if norms else 0.004
+    assert recipe.decays == {"conv1": 0, "conv2": 0, "conv3": 0.004, "conv4": 0.004, "fc8": fc8}
+    assert (recipe.batch_size, recipe.learning_rate, recipe.bias_rate) == (128, 0.001, 0.002)
+    assert (recipe.schedule, recipe.epochs) == ("fold", 170)
+    assert [(c.epoch, c.learning_rate, c.layers) for c in recipe.changes] == [(150, 0.0001, ()), (160, 0.00001, ())]
+    assert (recipe.reflect, recipe.crop_area, recipe.colour_deviation, recipe.views) == (True, None, 0, 9)
+
+
 def test_cifar10_80sec_is_the_table_s() -> None:
     recipe = recipe_named("cifar10-80sec")
     net = recipe.net
@@ -192,6 +221,7 @@ def convs(draw: st.DrawFn, towers: int) -> Conv:
         stride=draw(st.integers(1, 2)),
         padding=draw(st.integers(0, kernel - 1)),
         all_towers=draw(st.booleans()),
+        shared=draw(st.booleans()),
         then=draw(st.permutations(["activate", "normalise", "normalise_map", "pool"]).map(lambda s: tuple(s[:2]))),
         pooling=draw(st.sampled_from(["max", "average"])),
         deviation=draw(small),
@@ -242,9 +272,10 @@ def recipes(draw: st.DrawFn) -> Recipe:
         decays=draw(st.dictionaries(layer, small)),
         learning_rate=draw(positive),
         bias_rate=draw(st.none() | small),
-        schedule=draw(st.sampled_from(["plateau", "changes", "cosine"])),
+        schedule=draw(st.sampled_from(["plateau", "changes", "cosine", "fold"])),
         changes=tuple(sorted(draw(st.lists(change, max_size=3)), key=lambda c: c.epoch)),
         crop_area=draw(st.none() | st.just((0.25, 1.0))),
+        views=draw(st.sampled_from([1, 9, 10])),
         precision=draw(st.sampled_from(["auto", "float32", "bfloat16"])),
         seed=draw(st.integers(0, 2**63)),
     )
@@ -273,7 +304,7 @@ def test_any_recipe_comes_back_from_json_and_from_its_own_settings(recipe: Recip
         ({"momentum": "0.9"}, "momentum must be of type float; got '0.9'"),
         ({"momentum": False}, "momentum must be of type float; got False"),
         ({"reflect": 1}, "reflect must be of type bool; got 1"),
-        ({"schedule": "cosin"}, "schedule must be one of 'plateau', 'changes', 'cosine'; got 'cosin'"),
+        ({"schedule": "cosin"}, "schedule must be one of 'plateau', 'changes', 'cosine', 'fold'; got 'cosin'"),
         ({"decays": [0.1]}, "decays must be an object; got [0.1]"),
         ({"decays": {"conv1": "a"}}, "decays.conv1 must be of type float; got 'a'"),
         ({"changes": {"epoch": 1}}, "changes must be a list; got .*"),
@@ -355,6 +386,8 @@ def test_a_value_against_its_rule_is_refused_with_name_rule_and_value(kind: Any,
         (Conv, {"maps": 8.5}),
         (Recipe, {"schedule": "cosin"}),
         (Recipe, {"precision": "fp16"}),
+        (Recipe, {"views": 5}),
+        (Conv, {"maps": 8, "shared": 1}),
         (Recipe, {"batch_size": 1.5}),
         (Recipe, {"net": 3}),
     ],
@@ -432,3 +465,61 @@ def test_nothing_of_a_recipe_can_be_changed() -> None:
     for part in (Recipe(), Net(), Conv(maps=1), Full(), ResponseNorm(), MapNorm(), Change(epoch=0)):
         with pytest.raises(dataclasses.FrozenInstanceError):
             part.seed = 3  # type: ignore[union-attr]
+
+
+def rates_at(recipe: Recipe, epoch: float) -> dict[str, float]:
+    """The weights' rates of the layers so many epochs after the start."""
+    return rates(recipe, epoch).weights
+
+
+def test_the_run_for_ilsvrc_2010_and_its_half_change_rates_when_the_files_say() -> None:
+    for name, (a, b, quiet, frozen, last, end) in {
+        "alexnet-2012-run": (25, 51, 67, 72, 79, 91),
+        "alexnet-2012-run-2010": (23, 51, 68, 72, 78, 93),
+        "alexnet-2012-half": (20, 48, 66, 72, None, 96),
+    }.items():
+        recipe = recipe_named(name)
+        assert recipe.epochs == end
+        for epoch, conv1, fc8, colour in (
+            (0, 0.01, 0.01, True),
+            (a, 0.001, 0.001, True),
+            (b, 0.0001, 0.0001, True),
+            (quiet, 0.00001, 0.0001, False),
+            (frozen, 0, 0.0001, False),
+            (end - 1, 0, 0.0001 if last is None else 0.00001, False),
+        ):
+            found = rates(recipe, epoch)
+            assert (found.weights["conv1"], found.weights["fc8"], found.colour_shift) == (conv1, fc8, colour), name
+    half = recipe_named("alexnet-2012-half").net
+    assert [c.maps for c in half.convs().values()] == [48, 128, 192, 192, 256]
+    assert (half.towers, [f.units for f in half.hidden().values()]) == (1, [4096, 4096])
+
+
+def test_the_chain_of_net_146_has_the_rates_of_its_files() -> None:
+    first, second, last = (recipe_named(f"alexnet-2012-{n}") for n in ("fall2009", "fall2011", "finetune"))
+    for recipe in (first, second, last):
+        assert recipe.net.conv6 is not None
+        assert (recipe.net.conv6.maps, recipe.net.conv6.all_towers, recipe.net.conv6.bias) == (256, True, 1.0)
+        assert recipe.net.sides()["conv6"] == (6, 6)
+    assert first.net.linear is not None
+    assert (first.net.linear.units, last.net.linear) == (2048, None)
+    assert {n: rates_at(first, 1)[n] for n in ("conv1", "conv5", "conv6", "fc8")} == {
+        "conv1": 0.001, "conv5": 0.001, "conv6": 0.01, "fc8": 0.01,
+    }  # fmt: skip
+    assert set(rates_at(first, 2.2).values()) == {0.001}
+    assert (rates_at(second, 5.9)["conv6"], rates_at(second, 5.9)["fc6"], rates_at(second, 6)["fc6"]) == (
+        0.001,
+        0.01,
+        0.001,
+    )
+    for epoch, conv1, fc7, fc8 in (
+        (0, 0.0001, 0.001, 0.001),
+        (1, 0.0001, 0.001, 0.01),
+        (5, 0.00001, 0.001, 0.01),
+        (9, 0, 0.001, 0.001),
+        (22, 0, 0.0001, 0.0001),
+        (42, 0, 0.00001, 0.00001),
+    ):
+        found = rates_at(last, epoch)
+        assert (found["conv1"], found["fc7"], found["fc8"]) == (conv1, fc7, fc8), epoch
+    assert (rates(last, 37).colour_shift, rates(last, 38).colour_shift, last.epochs) == (True, False, 54)

@@ -322,3 +322,28 @@ def test_an_archive_that_cannot_be_opened_leaves_nothing_to_close(tmp_path: Path
     with pytest.raises(FileNotFoundError):
         archive(tmp_path / "nothing")
     gc.collect()  # pytest makes an error of one in __del__
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_training_batch_of_cifar10_can_be_the_one_to_validate_on(tmp_path: Path, batch: int) -> None:
+    files = cifar(tmp_path)
+    source = open_source(tmp_path, val_batch=batch)
+    assert list(source.parts) == ["train", "val", "test"]
+    kept = [name for name in CIFAR_TRAIN if name != f"data_batch_{batch}.bin"]
+    for split, names in (("train", kept), ("val", [f"data_batch_{batch}.bin"]), ("test", ["test_batch.bin"])):
+        rows = np.concatenate([files[name] for name in names])
+        assert source.parts[split].labels.tolist() == rows[:, 0].tolist()
+        for n, row in enumerate(rows):
+            assert (source.read(split, n) == row[1:].reshape(3, 32, 32).transpose(1, 2, 0)).all()
+        assert source.parts[split].names[0].as_py() == f"{names[0]}#0".encode()
+
+
+def test_a_batch_to_validate_on_must_exist(tmp_path: Path, picture_folder: Path) -> None:
+    cifar(tmp_path)
+    for batch in (0, 6):
+        with pytest.raises(
+            ValueError, match=f"val_batch must be from 1 to 5, CIFAR-10's training batches; got {batch}"
+        ):
+            open_source(tmp_path, val_batch=batch)
+    with pytest.raises(ValueError, match="no CIFAR-10, which alone has batches; leave val_batch=5 out"):
+        open_source(picture_folder, val_batch=5)

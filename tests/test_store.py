@@ -1,5 +1,6 @@
 """The store as others find it: Arrow files that Arrow alone reads, exact statistics, clear words where it is none."""
 
+import ctypes
 import json
 import threading
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from alexnet.data.image import encode_jpeg
-from alexnet.data.store import METADATA_KEY, PROGRESS, STATISTICS, Statistics, Store, shard_name, shard_schema
+from alexnet.data.store import METADATA_KEY, PROGRESS, STATISTICS, Split, Statistics, Store, shard_name, shard_schema
 
 
 def write(path: Path, encoding: str = "raw", size: int = 8, counts: tuple[int, ...] = (5, 0, 4)) -> np.ndarray:
@@ -59,6 +60,25 @@ def test_what_is_in_it(tmp_path: Path, encoding: str) -> None:
     for index in (-1, 9):
         with pytest.raises(IndexError):
             train.image(index)
+
+
+def test_where_raw_pictures_lie(tmp_path: Path) -> None:
+    pictures = write(tmp_path / "s")
+    train = Store(tmp_path / "s").split("train")
+    found = train.addresses(np.array([8, 0, 5]))
+    assert found is not None
+    assert [ctypes.string_at(int(at), 8 * 8 * 3) for at in found] == [pictures[i].tobytes() for i in (8, 0, 5)]
+    for index in (-1, 9):
+        with pytest.raises(IndexError, match="it has 9"):
+            train.addresses(np.array([3, index]))
+    write(tmp_path / "j", "jpeg")
+    assert Store(tmp_path / "j").split("train").addresses(np.array([0])) is None
+
+
+def test_pictures_of_another_size_than_told_are_not_read(tmp_path: Path) -> None:
+    write(tmp_path / "s")
+    with pytest.raises(ValueError, match="damaged; prepare the store again"):
+        Split("train", [tmp_path / "s" / "train-00000.arrow"], 16, "raw")
 
 
 def test_raw_pictures_are_views_of_the_file(tmp_path: Path) -> None:

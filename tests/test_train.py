@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from alexnet.data.loader import Loader
 from alexnet.data.store import Store
+from alexnet.data.writer import alone
 from alexnet.learning import checkpoint
 from alexnet.learning import train as loop
 from alexnet.learning.measure import errors, measure
@@ -682,8 +683,12 @@ def test_a_line_per_epoch_is_told_on_standard_error(
 
 def test_days_left_are_told_as_days(capsys: pytest.CaptureFixture[str]) -> None:
     fields = ("rate", "train_loss", "train_error", "val_top1_error", "val_top5_error", "pictures_per_second")
-    loop.tell({"epoch": 1, "seconds": 5400.0, **dict.fromkeys(fields, 0.5)}, Recipe())
+    loop.tell({"epoch": 1, "seconds": 5400.0, **dict.fromkeys(fields, 0.5)}, 90)
     assert "5 days, 13:30:00 left" in capsys.readouterr().err  # 89 epochs of an hour and a half
+    loop.tell({"epoch": 1, "seconds": 5400.0, **dict.fromkeys(fields, 0.5)}, None)
+    told = capsys.readouterr().err
+    assert told.startswith("epoch   1/?")
+    assert "? left" in told
 
 
 def test_tensorboard_without_its_package_is_told_how_to_install_it(
@@ -719,3 +724,54 @@ def test_tensorboard_gets_the_numbers_of_the_metrics(
     (epoch,) = lines(tmp_path / "run", "epoch")
     assert ("epoch/val_top1_error", epoch["val_top1_error"], 5) in told
     assert told[-1][0] == "closed"
+
+
+def test_two_trainings_in_one_run_are_refused(store: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with alone(run), pytest.raises(ValueError, match="another process is at work in it; wait for it or stop it"):
+        train(store, run, RECIPE, progress=False)
+    assert train(store, run, RECIPE, progress=False).finished
+
+
+def test_the_validation_pictures_are_folded_in_when_their_error_stops_falling(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", train=30, val=10, test=10)
+    changes = (Change(epoch=1, learning_rate=0.001), Change(epoch=2, learning_rate=0.0001))
+    recipe = replace(RECIPE, schedule="fold", patience=2, changes=changes, epochs=3, learning_rate=1e-9)
+    outcome = train(store, tmp_path / "run", recipe, progress=False)
+    # At a rate of nothing the error never falls: two epochs after the first it has stopped to; then three more.
+    epochs = lines(tmp_path / "run", "epoch")
+    assert [line["rate"] for line in epochs] == [1e-9, 1e-9, 1e-9, 1e-9, 0.001, 0.0001]
+    assert [line["step"] for line in epochs] == [3, 6, 9, 13, 17, 21]  # 30 pictures in tens, then 40
+    assert (outcome.finished, outcome.epoch) == (True, 6)
+    assert not (tmp_path / "run" / "checkpoints" / "best.safetensors").exists()  # what is trained on chooses nothing
+    last = checkpoint.best(tmp_path / "run")
+    assert (last.progress.folded, last.progress.clock(recipe), last.progress.total(recipe)) == (3, 3, 6)
+    tested = measure(last.net(), Store(store).split("test"), last.statistics.mean, recipe)
+    assert epochs[-1]["val_top1_error"] == tested.top1_error
+    assert Store(store).joined().labels.tolist() == [
+        *Store(store).split("train").labels,
+        *Store(store).split("val").labels,
+    ]
+
+
+def test_folding_goes_on_where_it_was_stopped(
+    tmp_path: Path, after_step: Callable[[Callable[[int], None]], None]
+) -> None:
+    store = write_store(tmp_path / "store", train=30, val=10)
+    recipe = replace(RECIPE, schedule="fold", patience=1, epochs=2, learning_rate=1e-9)
+    train(store, tmp_path / "whole", recipe, progress=False)
+    for step in (4, 8, 11):
+        after_step(lambda n, step=step: os.kill(os.getpid(), signal.SIGINT) if n == step else None)  # type: ignore[misc]
+        train(store, tmp_path / "run", recipe, progress=False)
+    train(store, tmp_path / "run", recipe, progress=False)
+    ours, theirs = (checkpoint.best(tmp_path / name) for name in ("run", "whole"))
+    assert ours.progress.folded == theirs.progress.folded == 2
+    assert all(torch.equal(ours.tensors[name], value) for name, value in theirs.tensors.items())
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
+
+
+def test_folding_needs_validation_pictures(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", train=12, test=6)
+    with pytest.raises(ValueError, match='must have val pictures for schedule "fold"; it has train, test'):
+        train(store, tmp_path / "run", replace(RECIPE, schedule="fold"), progress=False)
+    assert not (tmp_path / "run").exists()

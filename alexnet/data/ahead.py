@@ -1,5 +1,7 @@
 """Work made ahead by threads, and handed over in order."""
 
+import os
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,6 +9,11 @@ from typing import TypeVar
 
 Job = TypeVar("Job")
 Made = TypeVar("Made")
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def in_order(

@@ -9,6 +9,7 @@ import torch
 
 from alexnet.data.store import Statistics
 from alexnet.kernels.augment import place
+from alexnet.kernels.philox import philox
 
 View = tuple[int, int, bool]
 """A view's first row, first column (in pixels) and whether it is reflected."""
@@ -35,22 +36,15 @@ class Draws:
     colour: np.ndarray
 
 
-class _Source:
-    """Random 64-bit words from a Philox generator keyed by (seed, epoch), from any place of its counter at once."""
-
-    def __init__(self, seed: int, epoch: int) -> None:
-        self._philox = np.random.Philox(key=np.array([seed % 2**64, epoch % 2**64], np.uint64))
-        self._state = self._philox.state
-
-    def words(self, count: int, *, index: int = 0, highest: int = 0) -> np.ndarray:
-        self._state["state"]["counter"][2:] = index, highest
-        self._philox.state = self._state
-        return np.asarray(self._philox.random_raw(count))
+def _key(seed: int, epoch: int) -> np.ndarray:
+    """The key of the Philox generator that all numbers of an epoch are drawn from."""
+    return np.array([seed % 2**64, epoch % 2**64], np.uint64)
 
 
 def order(count: int, *, seed: int, epoch: int) -> np.ndarray:
     """The order in which an epoch takes its `count` pictures: a (count,) int64 permutation."""
-    return _Source(seed, epoch).words(count, highest=_ORDER).argsort(kind="stable")
+    generator = np.random.Philox(key=_key(seed, epoch), counter=np.array([0, 0, 0, _ORDER], np.uint64))
+    return np.asarray(generator.random_raw(count)).argsort(kind="stable")
 
 
 def draw(
@@ -80,11 +74,8 @@ def draw(
             have the square roots of the eigenvalues as length, as the 2012 program has it.
         statistics: Of the training set.
     """
-    count, source = len(indices), _Source(seed, epoch)
-    words = np.zeros((count, _WORDS), np.uint64)
-    if crop < size or reflect or crop_area is not None or colour_deviation > 0:
-        for n, index in enumerate(indices):
-            words[n] = source.words(_WORDS, index=int(index))
+    count = len(indices)
+    words = philox(_key(seed, epoch), indices.astype(np.uint64), _WORDS)
     u = (words >> np.uint64(11)) * 2.0**-53  # uniform in [0, 1)
     side = np.full(count, crop)
     if crop_area is not None:
@@ -128,6 +119,14 @@ def centre_mean(mean: np.ndarray, crop: int) -> np.ndarray:
     return np.ascontiguousarray(mean[:, start : start + crop, start : start + crop].transpose(1, 2, 0), np.float32)
 
 
+def _resized(image: np.ndarray, draws: Draws, n: int, crop: int, out: np.ndarray | None = None) -> np.ndarray:
+    """The square drawn for a picture, (crop, crop, 3) uint8, where its side is another."""
+    top, left, side = int(draws.top[n]), int(draws.left[n]), int(draws.side[n])
+    square = image[top : top + side, left : left + side]
+    how = cv2.INTER_AREA if side > crop else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(square, (crop, crop), out, interpolation=how))
+
+
 def train_picture(image: np.ndarray, draws: Draws, n: int, mean: np.ndarray, divisor: float, out: np.ndarray) -> None:
     """Write a picture, changed as the batch's draws say for its place `n`, into `out`.
 
@@ -139,13 +138,26 @@ def train_picture(image: np.ndarray, draws: Draws, n: int, mean: np.ndarray, div
         divisor: What the shifted picture is divided by.
         out: (crop, crop, 3) float32; written.
     """
-    top, left, side, crop = int(draws.top[n]), int(draws.left[n]), int(draws.side[n]), out.shape[0]
-    if side != crop:
-        shrinks = side > crop
-        square = image[top : top + side, left : left + side]
-        image = cv2.resize(square, (crop, crop), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        top = left = 0
+    top, left, crop = int(draws.top[n]), int(draws.left[n]), out.shape[0]
+    if draws.side[n] != crop:
+        image, top, left = _resized(image, draws, n, crop), 0, 0
     place(image, top, left, bool(draws.reflect[n]), mean, draws.colour[n], divisor, out)
+
+
+def train_square(image: np.ndarray, draws: Draws, n: int, out: np.ndarray) -> None:
+    """Write the square that the batch's draws say for its place `n`: what `place_batch` makes a training picture of.
+
+    Args:
+        image: (size, size, 3) uint8.
+        draws: Of the batch.
+        n: The picture's place in the batch.
+        out: (crop, crop, 3) uint8, contiguous; written. Not yet reflected.
+    """
+    top, left, crop = int(draws.top[n]), int(draws.left[n]), out.shape[0]
+    if draws.side[n] != crop:
+        _resized(image, draws, n, crop, out)
+    else:
+        out[:] = image[top : top + crop, left : left + crop]
 
 
 def ten_views(size: int, crop: int) -> list[View]:

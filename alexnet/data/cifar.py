@@ -1,7 +1,8 @@
 """CIFAR-10 in its official binary layout, as a source: a folder or an archive (section 4.1's small set)."""
 
 import tarfile
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +45,27 @@ class Cifar10:
             index -= len(records)
         raise IndexError(f"{self.name}: split {split!r} has no picture {index} more")
 
+    def validating_on(self, batch: int) -> "Cifar10":
+        """The same with one of the five training batches as "val" (the 2012 program's nets with translations).
+
+        Raises:
+            ValueError: No such batch.
+        """
+        if not 1 <= batch <= len(CIFAR_TRAIN):
+            raise ValueError(
+                f"val_batch must be from 1 to {len(CIFAR_TRAIN)}, CIFAR-10's training batches; got {batch}"
+            )
+        places = [n for n in range(len(CIFAR_TRAIN)) if n != batch - 1]
+        chosen = {"train": places, "val": [batch - 1]}
+        records = {split: [self.records["train"][n] for n in of] for split, of in chosen.items()}
+        parts = {split: _part([CIFAR_TRAIN[n] for n in of], records[split]) for split, of in chosen.items()}
+        test = {"test": self.parts["test"]}, {"test": self.records["test"]}
+        return replace(self, parts=parts | test[0], records=records | test[1])
+
 
 def _cifar10(name: str, classes: tuple[str, ...], files: dict[str, np.ndarray]) -> Cifar10:
     """The source made of the six files' bytes, checked."""
     records: dict[str, list[np.ndarray]] = {"train": [], "test": []}
-    names: dict[str, list[bytes]] = {"train": [], "test": []}
     for file in (*CIFAR_TRAIN, CIFAR_TEST):
         split = "test" if file == CIFAR_TEST else "train"
         if file not in files:
@@ -65,13 +82,16 @@ def _cifar10(name: str, classes: tuple[str, ...], files: dict[str, np.ndarray]) 
                 "download the archive again"
             )
         records[split].append(rows)
-        names[split] += [f"{file}#{number}".encode() for number in range(len(rows))]
-    parts = {}
-    for split, rows_of in records.items():
-        labels = np.concatenate([rows[:, 0] for rows in rows_of]).astype(np.int32)
-        sizes = np.full(len(labels), CIFAR_RECORD - 1, np.int64)
-        parts[split] = Part(pa.array(names[split], pa.binary()), labels, sizes, np.zeros(len(labels), np.int64))
-    return Cifar10(name, classes, parts, records)
+    batches = {"train": CIFAR_TRAIN, "test": (CIFAR_TEST,)}
+    return Cifar10(name, classes, {split: _part(batches[split], records[split]) for split in records}, records)
+
+
+def _part(files: Sequence[str], records: list[np.ndarray]) -> Part:
+    """What is known of the pictures of some files: names, labels, sizes."""
+    names = [f"{file}#{n}".encode() for file, rows in zip(files, records, strict=True) for n in range(len(rows))]
+    labels = np.concatenate([rows[:, 0] for rows in records]).astype(np.int32)
+    sizes = np.full(len(labels), CIFAR_RECORD - 1, np.int64)
+    return Part(pa.array(names, pa.binary()), labels, sizes, np.zeros(len(labels), np.int64))
 
 
 def _class_names(name: str, text: bytes) -> tuple[str, ...]:

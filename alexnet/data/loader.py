@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from alexnet.data.ahead import in_order
-from alexnet.data.augment import centre_mean, draw, order, train_picture
+from alexnet.data.augment import Draws, centre_mean, draw, order, train_picture, train_square
 from alexnet.data.store import Split, Statistics
+from alexnet.data.transfer import sent_ahead
+from alexnet.kernels.augment import gather, place_batch
 from alexnet.recipe import Recipe
 
 
@@ -22,7 +24,7 @@ class Batch:
     Attributes:
         images: (N, 3, crop, crop) float32, centred, in channels_last memory.
         labels: (N,) int64.
-        indices: (N,) int64, the pictures' places in their set.
+        indices: (N,) int64, the pictures' places in their set; in the computer's memory, wherever the others are.
     """
 
     images: Tensor
@@ -30,8 +32,51 @@ class Batch:
     indices: np.ndarray
 
 
+@dataclass(frozen=True)
+class Squares:
+    """What travels to a GPU: the bytes of a batch and what is to be done to them there; in pinned memory.
+
+    Attributes:
+        squares: (N, crop, crop, 3) uint8.
+        reflect: (N,) bool.
+        colour: (N, 3) float32, amounts to be added to R, G and B.
+        labels: (N,) int64.
+        indices: (N,) int64.
+    """
+
+    squares: Tensor
+    reflect: Tensor
+    colour: Tensor
+    labels: Tensor
+    indices: np.ndarray
+
+    @classmethod
+    def empty(cls, indices: np.ndarray, crop: int, pinned: bool) -> "Squares":
+        """Room for the squares of some pictures; pinned memory is taken from torch's store of it, and goes back."""
+        count = len(indices)
+
+        def room(*shape: int, dtype: torch.dtype) -> Tensor:
+            return torch.empty(shape, dtype=dtype, pin_memory=pinned)
+
+        return cls(
+            room(count, crop, crop, 3, dtype=torch.uint8),
+            room(count, dtype=torch.bool),
+            room(count, 3, dtype=torch.float32),
+            room(count, dtype=torch.int64),
+            indices,
+        )
+
+    def to(self, device: torch.device) -> tuple[Tensor, ...]:
+        """The four tensors on a device, which may still be copying them."""
+        tensors = (self.squares, self.reflect, self.colour, self.labels)
+        return tuple(tensor.to(device, non_blocking=True) for tensor in tensors)
+
+
 class Loader:
-    """Training batches of a set, the same for the same recipe whatever the number of workers.
+    """Training batches of a set, the same for the same recipe whatever the number of workers and the device.
+
+    For a CPU the workers make the floats. For a GPU they only cut out bytes, which are sent one batch ahead; the GPU
+    makes the floats.
 
     Args:
         split: The pictures.
@@ -40,16 +85,25 @@ class Loader:
         workers: Threads that make batches; 0 makes each when it is asked for. (Everything heavy runs without Python's
             lock, so threads do what processes would, without copies.)
         ahead: Batches made ahead, at least as many as there are workers and one.
+        device: Where the batches are wanted.
 
     Attributes:
         waited: Seconds the caller has waited for batches.
+        sends_bytes: Whether bytes are sent to the device, to be made floats there: where it is a GPU.
 
     Raises:
         ValueError: The stored pictures are smaller than the net's input.
     """
 
     def __init__(
-        self, split: Split, statistics: Statistics, recipe: Recipe, *, workers: int = 1, ahead: int = 3
+        self,
+        split: Split,
+        statistics: Statistics,
+        recipe: Recipe,
+        *,
+        workers: int = 1,
+        ahead: int = 3,
+        device: torch.device | None = None,
     ) -> None:
         crop = recipe.net.image_size
         if split.size < crop:
@@ -59,6 +113,8 @@ class Loader:
             )
         self.split, self.statistics, self.recipe = split, statistics, recipe
         self.workers, self.ahead = workers, max(ahead, workers + 1)  # else more workers would have nothing to do
+        self.device = device or torch.device("cpu")
+        self.sends_bytes = self.device.type == "cuda"
         self.waited = 0.0
         self._mean = centre_mean(statistics.mean, crop)
 
@@ -81,10 +137,8 @@ class Loader:
         indices = order(len(self.split), seed=seed, epoch=epoch)
         parts = [indices[first : first + size] for first in range(start * size, len(indices), size)]
 
-        def make(part: np.ndarray) -> Batch:
-            return self._make(part, epoch, colour)
-
-        with closing(in_order(make, parts, workers=self.workers, ahead=self.ahead)) as made:
+        make = self._sent if self.sends_bytes else self._made
+        with closing(make(parts, epoch, colour)) as made:
             while True:
                 began = time.perf_counter()
                 batch = next(made, None)
@@ -93,24 +147,69 @@ class Loader:
                     return
                 yield batch
 
-    def _make(self, indices: np.ndarray, epoch: int, colour: bool) -> Batch:
-        recipe, crop = self.recipe, self.recipe.net.image_size
-        shift = colour and recipe.colour_deviation > 0
-        draws = draw(
+    def _made(self, parts: list[np.ndarray], epoch: int, colour: bool) -> Generator[Batch, None, None]:
+        """The batches of some pictures each, whose floats the workers make."""
+
+        def make(indices: np.ndarray) -> Batch:
+            draws, divisor = self._draw(indices, epoch, colour), self._divisor(colour)
+            crop = self.recipe.net.image_size
+            images = np.empty((len(indices), crop, crop, 3), np.float32)
+            for n, index in enumerate(indices.tolist()):
+                train_picture(self.split.image(index), draws, n, self._mean, divisor, images[n])
+            labels = torch.from_numpy(self.split.labels[indices])
+            return Batch(torch.from_numpy(images).permute(0, 3, 1, 2), labels, indices)
+
+        return in_order(make, parts, workers=self.workers, ahead=self.ahead)
+
+    def _sent(self, parts: list[np.ndarray], epoch: int, colour: bool) -> Generator[Batch, None, None]:
+        """The same batches, whose bytes the workers cut out and whose floats the device makes."""
+        crop, pinned = self.recipe.net.image_size, self.device.type == "cuda"
+        mean = torch.from_numpy(self._mean).to(self.device)
+
+        def cut(job: Squares) -> Squares:
+            return self.cut(job, epoch, colour)
+
+        def send(job: Squares) -> tuple[Tensor, Tensor]:
+            squares, reflect, shift, labels = job.to(self.device)
+            return place_batch(squares, reflect, mean, shift, self._divisor(colour)), labels
+
+        # Memory is pinned here, in the caller's thread: then no other one calls CUDA, which would break the capture of
+        # a CUDA graph that the caller may be at.
+        jobs = (Squares.empty(part, crop, pinned) for part in parts)
+        with closing(in_order(cut, jobs, workers=self.workers, ahead=self.ahead)) as made:
+            for job, (images, labels) in sent_ahead(made, send, self.device):
+                yield Batch(images, labels, job.indices)
+
+    def _shifts(self, colour: bool) -> bool:
+        return colour and self.recipe.colour_deviation > 0
+
+    def _divisor(self, colour: bool) -> float:
+        return self.recipe.colour_divisor if self._shifts(colour) else 1.0
+
+    def _draw(self, indices: np.ndarray, epoch: int, colour: bool) -> Draws:
+        recipe = self.recipe
+        return draw(
             indices,
             seed=recipe.seed,
             epoch=epoch,
             size=self.split.size,
-            crop=crop,
+            crop=recipe.net.image_size,
             reflect=recipe.reflect,
             crop_area=recipe.crop_area,
-            colour_deviation=recipe.colour_deviation if shift else 0.0,
+            colour_deviation=recipe.colour_deviation if self._shifts(colour) else 0.0,
             statistics=self.statistics,
         )
-        divisor = recipe.colour_divisor if shift else 1.0
-        images = np.empty((len(indices), crop, crop, 3), np.float32)
-        for n, index in enumerate(indices):
-            train_picture(self.split.image(int(index)), draws, n, self._mean, divisor, images[n])
-        return Batch(
-            torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(self.split.labels[indices]), indices
-        )
+
+    def cut(self, job: Squares, epoch: int, colour: bool = True) -> Squares:
+        """Fill in what travels to a GPU, for the pictures and into the memory of `job`; returns it."""
+        squares, draws = job.squares.numpy(), self._draw(job.indices, epoch, colour)
+        addresses = self.split.addresses(job.indices)
+        if addresses is not None and (draws.side == squares.shape[1]).all():
+            gather(addresses, self.split.size, draws.top, draws.left, squares)
+        else:
+            for n, index in enumerate(job.indices.tolist()):
+                train_square(self.split.image(index), draws, n, squares[n])
+        job.reflect.numpy()[:] = draws.reflect
+        job.colour.numpy()[:] = draws.colour
+        job.labels.numpy()[:] = self.split.labels[job.indices]
+        return job

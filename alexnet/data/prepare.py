@@ -5,7 +5,6 @@ summing release the interpreter lock) and the caller's thread writes them in ord
 whatever the number of workers, and whether or not it was stopped on the way.
 """
 
-import os
 import shutil
 import sys
 import time
@@ -19,7 +18,7 @@ import pyarrow as pa
 from PIL import Image
 from tqdm import tqdm
 
-from alexnet.data.ahead import in_order
+from alexnet.data.ahead import cores, in_order
 from alexnet.data.image import FILTER, JPEG_QUALITY, encode_jpeg, read_image
 from alexnet.data.parts import Source, fingerprint
 from alexnet.data.pixels import colour_sums
@@ -170,6 +169,7 @@ def prepare(
     encoding: str = "raw",
     held_out: float = 0.1,
     train_per_class: int | None = None,
+    val_batch: int | None = None,
     seed: int = 0,
     workers: int | None = None,
     max_failures: float = 0.05,
@@ -181,9 +181,10 @@ def prepare(
         source: A folder or archive with a folder of pictures for each class, or CIFAR-10's (`open_source`).
         store: The folder to write; new, empty, or one that the same call began.
         size: Side of the squares, in pixels; CIFAR-10 keeps its 32.
-        encoding: "raw", exact pixels that need no decoding while training, or "jpeg", a sixth of the size or less.
+        encoding: "raw", exact pixels that need no decoding while training, or "jpeg", a seventh of the size or less.
         held_out: Share of each class set aside as "val" where the source has no val/ or test/ of its own.
         train_per_class: Instead, this many of each class to train on and the rest as "test".
+        val_batch: Of CIFAR-10, the training batch, 1 to 5, to keep as "val".
         seed: Of the draw of those set aside.
         workers: Threads; None for one a core.
         max_failures: Share of the files that may be no readable pictures; two may be in any case, unless it is 0.
@@ -199,14 +200,18 @@ def prepare(
     """
     began = time.perf_counter()
     _check(source, store, size, encoding, workers, max_failures)
-    opened = open_source(source, held_out=held_out, train_per_class=train_per_class, seed=seed)
+    opened = open_source(source, held_out=held_out, train_per_class=train_per_class, val_batch=val_batch, seed=seed)
     size = opened.size or size
     key = {"size": size, "encoding": encoding, "held_out": held_out, "train_per_class": train_per_class}
     key |= {"seed": seed, "filter": FILTER, "format": FORMAT, "fingerprint": fingerprint(opened)}
+    if val_batch is not None:
+        key["val_batch"] = val_batch
+    if encoding == "jpeg":
+        key["quality"] = JPEG_QUALITY
     folder = Path(store)
     with alone(folder):
         state, complete = resume(folder, opened, key)
-        done = 0 if complete else _work(folder, opened, state, workers or _cores(), max_failures, progress)
+        done = 0 if complete else _work(folder, opened, state, workers or cores(), max_failures, progress)
     return _summary(folder, opened, state, done, time.perf_counter() - began, complete)
 
 
@@ -224,11 +229,6 @@ def _check(
         raise ValueError(f"max_failures must be a share from 0 to 1, such as 0.05; got {max_failures}")
     if Path(source).is_dir() and Path(store).resolve().is_relative_to(Path(source).resolve()):
         raise ValueError(f"{store}: lies inside the source {source}; choose a folder outside it")
-
-
-def _cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _work(store: Path, source: Source, state: Progress, workers: int, max_failures: float, progress: bool) -> int:

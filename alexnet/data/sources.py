@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pyarrow as pa
 
-from alexnet.data.cifar import CIFAR_META, CIFAR_PYTHON, CIFAR_TRAIN, cifar10_archive, cifar10_folder
+from alexnet.data.cifar import CIFAR_META, CIFAR_PYTHON, CIFAR_TRAIN, Cifar10, cifar10_archive, cifar10_folder
 from alexnet.data.files import Entry, Folder, Tar, Tree, Zip
 from alexnet.data.parts import Part, Source
 
@@ -87,7 +87,12 @@ class Pictures:
 
 
 def open_source(
-    path: str | Path, *, held_out: float = 0.1, train_per_class: int | None = None, seed: int = 0
+    path: str | Path,
+    *,
+    held_out: float = 0.1,
+    train_per_class: int | None = None,
+    val_batch: int | None = None,
+    seed: int = 0,
 ) -> Source:
     """The source at a path: what its pictures are, and which are trained on.
 
@@ -98,6 +103,7 @@ def open_source(
         path: A folder, a .tar or a .zip with a folder for each class; or CIFAR-10's official binary folder or archive.
         held_out: Share of each class set aside as "val" (at least one picture of it, and never all).
         train_per_class: Instead, this many of each class are trained on and the rest are "test".
+        val_batch: Of CIFAR-10, the training batch, 1 to 5, that is "val"; by default all five are trained on.
         seed: Of the draw.
 
     Returns:
@@ -117,10 +123,12 @@ def open_source(
     if seed < 0:
         raise ValueError(f"seed must be at least 0; got {seed}")
     found = _open_folder(path) if path.is_dir() else _open_archive(path)
-    if not isinstance(found, Folder | Tar | Zip):
+    if isinstance(found, Cifar10):
         if train_per_class is not None:
             raise ValueError(f"{path}: CIFAR-10 has its own test part; leave train_per_class={train_per_class} out")
-        return found
+        return found if val_batch is None else found.validating_on(val_batch)
+    if val_batch is not None:
+        raise ValueError(f"{path}: no CIFAR-10, which alone has batches; leave val_batch={val_batch} out")
     ignored: Counter[str] = Counter()
     folders, prefix = _descend(_gather(found, ignored))
     splits = _splits(path, folders, prefix)
@@ -135,7 +143,7 @@ def open_source(
     return Pictures(found.name, classes, {name: _join(parts[name]) for name in parts}, dict(ignored), found)
 
 
-def _open_folder(path: Path) -> Source | Folder:
+def _open_folder(path: Path) -> Cifar10 | Folder:
     """CIFAR-10 where the folder, or the one folder in it, is that; else a folder of files."""
     for folder in (path, path / "cifar-10-batches-bin"):
         if (folder / CIFAR_META).is_file() and (folder / CIFAR_TRAIN[0]).is_file():
@@ -145,7 +153,7 @@ def _open_folder(path: Path) -> Source | Folder:
     return Folder(path)
 
 
-def _open_archive(path: Path) -> Source | Tar | Zip:
+def _open_archive(path: Path) -> Cifar10 | Tar | Zip:
     """What an archive is, judged by its first members."""
     if zipfile.is_zipfile(path):
         return Zip(path)

@@ -199,14 +199,19 @@ class Split:
         self.labels: np.ndarray = np.concatenate(labels).astype(np.int64) if labels else np.empty(0, np.int64)
         self._raw: list[np.ndarray] = []
         self._jpeg: list[tuple[np.ndarray, memoryview]] = []
+        bases: list[int] = []
         for batch in batches:
             column = batch.column("image")
             buffers = column.buffers()
             if encoding == "raw":
+                if column.type.byte_width != size * size * 3 or buffers[1].size < batch.num_rows * size * size * 3:
+                    raise ValueError(f"{paths[0].parent}: a shard of {name!r} is damaged; prepare the store again")
                 pixels = np.frombuffer(buffers[1], np.uint8).reshape(-1, size, size, 3)
                 self._raw.append(pixels[: batch.num_rows])
+                bases.append(buffers[1].address)
             else:
                 self._jpeg.append((np.frombuffer(buffers[1], np.int32), memoryview(buffers[2]).cast("B")))
+        self._bases = np.array(bases, np.uint64)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -235,6 +240,24 @@ class Split:
             return pixels
         offsets, data = self._jpeg[batch]
         return np.asarray(simplejpeg.decode_jpeg(data[offsets[row] : offsets[row + 1]], colorspace="RGB"))
+
+    def addresses(self, indices: np.ndarray) -> np.ndarray | None:
+        """Where in memory raw pictures lie, for as long as this object lives; None where they must be decoded.
+
+        Args:
+            indices: (N,) int64.
+
+        Returns:
+            (N,) uint64, each the first of size * size * 3 bytes.
+        """
+        if self._encoding != "raw":
+            return None
+        if len(indices) and not (indices.min() >= 0 and indices.max() < len(self)):
+            raise IndexError(f"pictures {indices.min()} to {indices.max()} of split {self.name!r}: it has {len(self)}")
+        batches = np.searchsorted(self._starts, indices, side="right") - 1
+        rows = (indices - self._starts[batches]).astype(np.uint64)
+        found: np.ndarray = self._bases[batches] + rows * np.uint64(self.size * self.size * 3)
+        return found
 
 
 def _read_shard(path: Path) -> list[pa.RecordBatch]:
@@ -334,6 +357,16 @@ class Store:
                 )
             self._opened[name] = split
         return self._opened[name]
+
+    def joined(self) -> Split:
+        """The pictures to train on and those to validate on, as one part.
+
+        Raises:
+            ValueError: There are none to validate on.
+        """
+        self.split("train"), self.split("val")  # whole, or it is said
+        both = [*self._shards["train"], *self._shards["val"]]
+        return self._opened.setdefault("train+val", Split("train+val", both, self.size, self.encoding))
 
     def validation(self) -> Split:
         """The pictures to test on while training: "val" where there is one, else "test".

@@ -220,24 +220,29 @@ class Writer:
 
 
 @contextmanager
-def alone(store: Path) -> Iterator[None]:
-    """Keep a second process out of the store, and turn a full disk into a line that says what to do."""
-    store.mkdir(parents=True, exist_ok=True)
-    folder = os.open(store, os.O_RDONLY)
+def alone(folder: Path) -> Iterator[None]:
+    """Keep a second process out of a store or a run, and turn a full disk into a line that says what to do.
+
+    Raises:
+        ValueError: Another process works in the folder.
+        OSError: The disk is full.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"{store}: another process is preparing it; wait for it or stop it") from None
+            raise ValueError(f"{folder}: another process is at work in it; wait for it or stop it") from None
         yield
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        full = OSError(f"{store}: the disk is full; free some space and run the same again: it goes on")
+        full = OSError(f"{folder}: the disk is full; free some space and run the same again: it goes on")
         full.errno = errno.ENOSPC
         raise full from error
     finally:
-        os.close(folder)
+        os.close(held)
 
 
 def resume(store: Path, source: Source, key: dict[str, Any]) -> tuple[Progress, bool]:

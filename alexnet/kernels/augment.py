@@ -1,9 +1,19 @@
-"""Crop, reflect, centre, shift the colour and cast, straight from a picture's bytes (sections 3 and 5.1)."""
+"""Crop, reflect, centre, shift the colour and cast, straight from a picture's bytes (sections 3 and 5.1).
+
+For a CPU `place` does it all, a picture at a time. For a GPU `gather` cuts the squares out of the pictures, the bytes
+travel, and `place_batch` does the rest there. Either way the floats are the same bit for bit.
+"""
+
+from typing import Any
 
 import cv2
+import numba
 import numpy as np
+import torch
+from numba.extending import intrinsic
+from torch import Tensor
 
-from alexnet.kernels import compiled
+from alexnet.kernels import compiled, has_triton, note
 
 
 @compiled
@@ -69,3 +79,91 @@ def place_reference(
     if reflect:
         square = square[:, ::-1]
     out[:] = (square.astype(np.float32) - mean + colour) * np.float32(1 / divisor)
+
+
+def _pointer(_: Any, address: Any) -> tuple[Any, Any]:
+    """An address as a pointer to bytes, in the machine code that Numba makes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return numba.types.CPointer(numba.types.uint8)(address), generate
+
+
+_bytes_at: Any = intrinsic(_pointer)
+
+
+@compiled
+def _gather(addresses, size, top, left, out):  # type: ignore[no-untyped-def]
+    count, crop, width = out.shape
+    for n in range(count):
+        picture = numba.carray(_bytes_at(addresses[n]), (size, 3 * size))  # type: ignore[attr-defined]
+        for i in range(crop):
+            row = picture[top[n] + i, 3 * left[n] : 3 * left[n] + width]
+            for j in range(width):
+                out[n, i, j] = row[j]
+
+
+def gather(addresses: np.ndarray, size: int, top: np.ndarray, left: np.ndarray, out: np.ndarray) -> None:
+    """Copy a square of each of N pictures, without Python's lock from the first to the last.
+
+    Args:
+        addresses: (N,) uint64, where in memory the pictures lie: (size, size, 3) uint8 each, contiguous.
+        size: Their side, in pixels.
+        top, left: (N,) int64, the squares' first rows and columns, in pixels; their side is that of `out`.
+        out: (N, crop, crop, 3) uint8, contiguous; written.
+    """
+    count, crop, _, _ = out.shape
+    assert len(addresses) == len(top) == len(left) == count
+    if count == 0:
+        return
+    assert min(top.min(), left.min()) >= 0, "the squares must lie within the pictures"
+    assert max(top.max(), left.max()) + crop <= size, "the squares must lie within the pictures"
+    _gather(addresses, size, top, left, out.reshape(count, crop, 3 * crop))
+
+
+def place_batch(
+    squares: Tensor,
+    reflect: Tensor,
+    mean: Tensor,
+    colour: Tensor,
+    divisor: float,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Prepare squares for the net where they lie: what `place` does, of a whole batch.
+
+    On CUDA in one pass in Triton; in plain torch elsewhere, and where Triton is not installed.
+
+    Args:
+        squares: (N, crop, crop, 3) uint8, contiguous.
+        reflect: (N,) bool, whether left and right are exchanged.
+        mean: (crop, crop, 3) float32, subtracted from the (reflected) squares.
+        colour: (N, 3) float32, added to R, G and B after that (5.1).
+        divisor: What the sum is divided by (multiplied by its reciprocal, to be exact).
+        dtype: Of the result; the arithmetic is in float32.
+
+    Returns:
+        (N, 3, crop, crop) in channels_last memory.
+    """
+    assert squares.is_contiguous() and mean.is_contiguous() and colour.is_contiguous()  # noqa: PT018
+    if squares.is_cuda and has_triton():
+        from alexnet.kernels.augment_triton import place_batch_triton
+
+        return place_batch_triton(squares, reflect, mean, colour, divisor, dtype)
+    if squares.is_cuda:
+        note("batches are made by plain torch, in several passes; install triton for one")
+    return place_batch_reference(squares, reflect, mean, colour, divisor, dtype)
+
+
+def place_batch_reference(
+    squares: Tensor,
+    reflect: Tensor,
+    mean: Tensor,
+    colour: Tensor,
+    divisor: float,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """What `place_batch` does, in plain torch; the results are equal bit for bit."""
+    turned = torch.where(reflect[:, None, None, None], squares.flip(2), squares)
+    factor = float(np.float32(1 / divisor))
+    return ((turned.float() - mean + colour[:, None, None]) * factor).to(dtype).permute(0, 3, 1, 2)

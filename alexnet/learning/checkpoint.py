@@ -35,6 +35,8 @@ class Progress:
         error: Lowest top-1 error on the validation set so far, or where there is only a test set the last one on that;
             None before the first.
         plateau: State of the schedule.
+        folded: Epochs done when the validation pictures were folded into the training set; None before, and always
+            where the schedule is another.
         metrics_bytes: Length of metrics.jsonl at this moment, so that later lines can be cut off on resuming.
         finished: Whether the training has ended.
     """
@@ -46,8 +48,21 @@ class Progress:
     totals: dict[str, float] = field(default_factory=dict)
     error: float | None = None
     plateau: dict[str, Any] = field(default_factory=dict)
+    folded: int | None = None
     metrics_bytes: int = 0
     finished: bool = False
+
+    def clock(self, recipe: Recipe) -> int:
+        """Epochs done as the recipe's schedule counts them: with "fold" from the folding on, and none before."""
+        if recipe.schedule != "fold":
+            return self.epoch
+        return 0 if self.folded is None else self.epoch - self.folded
+
+    def total(self, recipe: Recipe) -> int | None:
+        """Epochs the whole training takes at most; None while that depends on when the pictures are folded in."""
+        if recipe.schedule != "fold":
+            return recipe.epochs
+        return None if self.folded is None else self.folded + recipe.epochs
 
 
 @dataclass(frozen=True)

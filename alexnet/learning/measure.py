@@ -8,11 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.data.ahead import in_order
-from alexnet.data.augment import ten_views, view_batch
+from alexnet.data.ahead import cores, in_order
+from alexnet.data.augment import View, centre_mean
 from alexnet.data.store import Split
+from alexnet.data.views import batch_of_views, views_of
+from alexnet.learning.memory import keep_freed_memory
 from alexnet.nets.alexnet import AlexNet
 from alexnet.recipe import Recipe
+
+CROPS = 128  # that go through the net together; larger batches are no faster on a CPU, and take memory
+CROPS_ON_GPU = 1024
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,8 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def usual_views(recipe: Recipe) -> int:
-    """The number of views to predict from: 10, or 1 where crops are as large as the pictures and cannot differ."""
-    return 10 if recipe.net.image_size < recipe.store_size else 1
+    """The number of views to predict from: the recipe's, or 1 where crops are as large as the pictures."""
+    return recipe.views if recipe.net.image_size < recipe.store_size else 1
 
 
 def views_text(views: int) -> str:
@@ -75,48 +80,77 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return torch.device(device)
 
 
-@torch.inference_mode()
 def probabilities(net: AlexNet, pictures: list[np.ndarray], mean: np.ndarray, recipe: Recipe, views: int) -> Tensor:
     """The mean of the softmax outputs over the views of each picture (5.1).
 
     Args:
         net: In evaluation mode.
-        pictures: (size, size, 3) uint8 each.
+        pictures: (size, size, 3) uint8 each; any number, as few go through the net at a time.
         mean: (3, size, size) mean activity.
         recipe: The net's; says crop and precision.
-        views: 1 for the centre, 10 for the corners, the centre, and their reflections.
+        views: 1 for the centre, 10 for the corners, the centre, and their reflections, 9 for corners, edges, centre.
 
     Returns:
         (N, classes) float32 on the CPU.
     """
-    crop = recipe.net.image_size
-    wanted = ten_views(len(pictures[0]), crop)[: None if views == 10 else 1]
-    device = net.fc8.weight.device
-    total = torch.zeros(len(pictures), net.classes, device=device)
-    with autocast(device, recipe):
-        for view in wanted:
-            total += net(view_batch(pictures, crop, mean, view).to(device)).float().softmax(1)
-    return (total / len(wanted)).cpu()
+    crop, device = recipe.net.image_size, net.fc8.weight.device
+    wanted = views_of(views, len(pictures[0]), crop)
+    centre = torch.from_numpy(centre_mean(mean, crop)).to(device)
+    size = together(device, len(wanted))
+    parts = [pictures[start : start + size] for start in range(0, len(pictures), size)]
+    return torch.cat([outputs(net, part, centre, recipe, wanted).mean(1) for part in parts])
+
+
+@torch.inference_mode()
+def outputs(net: AlexNet, pictures: list[np.ndarray], centre: Tensor, recipe: Recipe, views: list[View]) -> Tensor:
+    """The softmax outputs for each view of each picture, all in one batch.
+
+    Args:
+        net: In evaluation mode.
+        pictures: (size, size, 3) uint8 each, as many as fit into memory at once with all their views.
+        centre: (crop, crop, 3), the mean activity's centre, on the net's device.
+        recipe: The net's; says the precision.
+        views: Which.
+
+    Returns:
+        (N, views, classes) float32 on the CPU.
+    """
+    with autocast(centre.device, recipe):
+        logits: Tensor = net(batch_of_views(pictures, views, centre))  # (N * views, classes)
+    return logits.float().softmax(1).view(len(pictures), len(views), -1).cpu()
+
+
+def together(device: torch.device, views: int) -> int:
+    """The number of pictures that go through the net at a time, with all their views."""
+    return max(1, (CROPS if device.type == "cpu" else CROPS_ON_GPU) // views)
 
 
 def predictions(
-    net: AlexNet, split: Split, mean: np.ndarray, recipe: Recipe, *, views: int = 1, batch_size: int = 128
+    net: AlexNet, split: Split, mean: np.ndarray, recipe: Recipe, *, views: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The predictions for a set, in its order; the next pictures are read while the net works.
 
     Yields:
-        Probabilities (n, classes) and labels (n,), on the CPU.
+        Probabilities of each view (n, views, classes), the centre first, and labels (n,), on the CPU. The mean over the
+        views is the net's prediction.
     """
+    crop, device = recipe.net.image_size, net.fc8.weight.device
+    wanted = views_of(views, split.size, crop)
+    centre = torch.from_numpy(centre_mean(mean, crop)).to(device)
+    size = together(device, len(wanted))
 
     def read(start: int) -> list[np.ndarray]:
-        return [split.image(i) for i in range(start, min(start + batch_size, len(split)))]
+        return [split.image(i) for i in range(start, min(start + size, len(split)))]
 
     net.eval()
-    starts = range(0, len(split), batch_size)
-    with closing(in_order(read, starts, workers=1, ahead=1)) as coming:
+    keep_freed_memory()  # a third of the time, where glibc would map 140 MB anew for each batch
+    starts = range(0, len(split), size)
+    # A thread reads faster than a CPU computes; a GPU would wait for one.
+    workers = 1 if device.type == "cpu" else cores()
+    with closing(in_order(read, starts, workers=workers, ahead=workers)) as coming:
         for start, pictures in zip(starts, coming, strict=True):
-            labels = torch.from_numpy(split.labels[start : start + batch_size])
-            yield probabilities(net, pictures, mean, recipe, views), labels
+            labels = torch.from_numpy(split.labels[start : start + size])
+            yield outputs(net, pictures, centre, recipe, wanted), labels
 
 
 def errors(predicted: Tensor, labels: Tensor) -> Errors:
@@ -141,4 +175,4 @@ def errors(predicted: Tensor, labels: Tensor) -> Errors:
 def measure(net: AlexNet, split: Split, mean: np.ndarray, recipe: Recipe, *, views: int = 1) -> Errors:
     """The errors of one net on a set."""
     parts = list(predictions(net, split, mean, recipe, views=views))
-    return errors(torch.cat([p for p, _ in parts]), torch.cat([label for _, label in parts]))
+    return errors(torch.cat([p.mean(1) for p, _ in parts]), torch.cat([label for _, label in parts]))

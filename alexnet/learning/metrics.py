@@ -57,7 +57,7 @@ class Metrics:
 def progress_bar(at: Progress, recipe: Recipe, batches: int, *, shown: bool) -> Any:
     """A bar for the rest of the epoch, on a terminal only; it is gone when the epoch's line is printed."""
     return tqdm(
-        desc=f"epoch {at.epoch + 1}/{recipe.epochs}",
+        desc=f"epoch {at.epoch + 1}/{at.total(recipe) or '?'}",
         total=batches,
         initial=at.batch,
         unit="batch",
@@ -100,11 +100,13 @@ def summary(at: Progress, now: Rates, found: Errors, speed: float, waited: float
     }
 
 
-def tell(line: dict[str, Any], recipe: Recipe) -> None:
-    """Print an epoch's progress line on standard error."""
-    left = timedelta(seconds=round(line["seconds"] / line["epoch"] * (recipe.epochs - line["epoch"])))
+def tell(line: dict[str, Any], total: int | None) -> None:
+    """Print an epoch's progress line on standard error; `total` epochs are to be done, if that is known."""
+    left: timedelta | str = "?"
+    if total is not None:
+        left = timedelta(seconds=round(line["seconds"] / line["epoch"] * (total - line["epoch"])))
     tqdm.write(
-        f"epoch {line['epoch']:3d}/{recipe.epochs}  rate {line['rate']:.2g}  loss {line['train_loss']:.4f}  "
+        f"epoch {line['epoch']:3d}/{total or '?'}  rate {line['rate']:.2g}  loss {line['train_loss']:.4f}  "
         f"train error {line['train_error']:.2%}  validation error {line['val_top1_error']:.2%} "
         f"(top-5 {line['val_top5_error']:.2%})  {line['pictures_per_second']:.0f} pictures/s  "
         f"{left} left",

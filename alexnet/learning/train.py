@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from alexnet.checked import require
+from alexnet.data.ahead import cores
 from alexnet.data.loader import Loader
-from alexnet.data.store import Store, write_aside
+from alexnet.data.store import Split, Store, write_aside
+from alexnet.data.writer import alone
 from alexnet.learning import checkpoint
 from alexnet.learning.checkpoint import Progress
-from alexnet.learning.measure import autocast, choose_device, measure
+from alexnet.learning.finetune import take_weights
+from alexnet.learning.measure import choose_device, measure
 from alexnet.learning.memory import keep_freed_memory
 from alexnet.learning.metrics import Metrics, about, progress_bar, summary, tell
 from alexnet.learning.schedule import Plateau, Rates, rates
 from alexnet.learning.sgd import SGD, groups, set_rates
+from alexnet.learning.step import Step
 from alexnet.nets.alexnet import AlexNet
 from alexnet.recipe import Recipe
 
@@ -61,8 +64,10 @@ def train(
     run: str | Path,
     recipe: Recipe | None = None,
     *,
+    start_from: str | Path | None = None,
+    take: Sequence[str] = (),
     device: str | torch.device | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     checkpoint_minutes: float = 10,
     keep: int = 2,
     tensorboard: bool = False,
@@ -77,8 +82,10 @@ def train(
         store: Folder that `prepare` made, or that store opened.
         run: Folder for recipe.json, metrics.jsonl and checkpoints/.
         recipe: What to train and how; None for the one `run` was begun with.
+        start_from: Another run, from whose net a new run takes its start values (7: pre-training).
+        take: Names of the layers to take from it; by default all that fit.
         device: Where; the first GPU or else the CPU by default.
-        workers: Threads that make batches.
+        workers: Threads that make batches; by default one, which suffices a CPU, or one per core to feed a GPU.
         checkpoint_minutes: Time between checkpoints within an epoch; one is also written after each epoch.
         keep: Number of checkpoints kept, beside the best one by validation error, which a store with "val" has.
         tensorboard: Whether to write TensorBoard event files too, to `run`/tensorboard.
@@ -88,56 +95,62 @@ def train(
         How it ended.
 
     Raises:
-        ValueError: The recipe differs from the run's, or does not fit the store.
+        ValueError: The recipe differs from the run's, or does not fit the store; another process trains in the run.
         DivergenceError: The loss is not finite.
         OSError: A file cannot be written; the last checkpoint stays.
     """
     run, device = Path(run), choose_device(device)
     store = store if isinstance(store, Store) else Store(store)
     require(keep >= 1, "keep", "at least 1, or there is nothing to go on from", keep)
+    workers = workers if workers is not None else cores() if device.type == "cuda" else 1
     require(workers >= 0, "workers", "a number of threads from 0", workers)
     require(checkpoint_minutes >= 0, "checkpoint_minutes", "a time from 0 (after each step)", checkpoint_minutes)
+    require(bool(start_from) or not take, "take", "given with the run to take from (start_from)", take)
     recipe = settle_recipe(run, recipe, store)
-    training, validation = store.split("train"), store.validation()
-    loader = Loader(training, store.statistics, recipe, workers=workers)
     keep_freed_memory()
     torch.manual_seed(recipe.seed)
     net = AlexNet(len(store.classes), recipe.net).on(device)
+    taken = take_weights(net, store.classes, start_from, take) if start_from and not checkpoint.checkpoints(run) else ()
     optimiser = SGD(groups(net, recipe), rate=recipe.learning_rate, momentum=recipe.momentum, decay=recipe.decay)
-    at = resume(run, recipe, store, net, optimiser)
-    plateau = Plateau(**at.plateau) if at.plateau else Plateau(recipe.patience, recipe.falls)
-    kept: dict[str, Any] = {"recipe": recipe, "classes": store.classes, "statistics": store.statistics}
-    kept |= {"net": net, "progress": at}
+    step = Step(net, optimiser, recipe)
+    kept: dict[str, Any] = {"recipe": recipe, "classes": store.classes, "statistics": store.statistics, "net": net}
 
-    with Metrics(run, at.metrics_bytes, at.step, tensorboard=tensorboard) as metrics, stopped_by_signal() as stop:
-        if at.step == 0:
-            metrics.write("start", **about(recipe, store, net, device))
+    with opened(run, recipe, store, net, optimiser, tensorboard) as (at, metrics), stopped_by_signal() as stop:
+        plateau = (
+            Plateau(**at.plateau)
+            if at.plateau
+            else Plateau(recipe.patience, 0 if recipe.schedule == "fold" else recipe.falls)
+        )
+        kept["progress"] = at
+        if not at.metrics_bytes:
+            origin = {"from": str(start_from), "taken": taken} if taken else {}
+            metrics.write("start", **about(recipe, store, net, device), **origin)
+            if taken:  # kept at once: whoever goes on need not name the other run again
+                save(run, metrics, optimiser, plateau, keep, kept)
         started = saved = time.monotonic()
         started -= at.seconds
         while not at.finished:
             # One epoch, from batch at.batch on. Whether colours are shifted is settled at its start.
-            began, pictures, waited = time.monotonic(), at.totals.get("pictures", 0), loader.waited
-            colour = rates(recipe, at.epoch, plateau).colour_shift
+            training, validation = sets(store, recipe, at)
+            loader = Loader(training, store.statistics, recipe, workers=workers, device=device)
+            began, pictures, clock = time.monotonic(), at.totals.get("pictures", 0), at.clock(recipe)
+            colour = rates(recipe, clock, plateau).colour_shift
             batches = loader.batches(at.epoch, start=at.batch, colour=colour)
             losses = LateLosses(at, recipe)
             net.train()
             with contextlib.closing(batches), progress_bar(at, recipe, len(loader), shown=progress) as bar:
                 for batch in batches:
-                    now = rates(recipe, at.epoch + at.batch / len(loader), plateau)
+                    counts = recipe.schedule != "fold" or at.folded is not None
+                    now = rates(recipe, clock + counts * at.batch / len(loader), plateau)
                     set_rates(optimiser, now)
-                    images = batch.images.to(device, non_blocking=True)  # (N, 3, 224, 224), channels_last
-                    labels = batch.labels.to(device, non_blocking=True)  # (N,)
-                    with autocast(device, recipe):
-                        logits = net(images)  # (N, classes)
-                    loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
-                    optimiser.zero_grad()
-                    loss.backward()
-                    losses.add(loss.detach(), (logits.argmax(1) != labels).sum(), len(labels), now)
-                    optimiser.step()
+                    loss, wrong = step(batch.images, batch.labels)  # forward, back, update
+                    losses.add(loss, wrong, len(batch.labels), now)
                     at.step, at.batch = at.step + 1, at.batch + 1
                     bar.update()
                     if at.step % STEPS_PER_LINE == 0:
-                        metrics.write("step", step=at.step, rate=max(now.weights.values()), loss=losses.latest())
+                        at_epoch = at.epoch + at.batch / len(loader)
+                        rate = max(now.weights.values())
+                        metrics.write("step", step=at.step, epoch=at_epoch, rate=rate, loss=losses.latest())
                     if at.batch == len(loader):
                         break  # what follows is the end of the epoch, and saves
                     if stop.number or time.monotonic() - saved > 60 * checkpoint_minutes:
@@ -155,15 +168,17 @@ def train(
             if not math.isfinite(found.log_prob):
                 raise DivergenceError(divergence("log-probability", found.log_prob, at, now, recipe))
             at.seconds, at.epoch, at.batch = time.monotonic() - started, at.epoch + 1, 0
-            if recipe.schedule == "plateau":
+            if recipe.schedule == "plateau" or (recipe.schedule == "fold" and at.folded is None):
                 plateau.observe(found.top1_error)  # a test error where the store has no validation set
-            at.finished = at.epoch >= recipe.epochs or plateau.ended
-            line = summary(at, now, found, speed, loader.waited - waited)
+            if recipe.schedule == "fold" and at.folded is None and plateau.ended:
+                at.folded = at.epoch
+            line = summary(at, now, found, speed, loader.waited)
+            at.finished = ended(at, recipe, plateau, line["train_error"])
             metrics.write("epoch", **line)
             if progress:
-                tell(line, recipe)
-            # Test pictures choose no net: where there is no validation set, the last one stands.
-            chooses = validation.name == "val"
+                tell(line, at.total(recipe))
+            # Test pictures choose no net: where there is no validation set, or it will be trained on, the last stands.
+            chooses = validation.name == "val" and recipe.schedule != "fold"
             best = chooses and (at.error is None or found.top1_error < at.error)
             if best or not chooses:
                 at.error = found.top1_error
@@ -173,6 +188,20 @@ def train(
             if stop.number and not at.finished:
                 return Outcome(False, at.epoch, at.step, at.error, at.seconds, stop.number)
     return Outcome(True, at.epoch, at.step, at.error, at.seconds)
+
+
+def sets(store: Store, recipe: Recipe, at: Progress) -> tuple[Split, Split]:
+    """The pictures to train on and those to measure on, in the epoch that comes."""
+    if recipe.schedule != "fold" or at.folded is None:
+        return store.split("train"), store.validation()
+    return store.joined(), store.split("test" if "test" in store.splits else "val")
+
+
+def ended(at: Progress, recipe: Recipe, plateau: Plateau, train_error: float) -> bool:
+    """Whether the training ends with the epoch just done."""
+    if recipe.until_train_error is not None and train_error <= recipe.until_train_error:
+        return True
+    return at.clock(recipe) >= recipe.epochs or (recipe.schedule == "plateau" and plateau.ended)
 
 
 def divergence(name: str, value: float, at: Progress, now: Rates, recipe: Recipe) -> str:
@@ -193,13 +222,18 @@ class LateLosses:
 
     def __init__(self, at: Progress, recipe: Recipe) -> None:
         self.at, self.recipe = at, recipe
-        self.pending: tuple[Tensor, Tensor, int, Rates] | None = None
+        self.pending: tuple[Tensor, torch.cuda.Event | None, int, Rates] | None = None
         at.totals = at.totals or dict.fromkeys(("loss", "errors", "pictures", "recent_loss", "recent_steps"), 0.0)
 
     def add(self, loss: Tensor, wrong: Tensor, count: int, now: Rates) -> None:
         """Take a step's mean loss () and its number of errors () among `count` pictures."""
+        values, copied = torch.stack([loss.double(), wrong.double()]), None
+        if values.is_cuda:  # copied as soon as they are there; meanwhile the device goes on with the next step
+            values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
         self.settle()
-        self.pending = (loss, wrong, count, now)
+        self.pending = (values, copied, count, now)
 
     def settle(self) -> None:
         """Read back what is pending.
@@ -209,8 +243,11 @@ class LateLosses:
         """
         if self.pending is None:
             return
-        loss, wrong, count, now = float(self.pending[0]), int(self.pending[1]), self.pending[2], self.pending[3]
+        values, copied, count, now = self.pending
         self.pending = None
+        if copied is not None:
+            copied.synchronize()
+        loss, wrong = values.tolist()
         if not math.isfinite(loss):
             raise DivergenceError(divergence("loss", loss, self.at, now, self.recipe))
         sums = {"loss": loss * count, "errors": wrong, "pictures": count, "recent_loss": loss, "recent_steps": 1}
@@ -269,6 +306,11 @@ def settle_recipe(run: Path, recipe: Recipe | None, store: Store) -> Recipe:
             f"store {store.path} must hold pictures of the recipe's store_size {settled.store_size}; got {store.size}: "
             f"prepare another with --size {settled.store_size}, or train a new run with --set store_size={store.size}"
         )
+    if settled.schedule == "fold" and "val" not in store.splits:
+        raise ValueError(
+            f'store {store.path} must have val pictures for schedule "fold"; it has {", ".join(store.splits)}: prepare '
+            "another (CIFAR-10 with --val-batch 5), or use --set schedule=changes"
+        )
     if begun is None:
         if run.exists() and (not run.is_dir() or {p.name for p in run.iterdir()} - {"recipe.json.part"}):
             raise ValueError(
@@ -277,6 +319,17 @@ def settle_recipe(run: Path, recipe: Recipe | None, store: Store) -> Recipe:
         run.mkdir(parents=True, exist_ok=True)
         write_aside(path, f"{settled.to_json()}\n".encode())
     return settled
+
+
+@contextlib.contextmanager
+def opened(
+    run: Path, recipe: Recipe, store: Store, net: AlexNet, optimiser: SGD, tensorboard: bool
+) -> Iterator[tuple[Progress, Metrics]]:
+    """How far a run is, its latest checkpoint loaded, and its metrics; no other process may train in it meanwhile."""
+    with alone(run):
+        at = resume(run, recipe, store, net, optimiser)
+        with Metrics(run, at.metrics_bytes, at.step, tensorboard=tensorboard) as metrics:
+            yield at, metrics
 
 
 def resume(run: Path, recipe: Recipe, store: Store, net: AlexNet, optimiser: SGD) -> Progress:

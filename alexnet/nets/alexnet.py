@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from alexnet.nets.layers import Convolution, Dropout, activation, after
+from alexnet.nets.layers import Convolution, Dropout, LocallyConnected, activation, after
 from alexnet.recipe import Conv, Full, Net
 
 
@@ -32,7 +32,8 @@ class AlexNet(nn.Module):
         channels, side, sides = 3, net.image_size, net.sides()
         for name, conv in net.convs().items():
             towers = 1 if not self.convs or conv.all_towers else net.towers  # the first reads the picture
-            layer = Convolution(channels, conv, towers=towers, side=side)
+            kind = Convolution if conv.shared else LocallyConnected
+            layer = kind(channels, conv, towers=towers, side=side)
             self.convs[name] = nn.Sequential(layer, *after(conv, net))
             channels, side = conv.maps, sides[name][1]
         self.hidden = nn.ModuleDict()  # fc6, fc7: linear, activation, dropout
@@ -42,7 +43,8 @@ class AlexNet(nn.Module):
             parts: list[nn.Module] = [nn.Linear(width, full.units), activation(net)]
             self.hidden[name] = nn.Sequential(*parts, *([Dropout(full.dropout)] if full.dropout else []))
             width = full.units
-        self.fc8 = nn.Linear(width, classes)
+        self.linear = nn.Linear(width, net.linear.units) if net.linear and net.linear.units else None
+        self.fc8 = nn.Linear(self.linear.out_features if self.linear else width, classes)
         self.start()
 
     def features(self, x: Tensor) -> Tensor:
@@ -70,7 +72,8 @@ class AlexNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, 224, 224) centred pixels -> (N, classes) logits."""
-        logits: Tensor = self.fc8(self.features(x))
+        x = self.features(x)  # (N, 4096)
+        logits: Tensor = self.fc8(x if self.linear is None else self.linear(x))
         return logits
 
     def on(self, device: torch.device) -> "AlexNet":
@@ -78,10 +81,10 @@ class AlexNet(nn.Module):
         self.to(device)
         return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
-    def layers(self) -> dict[str, nn.Conv2d | nn.Linear]:
+    def layers(self) -> dict[str, Convolution | LocallyConnected | nn.Linear]:
         """The layers with weights, by the names that `Net` gives them, in order."""
         inner = {name: block[0] for name, block in (*self.convs.items(), *self.hidden.items())}  # type: ignore[index]
-        return {**inner, "fc8": self.fc8}
+        return inner | ({"linear": self.linear} if self.linear else {}) | {"fc8": self.fc8}
 
     @torch.no_grad()
     def start(self, generator: torch.Generator | None = None) -> None:
@@ -90,11 +93,12 @@ class AlexNet(nn.Module):
         Args:
             generator: Source of the draws; torch's own by default.
         """
-        given: dict[str, Conv | Full] = {**self.net.convs(), **self.net.hidden(), "fc8": self.net.fc8}
+        net = self.net
+        given: dict[str, Conv | Full] = {**net.convs(), **net.hidden(), "linear": net.linear or Full(), "fc8": net.fc8}
         for name, layer in self.layers().items():
             assert layer.bias is not None
             if self.net.start == "he":
-                inputs = layer.weight[0].numel()
+                inputs = layer.weight.numel() // layer.bias.numel()
                 # The output layer starts small, so that the first probabilities are even.
                 deviation = math.sqrt(2 / inputs) if name != "fc8" else 0.01
                 bias = 0.0

@@ -1,11 +1,13 @@
 """The layers that torch does not have: the 2012 geometry, response normalisation and the paper's dropout."""
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alexnet.kernels.local import locally_connected
 from alexnet.kernels.response_norm import map_norm, response_norm
 from alexnet.recipe import Conv, MapNorm, Net, ResponseNorm, conv_side
 
@@ -31,6 +33,37 @@ class Convolution(nn.Conv2d):
         if self.extra > 0:
             x = F.pad(x, (0, self.extra, 0, self.extra))
         return super().forward(x)
+
+
+class LocallyConnected(nn.Module):
+    """A convolution whose kernels and biases differ from place to place (the 2012 program's CIFAR-10 nets).
+
+    Args:
+        channels, conv, towers, side: As for `Convolution`, whose geometry it has.
+
+    Attributes:
+        weight: (out, out, maps, kernel, kernel, channels / towers), row and column of the place first.
+        bias: (out, out, maps). One for each place, as in the program: nothing is shared.
+    """
+
+    def __init__(self, channels: int, conv: Conv, *, towers: int, side: int) -> None:
+        super().__init__()
+        self.conv, self.towers = conv, towers
+        out = conv_side(side, conv.kernel, conv.stride, conv.padding)
+        kernel = (conv.kernel, conv.kernel, channels // towers)
+        self.weight = nn.Parameter(torch.empty(out, out, conv.maps, *kernel))
+        self.bias = nn.Parameter(torch.empty(out, out, conv.maps))
+        bound = 1 / math.sqrt(math.prod(kernel))  # as torch.nn.Conv2d starts
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, side, side) -> (N, maps, out, out)."""
+        c = self.conv
+        return locally_connected(x, self.weight, self.bias, stride=c.stride, padding=c.padding, towers=self.towers)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}, stride={self.conv.stride}, padding={self.conv.padding}"
 
 
 class ResponseNormalisation(nn.Module):

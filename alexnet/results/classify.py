@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from alexnet.data.image import read_image
+from alexnet.data.views import check_views
 from alexnet.learning import checkpoint
 from alexnet.learning.checkpoint import Checkpoint
 from alexnet.learning.measure import choose_device, probabilities, usual_views
-from alexnet.results.evaluate import check_views
 
 Picture = str | Path | bytes
 
@@ -41,11 +41,11 @@ class Classifier:
         Args:
             picture: A file's path, or its contents.
             top: How many classes.
-            views: 10 for the mean over corners, centre and reflections (5.1), or 1; by default 10 where crops are
-                smaller than the pictures.
+            views: 1 for the centre, 9 or 10 for the mean over several views (5.1, `Recipe.views`); by default as many
+                as the recipe says, where crops are smaller than the pictures.
 
         Raises:
-            ValueError: The file is no picture, or views is neither 1 nor 10.
+            ValueError: The file is no picture, or views is none of 1, 9 and 10.
             OSError: The file cannot be read.
         """
         return self.predict_many([picture], top=top, views=views)[0]

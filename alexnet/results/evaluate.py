@@ -1,4 +1,4 @@
-"""How good trained nets are on a store: one view or ten, one net or the mean of several (sections 3, 5.1 and 7)."""
+"""How good trained nets are on a store: one view or several, one net or the mean of several (sections 3, 5.1 and 7)."""
 
 import sys
 from collections.abc import Sequence
@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from alexnet.data.augment import ten_views
 from alexnet.data.store import Split, Store
+from alexnet.data.views import check_views, views_of
 from alexnet.learning import checkpoint
 from alexnet.learning.checkpoint import Checkpoint
 from alexnet.learning.measure import choose_device, errors, predictions, views_text
+from alexnet.results.predictions import Predictions, averaged, digest, mixture
 
 
 def evaluate(
@@ -21,24 +22,31 @@ def evaluate(
     *,
     views: int = 1,
     split: str | None = None,
+    weights_on: str | None = None,
+    save: str | Path | None = None,
     device: str | torch.device | None = None,
 ) -> dict[str, Any]:
     """The errors of a run, or of the mean of several runs' predictions (section 7, Table 2).
 
     Args:
         runs: Folders that `train` made; of each, the net with the lowest validation error is taken,
-            or the last one where the store had no "val".
+            or the last one where the store had no "val". Or files of predictions that `save` named before.
         store: Folder that `prepare` made, with the same classes.
-        views: 1 for the centre of each picture, 10 for corners, centre and their reflections (5.1); only two of
-            the ten differ where crops are as large as the pictures.
+        views: 1 for the centre of each picture; 10 for corners, centre and their reflections (5.1), of which only two
+            differ where crops are as large as the pictures; 9 for corners, edges and centre (the recipes cifar10-13pct
+            and cifar10-11pct).
         split: "val", "test" or "train"; by default "val" where the store has it, else "test".
+        weights_on: The part of the store on which the weights of the average are chosen; equal weights by default.
+        save: A file to keep the averaged predictions in.
         device: Where; the first GPU or else the CPU by default.
 
     Returns:
-        images, views (those that differ), top1_error and top5_error (fractions), log_prob (mean of -ln p), split, runs.
+        images, views (those that differ), top1_error and top5_error (fractions), log_prob (mean of -ln p), split, runs;
+        and weights where they were chosen.
 
     Raises:
-        ValueError: Views other than 1 or 10, or a run of other classes or another picture size than the store's.
+        ValueError: Views other than 1, 9 or 10; a run of other classes or another picture size than the store's;
+            predictions of other pictures or views; weights chosen on the pictures that are measured on.
         FileNotFoundError: A run without a trained net, or no store.
     """
     check_views(views)
@@ -47,52 +55,67 @@ def evaluate(
     names = [runs] if isinstance(runs, (str, Path)) else list(runs)
     if not names:
         raise ValueError("runs must name at least one run; got none")
-    chosen = choose_device(device)
-    total: torch.Tensor | None = None
-    for name in names:
-        found = checkpoint.best(Path(name))
-        check_same_pictures(found, of_store)
-        predicted = predict_all(found, of, views, chosen)
-        total = predicted if total is None else total + predicted
-    assert total is not None
-    counted = len(ten_views(of.size, found.recipe.net.image_size)) if views == 10 else 1
-    result = errors(total / len(names), torch.from_numpy(of.labels))
+    if weights_on == of.name:
+        raise ValueError(f"weights_on must be another part than the one measured on; got {weights_on!r} for both")
+    splits = [of.name, *([weights_on] if weights_on else [])]
+    nets = [predictions_of(Path(name), of_store, splits, views, choose_device(device)) for name in names]
+    weights = None
+    if weights_on:
+        labels = torch.from_numpy(of_store.split(weights_on).labels)
+        weights = mixture([net.probabilities[weights_on] for net in nets], labels)
+    both = {part: averaged([net.probabilities[part] for net in nets], weights) for part in splits}
+    if save is not None:
+        of_nets = tuple(run for net in nets for run in net.nets)
+        Predictions(of_nets, of_store.classes, views, nets[0].differing, nets[0].pictures, both).save(Path(save))
+    result = errors(both[of.name], torch.from_numpy(of.labels))
     return {
         "images": result.images,
-        "views": counted,
+        "views": nets[0].differing,
         "top1_error": result.top1_error,
         "top5_error": result.top5_error,
         "log_prob": result.log_prob,
         "split": of.name,
         "runs": [str(name) for name in names],
-    }
+    } | ({"weights": weights.tolist()} if weights is not None else {})
+
+
+def predictions_of(name: Path, store: Store, splits: Sequence[str], views: int, device: torch.device) -> Predictions:
+    """A run's predictions for parts of a store; where `name` is a file, those that were kept in it."""
+    if name.is_file():
+        kept = Predictions.load(name)
+        kept.check(name, store, splits, views)
+        return kept
+    found = checkpoint.best(name)
+    check_same_pictures(found, store)
+    counted = len(views_of(views, store.size, found.recipe.net.image_size))
+    parts = {part: predict_all(found, store.split(part), views, device)[views] for part in splits}
+    digests = {part: digest(store.split(part)) for part in splits}
+    return Predictions((str(name),), found.classes, views, counted, digests, parts)
 
 
 def predict_all(
     found: Checkpoint, split: Split, views: int, device: torch.device, *, progress: bool = True
-) -> torch.Tensor:
-    """One net's probabilities for every picture of a split, in its order: (N, classes) float32 on the CPU.
+) -> dict[int, torch.Tensor]:
+    """One net's probabilities for every picture of a split, in its order, from the centre and from all views.
 
     Args:
         found: The net.
         split: The pictures.
-        views: 1 or 10.
+        views: 1, 9 or 10.
         device: Where.
         progress: Whether to show a bar on standard error when that is a terminal.
+
+    Returns:
+        By number of views, 1 and `views`: (N, classes) float32 on the CPU, the mean over so many.
     """
-    net, parts = found.net().on(device), []
+    net, centres, means = found.net().on(device), [], []
     shown = progress and sys.stderr.isatty()
     with tqdm(total=len(split), desc=views_text(views), unit="picture", leave=False, disable=not shown) as bar:
         for part, labels in predictions(net, split, found.statistics.mean, found.recipe, views=views):
-            parts.append(part)
+            centres.append(part[:, 0].clone())  # or all of `part` would stay in memory
+            means.append(part.mean(1))
             bar.update(len(labels))
-    return torch.cat(parts)
-
-
-def check_views(views: int) -> None:
-    """Raise a ValueError unless `views` is 1 or 10."""
-    if views not in (1, 10):
-        raise ValueError(f"views must be 1 (the centre) or 10 (corners, centre, and their reflections); got {views}")
+    return {1: torch.cat(centres), views: torch.cat(means)}
 
 
 def check_same_pictures(found: Checkpoint, store: Store) -> None:

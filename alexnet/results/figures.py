@@ -68,7 +68,7 @@ class Example:
 def losses(axes: Axes, history: History, theme: Theme) -> None:
     """Draw the training loss, over stretches of steps and over epochs, and the validation set's mean -log p."""
     if history.steps:
-        x = [line["step"] / history.steps_per_epoch for line in history.steps]
+        x = [history.place(line) for line in history.steps]
         axes.plot(x, [line["loss"] for line in history.steps], color=theme.training, alpha=0.35, linewidth=0.8)
     _lines(
         axes, history, (("train_loss", theme.training, "training"), ("val_log_prob", theme.validation, "validation"))
@@ -91,7 +91,7 @@ def error_rates(axes: Axes, history: History, theme: Theme) -> None:
 def rates(axes: Axes, history: History, theme: Theme) -> None:
     """Draw the learning rate of the weights, the greatest of all layers, on a logarithmic scale."""
     lines = [line for line in history.steps or history.epochs if line["rate"] > 0]  # the scale has no zero
-    x = [line["step"] / history.steps_per_epoch for line in lines]
+    x = [history.place(line) for line in lines]
     axes.plot(x, [line["rate"] for line in lines], color=theme.ink, linewidth=1.5)
     if lines:
         axes.set_yscale("log")

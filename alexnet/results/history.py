@@ -25,10 +25,10 @@ class History:
     steps: list[dict[str, Any]]
     epochs: list[dict[str, Any]]
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """The number of steps in an epoch."""
-        return math.ceil(int(self.start["train_pictures"]) / self.recipe.batch_size)
+    def place(self, line: dict[str, Any]) -> float:
+        """How many epochs were done at a line; runs of version 0.1 counted only steps."""
+        per_epoch = math.ceil(int(self.start["train_pictures"]) / self.recipe.batch_size)
+        return float(line.get("epoch", line["step"] / per_epoch))
 
     @classmethod
     def read(cls, run: Path) -> "History":

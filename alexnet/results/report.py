@@ -52,7 +52,7 @@ def report(
     of = of_store.split(split) if split else of_store.validation()
     views = usual_views(found.recipe)
     chosen_device = choose_device(device)
-    predicted = {n: predict_all(found, of, n, chosen_device, progress=progress) for n in dict.fromkeys((1, views))}
+    predicted = predict_all(found, of, views, chosen_device, progress=progress)  # the centre is one of the views
     chances, labels = predicted[views].numpy(), of.labels
     chosen, mistaken = choose(labels, EXAMPLES, seed), confident_mistakes(chances, labels, MISTAKES)
     text = page.render(
@@ -191,7 +191,10 @@ def examples(split: Split, classes: Sequence[str], chances: np.ndarray, places: 
 
 
 def first_kernels(found: Checkpoint) -> np.ndarray | None:
-    """The first layer's weights, (maps, 3, kernel, kernel) float32; None where no convolution reads the pictures."""
+    """The first layer's weights, (maps, 3, kernel, kernel) float32; None where no convolution reads the pictures.
+
+    A locally connected layer has too many kernels to show: maps times places.
+    """
     name = found.recipe.net.layers()[0]
     weight = found.part("net").get(f"convs.{name}.0.weight")
-    return None if weight is None else weight.float().numpy()
+    return None if weight is None or weight.ndim != 4 else weight.float().numpy()
