@@ -1,0 +1,122 @@
+"""Figure 4: the net's guesses at eight pictures, and the training pictures nearest to five by its last hidden layer.
+
+    alexnet reproduce figure4 --data STORE
+
+The right part adds what the paper only mentions: the nearest by raw pixels, beside the nearest by activities. The table
+says how many of the six nearest are of the query's class, over many queries: by pixels, by activities, and by the
+binary codes that section 7.1 proposes.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from alexnet.data.store import Split
+from alexnet.experiments.lab import ILSVRC2010, Finding, Lab, Row, percent
+from alexnet.learning import checkpoint
+from alexnet.learning.measure import choose_device, probabilities, usual_views
+from alexnet.recipes import recipe_named
+from alexnet.results import figures
+from alexnet.results.report import choose, examples
+from alexnet.results.retrieve import Features, Index, index, nearest
+
+DATA = ILSVRC2010
+SHOWN, QUERIES, NEIGHBOURS, BITS = 5, 200, 6, (64, 128, 256)
+PIXEL_BLOCK = 256  # pictures compared at a time: of 256 pixels a side, 200 MB
+
+
+def pixels(split: Split, places: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Pictures as vectors of their raw bytes, (N, 3 * size * size) float32."""
+    return np.stack([split.image(int(i)).reshape(-1) for i in places]).astype(np.float32)
+
+
+def pixel_blocks(split: Split) -> Iterator[np.ndarray]:
+    """All pictures of a split as such vectors, some at a time."""
+    for start in range(0, len(split), PIXEL_BLOCK):
+        yield pixels(split, range(start, min(start + PIXEL_BLOCK, len(split))))
+
+
+def precision(found: np.ndarray, labels: np.ndarray, among: np.ndarray) -> float:
+    """The share of the pictures found, (N, count) places, that have the label of their query."""
+    return float((among[found] == labels[:, None]).mean())
+
+
+def run(lab: Lab) -> Finding:
+    """Train a net, draw both parts of the figure, and measure the three ways of searching."""
+    base = lab.recipe or recipe_named("photos" if lab.stand_in else "alexnet-2012-run")
+    trained = lab.trained("net-0", base)
+    of, among = lab.store.validation(), lab.store.split("train")
+    queries = choose(of.labels, min(QUERIES, len(of)), 0)
+    asked = Features(checkpoint.best(trained), lab.device)([of.image(int(i)) for i in queries])
+    count = min(NEIGHBOURS, len(among))
+    by_pixels = nearest(pixels(of, queries), pixel_blocks(among), count)[1]
+
+    measure = f"precision at {count} (%)"
+    finding = Finding("Figure 4: guesses and neighbours", lab.data(), (measure, "bytes a picture"))
+    size = 3 * of.size**2
+    finding.rows = [row("raw pixels", by_pixels, size, of.labels[queries], among.labels)]
+    by_activities = by_pixels
+    for bits in BITS:
+        of_bits = lab.folder / f"index-{bits}"
+        if not (of_bits / "about.json").exists():
+            index(trained, lab.store.path, bits=bits, device=lab.device).rename(of_bits)
+        found = Index(of_bits)
+        if bits == BITS[0]:
+            by_activities = found.nearest(asked, count)[1]
+            width = found.activities.shape[1]
+            finding.rows.append(row("activities", by_activities, 4 * width, of.labels[queries], among.labels))
+        by_codes = found.nearest(asked, count, codes=True)[1]
+        name = f"codes of {bits} bits, then activities"
+        finding.rows.append(row(name, by_codes, bits // 8, of.labels[queries], among.labels))
+    finding.notes = [f"Over {len(queries)} pictures of split {of.name!r}; bytes are those that are searched through."]
+
+    save(draw_guesses(lab, trained, of, queries[:8]), lab.folder / "figure4-left.png", finding)
+    shown = slice(0, SHOWN)
+    right = draw_neighbours(of, among, queries[shown], by_activities[shown], by_pixels[shown])
+    save(right, lab.folder / "figure4-right.png", finding)
+    return finding
+
+
+def draw_guesses(lab: Lab, trained: Path, of: Split, places: np.ndarray) -> Figure:
+    """Pictures with their five most probable classes."""
+    found = checkpoint.best(trained)
+    net, mean = found.net().on(choose_device(lab.device)), found.statistics.mean
+    pictures = [of.image(int(place)) for place in places]
+    chances = probabilities(net, pictures, mean, found.recipe, usual_views(found.recipe))
+    return figures.guesses(examples(of, found.classes, chances.numpy(), places))
+
+
+def row(name: str, found: np.ndarray, size: int, labels: np.ndarray, among: np.ndarray) -> Row:
+    """A way of searching: how good it is, and how many bytes it reads for each picture."""
+    return Row(name, (None, None), ((percent(precision(found, labels, among)), float(size)),))
+
+
+def save(figure: Figure, path: Path, finding: Finding) -> None:
+    """Write a figure and name it in the finding."""
+    path.write_bytes(figures.png(figure))
+    finding.figures.append(path.name)
+
+
+def draw_neighbours(
+    of: Split, among: Split, queries: np.ndarray, by_activities: np.ndarray, by_pixels: np.ndarray
+) -> Figure:
+    """A row for each query: the picture, its nearest by activities, its nearest by pixels."""
+    count = by_activities.shape[1]
+    figure = Figure(figsize=(2 + 2 * count * 0.95, 1.05 * len(queries) + 0.4), layout="constrained")
+    widths = [1, 0.15, *[1] * count, 0.15, *[1] * count]
+    grid = figure.add_gridspec(len(queries), len(widths), width_ratios=widths)
+    for number, query in enumerate(queries):
+        line = [(0, of.image(int(query)))]
+        line += [(2 + n, among.image(int(place))) for n, place in enumerate(by_activities[number])]
+        line += [(3 + count + n, among.image(int(place))) for n, place in enumerate(by_pixels[number])]
+        for column, picture in line:
+            axes = figure.add_subplot(grid[number, column])
+            axes.imshow(picture)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if number == 0 and column in (0, 2, 3 + count):
+                title = {0: "test picture", 2: "nearest by activities", 3 + count: "nearest by raw pixels"}[column]
+                axes.set_title(title, loc="left", fontsize=8)
+    return figure

@@ -1,0 +1,255 @@
+"""What the experiments share: nets trained once and kept, their errors, and a table with the paper's numbers."""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alexnet.checked import require
+from alexnet.data.store import Store, write_aside
+from alexnet.learning.measure import usual_views
+from alexnet.learning.train import train
+from alexnet.recipe import Recipe
+from alexnet.results.evaluate import evaluate
+from alexnet.results.history import History
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The set of pictures that the paper used for a claim.
+
+    Args:
+        name: Its name.
+        classes: Number of classes.
+        train: Number of training pictures; None where it depends on how they are divided.
+        files: Which files to get, and where from.
+        size: Side of the stored squares, in pixels.
+    """
+
+    name: str
+    classes: int
+    train: int | None
+    files: str
+    size: int = 256
+
+    def needed(self) -> str:
+        """What to get and do, in a line."""
+        return f"prepared from {self.name} ({self.files}) with alexnet prepare --size {self.size}"
+
+    def is_it(self, store: Store) -> bool:
+        """Whether a store is this set, by its numbers of classes and training pictures."""
+        return len(store.classes) == self.classes and self.train in (None, len(store.split("train")))
+
+
+CIFAR10 = DataSet("CIFAR-10", 10, 50_000, "cifar-10-binary.tar.gz, https://www.cs.toronto.edu/~kriz/cifar.html", 32)
+ILSVRC2010 = DataSet(
+    "ILSVRC-2010", 1000, 1_261_406, "its train, val and test archives, https://image-net.org/challenges/LSVRC/2010"
+)
+ILSVRC2012 = DataSet(
+    "ILSVRC-2012",
+    1000,
+    1_281_167,
+    "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, https://image-net.org/download",
+)
+FALL2009 = DataSet("ImageNet's Fall 2009 release", 10_184, None, "its 10,184 archives, https://image-net.org/download")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table.
+
+    Args:
+        name: What it is of.
+        paper: The paper's numbers, in the order of the table's measures; None where it gives none.
+        ours: Ours, for each seed; empty where not measured here.
+        how: What makes it: the settings in which its recipe differs.
+    """
+
+    name: str
+    paper: tuple[float | None, ...]
+    ours: tuple[tuple[float, ...], ...] = ()
+    how: str = ""
+
+    def spread(self, place: int) -> str:
+        """Our mean of a measure, with the standard deviation over seeds where there are several."""
+        values = [seed[place] for seed in self.ours]
+        if not values:
+            return "not measured"
+        deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        return f"{statistics.mean(values):.2f}{deviation}"
+
+
+@dataclass
+class Finding:
+    """What an experiment found.
+
+    Args:
+        title: What it shows, with the paper's section or figure.
+        data: The store's description; says so where it is a stand-in.
+        measures: What the columns measure, with units.
+        rows: The table.
+        notes: What else a reader must know.
+        figures: Files of pictures, within the experiment's folder.
+        numbers: Whatever the figure was drawn from.
+    """
+
+    title: str
+    data: str
+    measures: tuple[str, ...]
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    figures: list[str] = field(default_factory=list)
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    def markdown(self) -> str:
+        """The table, with notes and figures, as Markdown."""
+        heads = ["", *(f"{m}, {who}" for m in self.measures for who in ("paper", "here")), "seeds", "differs in"]
+        lines = [f"# {self.title}", "", self.data, "", _line(heads), _line(["---"] * len(heads))]
+        for row in self.rows:
+            cells = [row.name]
+            for place, of_paper in enumerate(row.paper):
+                cells += ["-" if of_paper is None else f"{of_paper:g}", row.spread(place)]
+            lines.append(_line([*cells, str(len(row.ours)), f"`{row.how}`" if row.how else ""]))
+        lines += ["", *(f"- {note}" for note in self.notes)]
+        lines += ["", *(f"![{Path(name).stem}]({name})" for name in self.figures)]
+        return "\n".join(lines).rstrip() + "\n"
+
+    def write(self, folder: Path) -> None:
+        """Write finding.md and finding.json."""
+        write_aside(folder / "finding.md", self.markdown().encode())
+        write_aside(folder / "finding.json", json.dumps(dataclasses.asdict(self), indent=1).encode())
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+class Lab:
+    """Where an experiment is done: its folder, its pictures, and how much work may go into it.
+
+    Args:
+        folder: Of the experiment; made.
+        store: The pictures; None for an experiment that needs none.
+        wanted: The set the paper used, if any.
+        more: A larger set to pre-train on.
+        recipe: What the nets differ from, in place of the experiment's own.
+        epochs: What every training is shortened to.
+        seeds: How often each net is trained.
+        device, workers: As for `train`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        store: Store | None,
+        wanted: DataSet | None,
+        *,
+        more: Store | None = None,
+        recipe: Recipe | None = None,
+        epochs: int | None = None,
+        seeds: int | None = None,
+        device: str | None = None,
+        workers: int | None = None,
+    ) -> None:
+        require(epochs is None or epochs >= 1, "epochs", "a whole number of at least 1", epochs)
+        require(seeds is None or seeds >= 1, "seeds", "a whole number of at least 1", seeds)
+        self.folder, self._store, self.wanted, self.more = folder, store, wanted, more
+        self.recipe, self.epochs, self.seeds, self.device, self.workers = recipe, epochs, seeds, device, workers
+        self.stand_in = store is not None and wanted is not None and not wanted.is_it(store)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def store(self) -> Store:
+        """The pictures."""
+        assert self._store is not None, "only an experiment without pictures has no store, and that asks for none"
+        return self._store
+
+    def data(self) -> str:
+        """What the pictures are, in a line."""
+        pictures = f"{len(self.store.split('train')):,} pictures of {len(self.store.classes)} classes"
+        assert self.wanted is not None
+        if not self.stand_in:
+            return f"On {self.wanted.name}: {pictures}."
+        return f"On a stand-in for {self.wanted.name}, {self.store.path.resolve().name}: {pictures}."
+
+    def trained(
+        self, name: str, recipe: Recipe, *, whole: bool = False, store: Store | None = None, **options: Any
+    ) -> Path:
+        """The run of that name, trained to its end; where it is there already, nothing is done.
+
+        Args:
+            name: Of its folder.
+            recipe: Shortened as the lab says, unless it is given with `whole`.
+            whole: Whether the recipe's epochs stay as they are.
+            store: The pictures; the lab's own by default.
+            options: As for `train`.
+
+        Raises:
+            KeyboardInterrupt: A signal stopped the training; the same experiment goes on from there.
+        """
+        if self.epochs is not None and not whole:
+            recipe = shortened(recipe, self.epochs)
+        run = self.folder / name
+        outcome = train(store or self.store, run, recipe, device=self.device, workers=self.workers, **options)
+        if not outcome.finished:
+            raise KeyboardInterrupt(f"{run} stopped at epoch {outcome.epoch}")
+        return run
+
+    def tested(self) -> str:
+        """The part of the store to measure on where the paper used its test pictures: "test" where there are such."""
+        return "test" if "test" in self.store.splits else self.store.validation().name
+
+    def errors(self, runs: Sequence[Path], views: int | None = None, *, split: str | None = None) -> Mapping[str, Any]:
+        """What `evaluate` says of finished runs, their predictions averaged; measured once.
+
+        Args:
+            runs: Their folders.
+            views: As for `evaluate`; by default as many as the recipe's pictures have.
+            split: As for `evaluate`.
+        """
+        views = usual_views(History.read(runs[0]).recipe) if views is None else views
+        names = "+".join(run.name for run in runs)
+        path = self.folder / "evaluations" / f"{names}, {views} views, {split or 'default'}.json"
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists():
+            found = evaluate(list(runs), self.store.path, views=views, split=split, device=self.device)
+            write_aside(path, json.dumps(found).encode())
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return known
+
+    def training_errors(self, run: Path) -> list[float]:
+        """The training error of each epoch of a run, as it went, as a fraction."""
+        return [float(line["train_error"]) for line in History.read(run).epochs]
+
+
+def shortened(recipe: Recipe, epochs: int) -> Recipe:
+    """A recipe whose whole schedule takes so many epochs, everything in it in proportion."""
+    share = epochs / recipe.epochs
+    return dataclasses.replace(
+        recipe,
+        epochs=epochs,
+        warmup=recipe.warmup * share,
+        patience=max(1, round(recipe.patience * share)),
+        changes=tuple(dataclasses.replace(change, epoch=change.epoch * share) for change in recipe.changes),
+    )
+
+
+def settings_between(base: Recipe, other: Recipe) -> list[str]:
+    """The --set arguments that make `other` of `base`."""
+
+    def differences(old: Any, new: Any, path: str) -> list[str]:
+        if old == new:
+            return []
+        if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+            return [line for name in old for line in differences(old[name], new[name], f"{path}.{name}".lstrip("."))]
+        return [f"{path}={json.dumps(new)}"]
+
+    return differences(dataclasses.asdict(base), dataclasses.asdict(other), "")
+
+
+def percent(fraction: float) -> float:
+    """A fraction in percent."""
+    return 100 * fraction

@@ -1,0 +1,72 @@
+"""Table 2: errors on ILSVRC-2012's validation set of one net, of five averaged, of pre-trained ones and of all seven.
+
+    alexnet reproduce table2 --data STORE --more STORE2
+
+STORE2 holds the larger set to pre-train on: all of ImageNet's Fall 2011 release, 22 thousand classes. Without it the
+rows marked * say "not measured". Five nets are trained from seeds 0 to 4; two more, with conv6, are trained on STORE2
+from the convolutions of the first, and fine-tuned on STORE.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from alexnet.experiments.lab import ILSVRC2012, Finding, Lab, Row, percent
+from alexnet.recipe import Change, Conv, Recipe
+from alexnet.recipes import recipe_named
+
+DATA = ILSVRC2012
+NETS, PRETRAINED = 5, 2
+
+
+def pretraining(base: Recipe) -> Recipe:
+    """A net like another, with conv6 over its last pooling, to be trained on a larger set (7)."""
+    assert base.net.convs()
+    last = list(base.net.convs().values())[-1]
+    return replace(base, net=replace(base.net, conv6=Conv(maps=last.maps, all_towers=True)))
+
+
+def finetuning(pretrained: Recipe) -> Recipe:
+    """The same net on the smaller set: a tenth of the rate, all of it for the output layer at first."""
+    rate, early = pretrained.learning_rate, max(1, pretrained.epochs // 6)
+    changes = (
+        Change(epoch=0, learning_rate=rate, layers=("fc8",)),
+        Change(epoch=early, learning_rate=rate / 10, layers=("fc8",)),
+    )
+    return replace(pretrained, learning_rate=rate / 10, schedule="changes", warmup=0, changes=changes)
+
+
+def starred(lab: Lab, base: Recipe, first: Path, seed: int) -> Path:
+    """A net pre-trained on the larger set, from the convolutions of a first net, and fine-tuned on the smaller."""
+    of_program = lab.recipe is None and not lab.stand_in
+    pre = recipe_named("alexnet-2012-fall2011") if of_program else pretraining(base)
+    fine = recipe_named("alexnet-2012-finetune") if of_program else finetuning(pre)
+    convs = tuple(base.net.convs())
+    # The program went over the Fall 2009 release first; whoever has that can do so with train --from.
+    pre_run = lab.trained(f"pretrained-{seed}", replace(pre, seed=seed), store=lab.more, start_from=first, take=convs)
+    kept = (*convs, "conv6", *base.net.hidden())
+    return lab.trained(f"finetuned-{seed}", replace(fine, seed=seed), start_from=pre_run, take=kept)
+
+
+def run(lab: Lab) -> Finding:
+    """Train up to seven nets, and average them as the table does."""
+    base = lab.recipe or recipe_named("photos" if lab.stand_in else "alexnet-2012-run")
+    finding = Finding("Table 2: ILSVRC-2012", lab.data(), ("top-1 error, val (%)", "top-5 error, val (%)"))
+    five = [lab.trained(f"cnn-{seed}", replace(base, seed=seed)) for seed in range(lab.seeds or NETS)]
+
+    def averaged(runs: Sequence[Path]) -> tuple[float, float]:
+        found = lab.errors(runs, 10)
+        return percent(found["top1_error"]), percent(found["top5_error"])
+
+    singles = tuple(averaged([run]) for run in five)
+    finding.rows = [Row("1 CNN", (40.7, 18.2), singles), Row(f"{len(five)} CNNs", (38.1, 16.4), (averaged(five),))]
+    finding.write(lab.folder)
+    if lab.more is None:
+        finding.rows += [Row("1 CNN*", (39.0, 16.6)), Row("7 CNNs*", (36.7, 15.4))]
+        finding.notes.append("Nets marked * are pre-trained on a larger set, which was not given (--more).")
+        return finding
+    two = [starred(lab, base, five[0], NETS + n) for n in range(PRETRAINED)]
+    finding.rows.append(Row("1 CNN*", (39.0, 16.6), tuple(averaged([run]) for run in two)))
+    finding.rows.append(Row(f"{len(five) + len(two)} CNNs*", (36.7, 15.4), (averaged([*five, *two]),)))
+    finding.notes.append(f"Pre-trained on {lab.more.path.resolve().name}, {len(lab.more.classes)} classes.")
+    return finding

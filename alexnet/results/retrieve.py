@@ -1,0 +1,285 @@
+"""The nearest pictures by the activities of the last hidden layer, or by short binary codes (section 7.1, Figure 4)."""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from alexnet.checked import require
+from alexnet.data.augment import centre_mean
+from alexnet.data.image import read_image
+from alexnet.data.store import Split, Store
+from alexnet.data.views import batch_of_views, views_of
+from alexnet.learning import checkpoint
+from alexnet.learning.checkpoint import Checkpoint
+from alexnet.learning.measure import autocast, choose_device
+from alexnet.results.codes import Autoencoder, train_autoencoder
+from alexnet.results.evaluate import check_same_pictures
+
+FORMAT = 1
+BLOCK = 65_536  # activities compared at a time: of 4096 numbers, 1 GB
+BATCH = 128
+CANDIDATES = 20  # by codes, for each picture wanted; the exact distances then choose
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A picture found.
+
+    Args:
+        name: Its name in the store.
+        label: Its class.
+        distance: Euclidean distance of its activities from those asked for.
+    """
+
+    name: str
+    label: str
+    distance: float
+
+
+def faiss() -> Any:
+    """The search library.
+
+    Raises:
+        ValueError: It is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise ValueError("searching needs a package: pip install faiss-cpu") from error
+    return faiss
+
+
+class Features:
+    """The net of a run as a function from pictures to the activities of its last hidden layer.
+
+    Args:
+        found: The net.
+        device: Where it computes; the first GPU or else the CPU by default.
+    """
+
+    def __init__(self, found: Checkpoint, device: str | torch.device | None = None) -> None:
+        self.recipe = found.recipe
+        self.net = found.net().on(choose_device(device))
+        self.device, crop = self.net.fc8.weight.device, self.recipe.net.image_size
+        self.centre = torch.from_numpy(centre_mean(found.statistics.mean, crop)).to(self.device)
+        self.view = views_of(1, self.recipe.store_size, crop)
+        self.width = self.net.fc8.in_features
+
+    @torch.inference_mode()
+    def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """The activities for the centre of each picture.
+
+        Args:
+            pictures: (size, size, 3) uint8 each.
+
+        Returns:
+            (N, width) float32.
+        """
+        with autocast(self.device, self.recipe):
+            found = self.net.features(batch_of_views(pictures, self.view, self.centre))
+        return np.asarray(found.float().cpu())
+
+
+class Index:
+    """The activities and codes of a set of pictures, on disk, and the search among them.
+
+    Args:
+        folder: What `index` wrote.
+
+    Raises:
+        FileNotFoundError: There is no index.
+        ValueError: It is of another format.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        about = folder / "about.json"
+        if not about.exists():
+            raise FileNotFoundError(f"{folder} must hold an index; there is none: make it with alexnet index RUN STORE")
+        self.about: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
+        if self.about.get("format") != FORMAT:
+            raise ValueError(
+                f"index {folder} must be of format {FORMAT}; it is of {self.about.get('format')}: make it anew"
+            )
+        self.folder = folder
+        self.activities: np.ndarray = np.load(folder / "activities.npy", mmap_mode="r")  # (N, width) float32
+        self.labels: np.ndarray = np.load(folder / "labels.npy")
+        self.names: list[str] = json.loads((folder / "names.json").read_text(encoding="utf-8"))
+        self.codes: np.ndarray = np.load(folder / "codes.npy")  # (N, bits / 8) uint8
+
+    def __len__(self) -> int:
+        return len(self.activities)
+
+    def encoder(self) -> Autoencoder:
+        """The autoencoder that makes the codes."""
+        net = Autoencoder(self.activities.shape[1], 8 * self.codes.shape[1])
+        net.load_state_dict(load_file(self.folder / "encoder.safetensors"))
+        return net.eval()
+
+    def nearest(self, activities: np.ndarray, count: int, *, codes: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest pictures: their distances and their places, nearest first, (N, count) each.
+
+        Args:
+            activities: (N, width) float32.
+            count: How many.
+            codes: Whether to search among the codes first, and compare activities only of the candidates.
+
+        Raises:
+            ValueError: A count below 1 or above the number of pictures.
+        """
+        require(1 <= count <= len(self), "count", f"from 1 to {len(self)}, the number of pictures", count)
+        if not codes:
+            return nearest(activities, blocks(self.activities), count)
+        among = faiss().IndexBinaryFlat(8 * self.codes.shape[1])
+        among.add(self.codes)
+        _, candidates = among.search(self.encoder().codes(activities), min(CANDIDATES * count, len(self)))
+        distances, places = np.empty((len(activities), count), np.float32), np.empty((len(activities), count), np.int64)
+        for row, (asked, near) in enumerate(zip(activities, candidates, strict=True)):
+            near.sort()  # so that the file is read in order
+            distances[row], of_near = (found[0] for found in nearest(asked[None], [self.activities[near]], count))
+            places[row] = near[of_near]
+        return distances, places
+
+    def neighbours(self, distances: np.ndarray, places: np.ndarray) -> list[Neighbour]:
+        """What was found for one picture, with names and classes."""
+        classes = self.about["classes"]
+        return [
+            Neighbour(self.names[place], classes[self.labels[place]], float(distance))
+            for distance, place in zip(distances, places, strict=True)
+        ]
+
+
+def nearest(asked: np.ndarray, among: Iterable[np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Exact nearest neighbours by Euclidean distance; memory stays the same however many vectors there are.
+
+    Args:
+        asked: (N, width) float32.
+        among: Blocks of vectors (n, width), such as `blocks` makes; their places are counted through.
+        count: How many, at most as many as there are vectors.
+
+    Returns:
+        Distances and places, nearest first, (N, count) each.
+    """
+    library = faiss()
+    heap, start = library.ResultHeap(nq=len(asked), k=count), 0
+    asked = np.ascontiguousarray(asked, np.float32)
+    for part in among:
+        block = np.ascontiguousarray(part, np.float32)
+        distances, places = library.knn(asked, block, min(count, len(block)))
+        heap.add_result(D=distances, I=places + start)
+        start += len(block)
+    heap.finalize()
+    return np.sqrt(np.maximum(heap.D, 0)), heap.I
+
+
+def blocks(vectors: np.ndarray) -> Iterator[np.ndarray]:
+    """Vectors (N, width) in parts of a size that fits in memory."""
+    for start in range(0, len(vectors), BLOCK):
+        yield vectors[start : start + BLOCK]
+
+
+def index(
+    run: str | Path,
+    store: str | Path,
+    *,
+    split: str = "train",
+    bits: int = 128,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+) -> Path:
+    """Write the activities of a set of pictures, and codes for them, to RUN/index (7.1).
+
+    Args:
+        run: Folder that `train` made.
+        store: Folder that `prepare` made, of the same classes.
+        split: Which of its pictures.
+        bits: Length of the binary codes; the autoencoder that makes them is trained on these activities.
+        seed: Of the autoencoder.
+        device: Where the net computes; the first GPU or else the CPU by default.
+        progress: Whether to show a bar on standard error when that is a terminal.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileNotFoundError: No trained net, or no store.
+        ValueError: Another set of classes or size of pictures; no such split; bits that are no multiple of 8.
+    """
+    require(bits >= 8 and bits % 8 == 0, "bits", "a multiple of 8", bits)
+    found = checkpoint.best(Path(run))
+    of_store = Store(store)
+    check_same_pictures(found, of_store)
+    of = of_store.split(split)
+    folder, beside = Path(run) / "index", Path(run) / "index.part"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    activities = write_activities(beside / "activities.npy", Features(found, device), of, progress)
+    net, fit = train_autoencoder(activities, bits, seed=seed)
+    np.save(beside / "codes.npy", np.concatenate([net.codes(part) for part in blocks(activities)]))
+    save_file(net.state_dict(), beside / "encoder.safetensors")
+    np.save(beside / "labels.npy", of.labels.astype(np.int32))
+    (beside / "names.json").write_text(json.dumps([of.name_of(i) for i in range(len(of))]), encoding="utf-8")
+    about = {
+        "format": FORMAT,
+        "store": str(of_store.path.resolve()),
+        "split": split,
+        "classes": of_store.classes,
+        "bits": bits,
+        "seed": seed,
+        "autoencoder": asdict(fit),
+    }
+    (beside / "about.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    return beside.rename(folder)
+
+
+def write_activities(path: Path, features: Features, split: Split, progress: bool = False) -> np.ndarray:
+    """The activities of a whole split in a NumPy file, (N, width) float32, mapped; written batch by batch."""
+    shape = (len(split), features.width)
+    file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    with tqdm(total=len(split), unit="picture", leave=False, disable=None if progress else True) as bar:
+        for start in range(0, len(split), BATCH):
+            stop = min(start + BATCH, len(split))
+            file[start:stop] = features([split.image(i) for i in range(start, stop)])
+            bar.update(stop - start)
+    file.flush()
+    return file
+
+
+def similar(
+    run: str | Path,
+    pictures: Sequence[str | Path],
+    *,
+    count: int = 6,
+    codes: bool = False,
+    device: str | torch.device | None = None,
+) -> list[list[Neighbour]]:
+    """The pictures of RUN/index that look most like others to the net (7.1, Figure 4 right).
+
+    Args:
+        run: Folder that `index` worked on.
+        pictures: Files.
+        count: How many for each.
+        codes: Whether to search by the binary codes, and rank what they find by the activities.
+        device: Where the net computes; the first GPU or else the CPU by default.
+
+    Returns:
+        For each picture its neighbours, nearest first.
+
+    Raises:
+        FileNotFoundError: No index, or no such file.
+        ValueError: A file that is no picture, or a count out of range.
+    """
+    of = Index(Path(run) / "index")
+    features = Features(checkpoint.best(Path(run)), device)
+    squares = [read_image(picture, features.recipe.store_size) for picture in pictures]
+    distances, places = of.nearest(features(squares), count, codes=codes)
+    return [of.neighbours(*one) for one in zip(distances, places, strict=True)]

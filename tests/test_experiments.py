@@ -1,0 +1,282 @@
+"""The experiments on a small stand-in: what they train, that finished parts are not trained again, what they say."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import small_net, write_store
+
+from alexnet.cli import main
+from alexnet.data.store import Store
+from alexnet.experiments import (
+    EXPERIMENTS,
+    ablations,
+    cifar_normalisation,
+    described,
+    figure1,
+    figure2,
+    figure3,
+    figure4,
+    reproduce,
+)
+from alexnet.experiments.lab import CIFAR10, DataSet, Finding, Lab, Row, settings_between, shortened
+from alexnet.learning.train import train
+from alexnet.recipe import Change, Recipe
+from alexnet.recipes import RECIPES, recipe_named
+from alexnet.results import codes
+from alexnet.results.evaluate import evaluate
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+RECIPE = Recipe(net=small_net(), store_size=32, batch_size=10, schedule="cosine", epochs=2)
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the runs that were trained by a step or more, in order."""
+    names: list[str] = []
+
+    def counted(store: Store, run: Path, recipe: Recipe, **options: object) -> object:
+        before = sorted((run / "checkpoints").glob("*"))
+        outcome = train(store, run, recipe, **(options | {"progress": False}))  # type: ignore[arg-type]
+        if sorted((run / "checkpoints").glob("*")) != before:
+            names.append(run.name)
+        return outcome
+
+    monkeypatch.setattr("alexnet.experiments.lab.train", counted)
+    return names
+
+
+def test_every_variant_differs_and_fits_the_paper_s_net() -> None:
+    for base in (recipe_named("alexnet-2012-run"), recipe_named("photos"), recipe_named("tiny")):
+        made = {name: change(base) for name, (change, _) in ablations.VARIANTS.items()}
+        assert made.pop("the net") == base
+        for name, recipe in made.items():
+            if base.colour_deviation == 0 and "colour" in name:
+                continue
+            assert recipe != base, name
+            recipe.net.sides()  # it can be built
+            again = base.with_settings(settings_between(base, recipe))
+            assert again == recipe, name
+
+
+def test_the_one_gpu_net_is_run_145_half() -> None:
+    net = ablations.one_gpu(recipe_named("alexnet-2012-run").net)
+    assert [c.maps for c in net.convs().values()] == [48, 128, 192, 192, 256]
+    assert (net.towers, [f.units for f in net.hidden().values()]) == (1, [4096, 4096])
+
+
+def test_without_a_layer_what_follows_is_as_large_as_before() -> None:
+    net = recipe_named("alexnet-2012-paper").net
+    ends = {
+        name: list(change(Recipe()).net.sides().values())[-1][1] for name, (change, _) in ablations.VARIANTS.items()
+    }
+    assert net.sides()["conv5"] == (13, 6)
+    assert {side for name, side in ends.items() if "overlap" not in name} == {6}
+    assert ends["pooling without overlap (147; 4.4)"] == 7
+
+
+def test_a_schedule_is_shortened_in_proportion() -> None:
+    recipe = shortened(recipe_named("cifar10-18pct"), 14)
+    assert recipe.epochs == 14
+    assert [change.epoch for change in recipe.changes] == pytest.approx([12, 13])
+    assert shortened(recipe, 140).changes[0].epoch == pytest.approx(120)
+    assert shortened(replace(RECIPE, patience=6, epochs=90), 15).patience == 1
+
+
+def test_ablations_train_each_net_once(store: Path, tmp_path: Path, trainings: list[str]) -> None:
+    few = {name: ablations.VARIANTS[name] for name in ("the net", "tanh (4.1)", "without conv3")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablations, "VARIANTS", few)
+        found = reproduce("ablations", tmp_path, store, recipe=RECIPE, seeds=2, epochs=1)
+        assert trainings == [f"{name}-{n}" for name in ("the-net", "tanh", "without-conv3") for n in (0, 1)]
+        assert reproduce("ablations", tmp_path, store, recipe=RECIPE, seeds=2, epochs=1) == found
+    assert len(trainings) == 6
+    assert [row.how for row in found.rows][:2] == ["", 'net.activation="tanh"']
+    assert [len(row.ours) for row in found.rows] == [2, 2, 2]
+    assert "a stand-in for ILSVRC-2012" in found.data
+    text = (tmp_path / "ablations" / "finding.md").read_text(encoding="utf-8")
+    assert "| the net | 40.66 | " in text
+    recipe = json.loads((tmp_path / "ablations" / "tanh-1" / "recipe.json").read_text(encoding="utf-8"))
+    assert (recipe["net"]["activation"], recipe["seed"], recipe["epochs"]) == ("tanh", 1, 1)
+
+
+def test_cifar_normalisation_compares_at_equal_schedules(store: Path, tmp_path: Path, trainings: list[str]) -> None:
+    full = recipe_named("cifar10-11pct")
+    fixed = cifar_normalisation.at_equal_schedules(full)
+    assert (fixed.epochs, [c.epoch for c in fixed.changes]) == (520, [500, 510])
+    found = reproduce("cifar-normalisation", tmp_path, store, epochs=1)
+    assert trainings == ["with-normalisation-0", "the-net-without-normalisation-0", "the-same-net-without-it-0"]
+    assert [row.paper for row in found.rows] == [(11.0,), (13.0,), (None,)]
+    plain = Recipe.from_json((tmp_path / "cifar-normalisation" / trainings[2] / "recipe.json").read_text())
+    assert plain == shortened(replace(fixed, net=replace(fixed.net, normalise=None)), 1)
+
+
+def test_figure1_searches_rates_and_compares_epochs(
+    store: Path, tmp_path: Path, trainings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figure1, "RATES", (0.001, 0.01))
+    monkeypatch.setattr(figure1, "SEARCH_EPOCHS", 1)
+    found = reproduce("figure1", tmp_path, store, recipe=RECIPE, epochs=12)
+    assert trainings[:2] == ["search-relu-0.001", "search-relu-0.01"]
+    assert trainings[-1] == "tanh-0"
+    curves = found.numbers["training_error"]
+    for activation in ("relu", "tanh"):
+        recipe = Recipe.from_json((tmp_path / f"figure1/{activation}-0/recipe.json").read_text(encoding="utf-8"))
+        assert (recipe.net.activation, recipe.decay, recipe.net.normalise) == (activation, 0, None)
+        # It ends with the first epoch at or under 25 %.
+        (errors,) = curves[activation]
+        assert all(error > 0.25 for error in errors[:-1])
+        assert errors[-1] <= 0.25 or len(errors) == 12
+    assert (tmp_path / "figure1/figure1.png").stat().st_size > 10_000
+
+
+def test_epochs_to_the_target_lie_on_the_line_between_epochs() -> None:
+    assert figure1.epochs_to_target([0.6, 0.3, 0.2]) == pytest.approx(2.5)
+    assert figure1.epochs_to_target([0.25]) == pytest.approx(1)
+    assert figure1.epochs_to_target([0.6, 0.3]) is None
+
+
+def test_table1_measures_the_test_pictures_with_ten_views_and_one(tmp_path: Path) -> None:
+    drawn = write_store(tmp_path / "store", train=20, val=6, test=10)
+    found = reproduce("table1", tmp_path, drawn, recipe=RECIPE, epochs=1)
+    assert [row.paper for row in found.rows] == [(47.1, 28.2), (45.7, 25.7), (37.5, 17.0), (39.0, 18.3)]
+    for row, views in zip(found.rows[2:], (10, 1), strict=True):
+        direct = evaluate(tmp_path / "table1/cnn-0", drawn, views=views, split="test")
+        assert row.ours == ((100 * direct["top1_error"], 100 * direct["top5_error"]),)
+
+
+def test_table2_averages_and_pre_trains(store: Path, tmp_path: Path, trainings: list[str]) -> None:
+    alone = reproduce("table2", tmp_path / "alone", store, recipe=RECIPE, epochs=1, seeds=2)
+    assert [(row.name, len(row.ours)) for row in alone.rows] == [
+        ("1 CNN", 2),
+        ("2 CNNs", 1),
+        ("1 CNN*", 0),
+        ("7 CNNs*", 0),
+    ]
+    runs = [tmp_path / f"alone/table2/cnn-{seed}" for seed in (0, 1)]
+    assert alone.rows[1].ours[0][0] == 100 * evaluate(runs, store, views=10)["top1_error"]
+    trainings.clear()
+    found = reproduce("table2", tmp_path, store, more=store, recipe=RECIPE, epochs=1, seeds=1)
+    assert trainings == ["cnn-0", "pretrained-5", "finetuned-5", "pretrained-6", "finetuned-6"]
+    assert [(row.name, len(row.ours)) for row in found.rows][2:] == [("1 CNN*", 2), ("3 CNNs*", 1)]
+    start = json.loads((tmp_path / "table2/finetuned-5/metrics.jsonl").read_text().splitlines()[0])
+    assert start["taken"] == ["conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7"]
+
+
+def test_fall2009_has_conv6(store: Path, tmp_path: Path) -> None:
+    found = reproduce("fall2009", tmp_path, store, recipe=RECIPE, epochs=1)
+    assert [row.paper for row in found.rows] == [(78.1, 60.9), (67.4, 40.9)]
+    assert found.notes[0] == "48 pictures to train on, 20 to test on."
+    recipe = Recipe.from_json((tmp_path / "fall2009/conv6-0/recipe.json").read_text(encoding="utf-8"))
+    assert recipe.net.conv6 is not None
+
+
+def test_figure2_has_the_paper_s_numbers_of_neurons(tmp_path: Path) -> None:
+    found = reproduce("figure2", tmp_path)
+    assert {row.name: row.ours[0][0] for row in found.rows} == figure2.PAPER
+    assert all(row.paper[0] == row.ours[0][0] for row in found.rows)
+    for name in RECIPES:
+        assert figure2.draw(figure2.stages(recipe_named(name).net)).axes
+
+
+def test_colour_shares_and_the_permutation_test() -> None:
+    random = np.random.default_rng(0)
+    grey = np.repeat(random.normal(size=(10, 1, 5, 5)), 3, axis=1)
+    coloured = random.normal(size=(10, 3, 5, 5))
+    coloured -= coloured.mean(1, keepdims=True)
+    assert figure3.colour_shares(grey) == pytest.approx(np.zeros(10), abs=1e-12)
+    assert figure3.colour_shares(coloured) == pytest.approx(np.ones(10))
+    assert figure3.colour_shares(grey + coloured)[0] == pytest.approx(
+        (coloured[0] ** 2).sum() / ((grey[0] ** 2).sum() + (coloured[0] ** 2).sum())
+    )
+    apart = np.r_[np.zeros(10), np.ones(10)]
+    assert figure3.by_chance(apart, 1.0) < 0.001
+    assert figure3.by_chance(np.tile([0.0, 1.0], 10), 0.0) == 1.0
+
+
+def test_figure3_numbers_the_towers_by_colour(store: Path, tmp_path: Path) -> None:
+    found = reproduce("figure3", tmp_path, store, recipe=RECIPE, seeds=2, epochs=1)
+    for row in found.rows:
+        less, more, chance = row.ours[0]
+        assert 0 <= less <= more <= 100
+        assert 0 < chance <= 100
+    assert found.figures == ["figure3-0.png", "figure3-1.png"]
+
+
+def test_figure4_measures_three_ways_of_searching(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codes, "STEPS", 20)
+    monkeypatch.setattr(figure4, "BITS", (16, 32))
+    found = reproduce("figure4", tmp_path, store, recipe=RECIPE, epochs=1)
+    assert [row.name for row in found.rows] == [
+        "raw pixels",
+        "activities",
+        "codes of 16 bits, then activities",
+        "codes of 32 bits, then activities",
+    ]
+    assert [row.ours[0][1] for row in found.rows] == [32 * 32 * 3, 4 * 16, 2, 4]
+    split, among = Store(store).validation(), Store(store).split("train")
+    everything = np.stack([among.image(i).reshape(-1).astype(float) for i in range(len(among))])
+    hits = []
+    for place in range(len(split)):
+        distance = np.linalg.norm(everything - split.image(place).reshape(-1).astype(float), axis=1)
+        hits.append((among.labels[distance.argsort(kind="stable")[:6]] == split.labels[place]).mean())
+    assert found.rows[0].ours[0][0] == pytest.approx(100 * np.mean(hits))
+    for name in found.figures:
+        assert (tmp_path / "figure4" / name).stat().st_size > 10_000
+
+
+def test_a_table_says_what_was_not_measured_and_the_spread() -> None:
+    rows = [Row("a", (1.0, None), ((2.0, 5.0), (4.0, 5.0))), Row("b", (None, None))]
+    text = Finding("T", "On x.", ("m", "n"), rows, ["a note"], ["f.png"]).markdown()
+    assert "| a | 1 | 3.00 ± 1.41 | - | 5.00 ± 0.00 | 2 |  |" in text
+    assert "| b | - | not measured | - | not measured | 0 |  |" in text
+    assert "- a note" in text
+    assert "![f](f.png)" in text
+
+
+def test_a_store_is_the_paper_s_set_by_its_numbers(store: Path, tmp_path: Path) -> None:
+    opened = Store(store)
+    assert not CIFAR10.is_it(opened)
+    same = DataSet("drawn", 3, 48, "")
+    assert same.is_it(opened)
+    assert Lab(tmp_path, opened, same).data() == "On drawn: 48 pictures of 3 classes."
+
+
+def test_the_rates_of_a_layer_stay_in_place_when_shortened() -> None:
+    recipe = replace(RECIPE, schedule="changes", changes=(Change(epoch=1, learning_rate=0.1, layers=("conv1",)),))
+    assert shortened(recipe, 4).changes == (Change(epoch=2, learning_rate=0.1, layers=("conv1",)),)
+
+
+def test_reproduce_lists_and_refuses(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == list(EXPERIMENTS) == list(described())
+    folder = ["--folder", str(tmp_path)]
+    for arguments, said in (
+        (["figure9"], "experiment must be one of figure1, "),
+        (["figure1"], "figure1 needs a store (--data) prepared from CIFAR-10 (cifar-10-binary.tar.gz, "),
+        (["ablations"], "ILSVRC2012_img_train.tar"),
+        (["ablations", "--data", str(tmp_path / "none")], "no such store"),
+        (["ablations", "--data", str(store), "--recipe", "none"], "--recipe must be one of"),
+        (["ablations", "--data", str(store), "--epochs", "0"], "epochs must be a whole number of at least 1; got 0"),
+        (["ablations", "--data", str(store)], "store_size 256; got 32"),
+    ):
+        assert main(["reproduce", *arguments, *folder]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line
+
+
+def test_reproduce_prints_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "figure2", "--folder", str(tmp_path), "--recipe", "cifar10-18pct"]) == 0
+    out = capsys.readouterr().out
+    assert "| conv3 | - | 4096.00 |" in out
+    assert f"All in {tmp_path / 'figure2'}." in out
+
+
+def test_a_store_for_write_store_is_not_needed_twice(tmp_path: Path) -> None:
+    small = write_store(tmp_path / "store", train=12, val=6)
+    found = reproduce("figure3", tmp_path / "out", small, recipe=RECIPE, seeds=1, epochs=1)
+    again = reproduce("figure3", tmp_path / "out", small, recipe=RECIPE, seeds=1, epochs=1)
+    assert found.rows == again.rows
