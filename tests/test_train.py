@@ -671,7 +671,7 @@ def test_a_line_per_epoch_is_told_on_standard_error(
     train(store, tmp_path / "run", recipe)
     told = capsys.readouterr()
     assert told.out == ""
-    found = told.err.splitlines()
+    found = [line for line in told.err.splitlines() if not line.startswith("note: ")]  # of a CPU without bfloat16
     assert [line.split()[:2] for line in found] == [["epoch", "1/3"], ["epoch", "2/3"], ["epoch", "3/3"]]
     for line in found:
         for word in ("rate", "loss", "error", "pictures/s", "left"):

@@ -20,10 +20,11 @@ from alexnet.data.ahead import cores
 from alexnet.data.loader import Loader
 from alexnet.data.store import Split, Store, write_aside
 from alexnet.data.writer import alone
+from alexnet.kernels import note
 from alexnet.learning import checkpoint
 from alexnet.learning.checkpoint import Progress
 from alexnet.learning.finetune import take_weights
-from alexnet.learning.measure import choose_device, measure
+from alexnet.learning.measure import choose_device, has_bfloat16, measure
 from alexnet.learning.memory import keep_freed_memory
 from alexnet.learning.metrics import Metrics, about, progress_bar, summary, tell
 from alexnet.learning.schedule import Plateau, Rates, rates
@@ -107,6 +108,8 @@ def train(
     require(checkpoint_minutes >= 0, "checkpoint_minutes", "a time from 0 (after each step)", checkpoint_minutes)
     require(bool(start_from) or not take, "take", "given with the run to take from (start_from)", take)
     recipe = settle_recipe(run, recipe, store)
+    if progress and recipe.precision == "auto" and not has_bfloat16(device):
+        note(f"training is slower here than it can be: in float32, since the {device.type} has no bfloat16 arithmetic")
     keep_freed_memory()
     torch.manual_seed(recipe.seed)
     net = AlexNet(len(store.classes), recipe.net).on(device)
