@@ -84,7 +84,7 @@ def _pretraining(*, low: float, epochs: int) -> Recipe:
 def alexnet_2012_fall2009() -> Recipe:
     """Net 146's first pre-training, on 10,184 classes: `train --from` a run of alexnet-2012-run.
 
-    Seven epochs for the program's 6.6. Its net is also that of section 6's last paragraph: 67.4 / 40.9 % on Fall 2009,
+    Seven epochs for the program's 6.6. Its net is also that of section 7's last paragraph: 67.4 / 40.9 % on Fall 2009,
     half of the pictures to test.
     """
     return _pretraining(low=2.2, epochs=7)

@@ -1,6 +1,6 @@
 """What each part of the net is worth: one taken away or changed at a time (sections 4.1 to 4.4, 5, 8).
 
-    alexnet reproduce ablations --data STORE            90 epochs of ILSVRC-2012 for each of 15 nets
+    alexnet reproduce ablations --data STORE            90 epochs of ILSVRC-2012 for each of 14 nets
     alexnet reproduce ablations --data STORE --recipe photos --epochs 20
 
 The paper's numbers are those of the 2012 program's runs on ILSVRC-2012's validation set, ten views; the one-GPU net's

@@ -45,9 +45,9 @@ def precision(found: np.ndarray, labels: np.ndarray, among: np.ndarray) -> float
 
 def run(lab: Lab) -> Finding:
     """Train a net, draw both parts of the figure, and measure the three ways of searching."""
-    base = lab.recipe or recipe_named("photos" if lab.stand_in else "alexnet-2012-run")
+    base = lab.recipe or recipe_named("photos" if lab.stand_in else "alexnet-2012-run-2010")
     trained = lab.trained("net-0", base)
-    of, among = lab.store.validation(), lab.store.split("train")
+    of, among = lab.store.split(lab.tested()), lab.store.split("train")
     queries = choose(of.labels, min(QUERIES, len(of)), 0)
     asked = Features(checkpoint.best(trained), lab.device)([of.image(int(i)) for i in queries])
     count = min(NEIGHBOURS, len(among))

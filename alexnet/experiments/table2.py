@@ -39,10 +39,11 @@ def finetuning(pretrained: Recipe) -> Recipe:
 def starred(lab: Lab, base: Recipe, first: Path, seed: int) -> Path:
     """A net pre-trained on the larger set, from the convolutions of a first net, and fine-tuned on the smaller."""
     of_program = lab.recipe is None and not lab.stand_in
-    pre = recipe_named("alexnet-2012-fall2011") if of_program else pretraining(base)
+    pre = recipe_named("alexnet-2012-fall2009") if of_program else pretraining(base)
     fine = recipe_named("alexnet-2012-finetune") if of_program else finetuning(pre)
     convs = tuple(base.net.convs())
-    # The program went over the Fall 2009 release first; whoever has that can do so with train --from.
+    # The program went over the Fall 2009 release first and the Fall 2011 release then; whoever has both can do so with
+    # train --from. In one go it is the rates of the first, at which conv6 is new.
     pre_run = lab.trained(f"pretrained-{seed}", replace(pre, seed=seed), store=lab.more, start_from=first, take=convs)
     kept = (*convs, "conv6", *base.net.hidden())
     return lab.trained(f"finetuned-{seed}", replace(fine, seed=seed), start_from=pre_run, take=kept)

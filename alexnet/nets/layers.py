@@ -43,7 +43,7 @@ class LocallyConnected(nn.Module):
 
     Attributes:
         weight: (out, out, maps, kernel, kernel, channels / towers), row and column of the place first.
-        bias: (out, out, maps). One for each place, as in the program: nothing is shared.
+        bias: (out, out, maps). One for each place too: nothing is shared. (What the program had is not recorded.)
     """
 
     def __init__(self, channels: int, conv: Conv, *, towers: int, side: int) -> None:
