@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run_command(options)
         sys.stdout.flush()
         return status
-    except KeyboardInterrupt:
-        return say("stopped", 130)
+    except KeyboardInterrupt as stop:
+        return say("stopped", 128 + getattr(stop, "signal", 2))
     except BrokenPipeError:
         # Whoever read our output has left; Python would complain once more when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -177,6 +177,7 @@ def train_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("--device", help="such as cpu or cuda:1; by default the first GPU, else the CPU")
     one.add_argument("--workers", type=int, metavar="N", help="threads that make batches")
     one.add_argument("--checkpoint-minutes", type=float, default=10, metavar="M", help="time between checkpoints")
+    one.add_argument("--no-graph", action="store_true", help="on a GPU, make each step kernel by kernel")
     one.add_argument("--tensorboard", action="store_true", help="write TensorBoard event files too")
 
 
@@ -199,6 +200,7 @@ def run_train(options: argparse.Namespace) -> int:
         workers=options.workers,
         checkpoint_minutes=options.checkpoint_minutes,
         tensorboard=options.tensorboard,
+        graph=not options.no_graph,
     )
     if not outcome.finished:
         say(f"stopped after step {outcome.step}, all saved: the same command goes on from there", 0)

@@ -273,6 +273,7 @@ class Recipe(Checked):
         until_train_error: Training also ends after the first epoch whose training error, as it went, is at most this;
             None for never (Figure 1 compares how long nets take to 25 %).
         reflect: Whether pictures are reflected with probability one half (5.1).
+        crops: Whether crops are taken at random places or always at the centre (5.1).
         crop_area: Random square crops of this share of the picture, resized; None for the paper's plain crops.
         colour_deviation: Deviation of the colour shift's Gaussian; 0 for none (5.1).
         colour_divisor: What a shifted picture is divided by; the paper has 1, the 2012 program 1.1.
@@ -299,6 +300,7 @@ class Recipe(Checked):
     epochs: int = 90
     until_train_error: float | None = None
     reflect: bool = True
+    crops: Literal["random", "centre"] = "random"
     crop_area: tuple[float, float] | None = None
     colour_deviation: float = 0.1
     colour_divisor: float = 1.0
@@ -332,6 +334,9 @@ class Recipe(Checked):
             "until_train_error",
             "null or a share from 0 to 1",
             self.until_train_error,
+        )
+        require(
+            self.crop_area is None or self.crops == "random", "crop_area", 'null with crops "centre"', self.crop_area
         )
         if self.crop_area is not None:
             low, high = self.crop_area

@@ -13,7 +13,6 @@ says so in its rows, and the others go on. Without a GPU every row says "not mea
 
 import argparse
 import json
-import os
 import tempfile
 import time
 import traceback
@@ -30,6 +29,7 @@ from stores import write_store
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alexnet.data.ahead import cores
 from alexnet.data.loader import Loader
 from alexnet.data.store import Store
 from alexnet.kernels.response_norm import response_norm
@@ -80,7 +80,7 @@ class Run:
 
     def workers(self) -> int:
         """As `train` chooses it for a GPU."""
-        return os.cpu_count() or 1
+        return cores()
 
     def rate(self, way: Callable[[], int], warm: int = 8) -> float:
         """Pictures/s of `way`, which returns how many it used; no synchronisation but at the two ends."""
@@ -148,7 +148,7 @@ def update(run: Run) -> None:
     given = {"lr": 1e-6, "momentum": 0.9, "weight_decay": 5e-4}
     ours = SGD(weights, rate=1e-6, momentum=0.9, decay=5e-4)
     theirs = torch.optim.SGD(weights, fused=True, **given)  # type: ignore[arg-type]
-    ways = {"ours": replayed(ours.step, run.device), "theirs": theirs.step}
+    ways = {"ours": replayed(ours.step, run.device), "theirs": replayed(theirs.step, run.device)}
     found = medians(in_turn(ways, 5, run.device, calls=1 if run.rehearsal else 20))
     moved = 5 * sum(weight.nbytes for weight in weights)
     run.values["update"] = 1000 * found["ours"]

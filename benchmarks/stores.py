@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import simplejpeg
 
+from alexnet.data.image import encode_jpeg
 from alexnet.data.store import STATISTICS, Statistics, shard_name, shard_schema
 
 DISTINCT = 256  # pictures that are drawn; the others repeat them
@@ -31,12 +31,12 @@ def write_store(path: Path, size: int, classes: int, encoding: str = "raw", **co
         path: The folder; made.
         size: Side of the pictures, in pixels.
         classes: Number of classes; a picture's label is its number modulo that.
-        encoding: "raw" or "jpeg" (quality 95).
+        encoding: "raw" or "jpeg".
         counts: Pictures of each split: train=1000, val=100.
     """
     path.mkdir(parents=True)
     pictures = smooth_pictures(DISTINCT, size)
-    stored = [picture.tobytes() if encoding == "raw" else simplejpeg.encode_jpeg(picture, 95) for picture in pictures]
+    stored = [picture.tobytes() if encoding == "raw" else encode_jpeg(picture) for picture in pictures]
     names = tuple(f"class {n}" for n in range(classes))
     each = max(1, SHARD_BYTES // max(len(one) for one in stored))
     for split, count in counts.items():

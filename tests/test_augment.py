@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.data.augment import Draws, centre_mean, draw, order, ten_views, train_picture, view_batch
+from alexnet.data.augment import Draws, centre_mean, draw, order, ten_views, train_picture
 from alexnet.data.store import Statistics
+from alexnet.data.views import batch_of_views
 from alexnet.kernels.augment import place, place_reference
 
 COVARIANCE = np.array([[5000.0, 4200.0, 3800.0], [4200.0, 4800.0, 4300.0], [3800.0, 4300.0, 5200.0]])
@@ -20,6 +22,11 @@ def numbered(size: int) -> np.ndarray:
     """A picture whose pixels say where they come from: (row, column, row + column), modulo 256."""
     rows, columns = np.mgrid[:size, :size]
     return np.stack([rows, columns, rows + columns], axis=2).astype(np.uint8)
+
+
+def view_batch(pictures, mean, view):
+    """One view of each picture, by `batch_of_views`."""
+    return batch_of_views(pictures, [view], torch.from_numpy(centre_mean(mean, 224)))
 
 
 def same(a: Draws, b: Draws) -> bool:
@@ -174,10 +181,17 @@ def test_the_ten_views_are_corners_centre_and_their_reflections():
     assert {(top, left) for top, left, reflected in views if reflected} == places
 
 
+def test_crops_at_the_centre_draw_everything_else_alike(many):
+    centred = draw(MANY, **USUAL, random_crops=False)
+    assert set(centred.top) == set(centred.left) == {16}
+    assert np.array_equal(centred.reflect, many.reflect)
+    assert np.array_equal(centred.colour, many.colour)
+
+
 def test_each_view_of_a_numbered_picture():
     mean = np.zeros((3, 256, 256), np.float32)
     for top, left, reflected in ten_views(256, 224):
-        batch = view_batch([numbered(256), numbered(256)], 224, mean, (top, left, reflected)).numpy()
+        batch = view_batch([numbered(256), numbered(256)], mean, (top, left, reflected)).numpy()
         assert batch.shape == (2, 3, 224, 224)
         for row, column in ((0, 0), (0, 223), (223, 0), (223, 223)):
             source = left + (223 - column if reflected else column)
@@ -186,9 +200,9 @@ def test_each_view_of_a_numbered_picture():
 
 def test_a_views_mean_is_the_means_centre():
     mean = numbered(256).transpose(2, 0, 1).astype(np.float32)
-    centre = view_batch([numbered(256)], 224, mean, (16, 16, False))
+    centre = view_batch([numbered(256)], mean, (16, 16, False))
     assert not centre.any()
-    corner = view_batch([numbered(256)], 224, mean, (0, 32, False)).numpy()
+    corner = view_batch([numbered(256)], mean, (0, 32, False)).numpy()
     assert (corner[0, 0] == -16).all()
     assert (corner[0, 1] == 16).all()
 

@@ -1,8 +1,10 @@
 """Start values taken from another run: which layers, where classes differ, and when the run goes on."""
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,6 +66,23 @@ def test_a_layer_that_does_not_fit_is_refused(first: Path, layers: list[str], re
     with pytest.raises(ValueError, match=reason):
         take_weights(net, ("a", "b", "c"), first, layers)
     assert all(torch.equal(w, before[name]) for name, w in weights(net).items())
+
+
+def test_a_half_finished_run_is_refused(store: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alexnet.learning.train.ended", lambda *_: False)
+        patch.setattr(
+            "alexnet.learning.train.stopped_by_signal", lambda: contextlib.nullcontext(SimpleNamespace(number=2))
+        )
+        assert not train(store, tmp_path / "half", RECIPE, progress=False).finished
+    with pytest.raises(ValueError, match="must be finished to take weights from it; it has done 0 epochs: go on with"):
+        take_weights(AlexNet(3, RECIPE.net), ("a", "b", "c"), tmp_path / "half")
+
+
+def test_a_wrong_layer_leaves_no_run_behind(first: Path, store: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such layer"):
+        train(store, tmp_path / "run", RECIPE, start_from=first, take=["conv9"], progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_nothing_in_common_is_refused(first: Path) -> None:

@@ -48,6 +48,12 @@ def test_predictions_kept_are_averaged_like_runs(runs: list[Path], pictures: Pat
         evaluate(files, pictures, views=views, save=tmp_path / f"both-{views}")  # an average can be kept, too
         assert evaluate(tmp_path / f"both-{views}", pictures, views=views)["log_prob"] == direct["log_prob"]
         assert Predictions.load(tmp_path / f"both-{views}").nets == tuple(str(run) for run in runs)
+    # A file of two nets counts twice as much as a third net.
+    three = evaluate([tmp_path / "both-1", runs[0]], pictures, views=1, save=tmp_path / "three")
+    kept = Predictions.load(tmp_path / "three").probabilities["val"]
+    single = [Predictions.load(tmp_path / f"1-{n}").probabilities["val"] for n in (0, 1)]
+    assert torch.allclose(kept, (2 * single[0] + single[1]) / 3, atol=1e-6)
+    assert three["images"] == 30
 
 
 def test_the_mixture_s_weights_are_the_best() -> None:
@@ -58,7 +64,7 @@ def test_the_mixture_s_weights_are_the_best() -> None:
     assert float(weights.sum()) == pytest.approx(1)
     assert weights.tolist() == pytest.approx([0.6, 0.4, 0.0], abs=0.15)
 
-    def mean_log(of: torch.Tensor) -> float:
+    def mean_log(of: torch.Tensor) -> float:  # of weights that need not sum to 1
         return float(averaged(parts, of / of.sum()).double().gather(1, labels[:, None]).log().mean())
 
     best = mean_log(weights)
@@ -71,11 +77,10 @@ def test_weights_are_chosen_on_one_part_and_measured_on_another(
     runs: list[Path], pictures: Path, tmp_path: Path
 ) -> None:
     found = evaluate(runs, pictures, split="test", weights_on="val", save=tmp_path / "kept")
-    store, parts = Store(pictures), {}
+    store = Store(pictures)
     for part in ("val", "test"):
-        nets = [checkpoint.best(run) for run in runs]
-        parts[part] = [evaluate(run, pictures, split=part, save=tmp_path / f"{part}{n}") for n, run in enumerate(runs)]
-        assert len(nets) == 2
+        for n, run in enumerate(runs):
+            evaluate(run, pictures, split=part, save=tmp_path / f"{part}{n}")
     of_val = [Predictions.load(tmp_path / f"val{n}").probabilities["val"] for n in (0, 1)]
     of_test = [Predictions.load(tmp_path / f"test{n}").probabilities["test"] for n in (0, 1)]
     weights = mixture(of_val, torch.from_numpy(store.split("val").labels))

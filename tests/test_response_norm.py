@@ -10,11 +10,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from alexnet.kernels import in_parallel
+from alexnet.kernels import in_parallel, note
 from alexnet.kernels import response_norm as kernel
-from alexnet.kernels.response_norm import map_norm, map_norm_reference, response_norm, response_norm_reference
+from alexnet.kernels.response_norm import (
+    map_norm,
+    map_norm_reference,
+    response_norm,
+    response_norm_pool,
+    response_norm_reference,
+)
 
 PAPER = {"size": 5, "k": 2.0, "alpha": 1e-4, "beta": 0.75}
 STRONG = {"k": 1.5, "alpha": 0.3, "beta": 0.75}  # where the sum matters more than k
@@ -94,21 +101,31 @@ def test_other_powers_than_three_quarters():
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1 / 128, torch.float16: 1 / 1024}
 
 
+# Each of these, with towers that vectors fit and that they do not, is compiled on its own: a second for each.
+KINDS = ((5, torch.float32), (5, torch.bfloat16), (8, torch.float16))
+LAYOUTS = ("channels_last", "contiguous", "strided")
+
+
+def laid_out(x: Tensor, layout: str) -> Tensor:
+    """The same numbers in another memory."""
+    if layout == "strided":
+        return x.new_zeros(*x.shape[:3], 2 * x.shape[3])[..., ::2].copy_(x)
+    return x.contiguous(memory_format=getattr(torch, layout + "_format" * (layout == "contiguous")))
+
+
 @given(
-    shape=st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 5), st.integers(1, 5)),
-    size=st.sampled_from(SIZES),
+    shape=st.tuples(st.integers(0, 3), st.integers(1, 20), st.integers(1, 5), st.integers(1, 5)),
+    kind=st.sampled_from(KINDS),
     towers=st.integers(1, 3),
     relu=st.booleans(),
     scale=st.sampled_from([0.0, 1e-3, 1.0, 100.0]),
-    dtype=st.sampled_from(list(TOLERANCE)),
-    channels_last=st.booleans(),
+    layouts=st.tuples(st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS)),
     seed=st.integers(0, 2**32),
 )
-def test_fast_path_against_plain_path(shape, size, towers, relu, scale, dtype, channels_last, seed):
-    n, maps, h, w = shape
+def test_fast_path_against_plain_path(shape, kind, towers, relu, scale, layouts, seed):
+    (n, maps, h, w), (size, dtype) = shape, kind
     shape = (n, maps * towers, h, w)
-    memory = torch.channels_last if channels_last else torch.contiguous_format
-    x, g = ((drawn(*shape, seed=seed + i) * scale).to(dtype).to(memory_format=memory) for i in (0, 1))
+    x, g = (laid_out((drawn(*shape, seed=seed + i) * scale).to(dtype), layouts[i]) for i in (0, 1))
     constants = {"size": size, "towers": towers, "relu": relu, **STRONG}
     got, expected = response_norm(x, **constants), response_norm_reference(x.double(), **constants)
     assert got.dtype == dtype
@@ -121,6 +138,55 @@ def test_fast_path_against_plain_path(shape, size, towers, relu, scale, dtype, c
     assert got.dtype == dtype
     # A gradient is a difference: its rounding is relative to the terms, which are of the size of g.
     torch.testing.assert_close(got.double(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * max(scale, 1e-3))
+
+
+def pooled(x: Tensor, *, pool: int, stride: int, **constants) -> Tensor:
+    """What `response_norm_pool` computes, in two steps."""
+    return F.max_pool2d(response_norm(x, **constants), pool, stride, ceil_mode=True)
+
+
+@given(
+    shape=st.tuples(st.integers(0, 3), st.integers(1, 20), st.integers(2, 9), st.integers(2, 9)),
+    kind=st.sampled_from([(torch.float32, 3, 2), (torch.bfloat16, 2, 3)]),
+    towers=st.integers(1, 2),
+    relu=st.booleans(),
+    layouts=st.tuples(st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS)),
+    seed=st.integers(0, 2**32),
+)
+def test_with_pooling_it_is_both_steps_to_the_bit(shape, kind, towers, relu, layouts, seed):
+    (n, maps, h, w), (dtype, pool, stride) = shape, kind
+    x = laid_out(drawn(n, maps * towers, h, w, seed=seed).to(dtype), layouts[0])
+    constants = {"size": 5, "towers": towers, "relu": relu, "pool": pool, "stride": stride, **STRONG}
+    got = response_norm_pool(x, **constants)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(got, pooled(x, **constants))
+    g = laid_out(drawn(*got.shape, seed=seed + 1).to(dtype), layouts[1])
+    got, expected = (gradient(f, x, g, **constants) for f in (response_norm_pool, pooled))
+    if dtype == torch.float32:
+        assert torch.equal(got, expected)
+    else:  # in two steps the gradient is rounded in between
+        torch.testing.assert_close(got, expected, rtol=2 * TOLERANCE[dtype], atol=4 * TOLERANCE[dtype])
+
+
+def test_pooling_where_it_is_not_one_pass():
+    x = drawn(1, 2, 17, 18).requires_grad_()
+    constants = {"size": 2, "pool": 3, "stride": 2, **STRONG}
+    assert torch.equal(response_norm_pool(x, **constants), pooled(x, **constants))
+    assert torch.autograd.gradcheck(lambda x: response_norm_pool(x, **constants), drawn(1, 2, 4, 3).requires_grad_())
+    wide = {**constants, "size": 5, "pool": 17}  # the place in such a window would not fit eight bits
+    assert torch.equal(response_norm_pool(x.float(), **wide), pooled(x.float(), **wide))
+
+
+def test_pooling_takes_the_last_nan_and_the_first_of_equals_as_torch_does():
+    x = torch.ones(1, 8, 5, 5)
+    x[0, 1, 1, 1] = x[0, 1, 2, 2] = x[0, 2, 4, 4] = float("nan")
+    constants = {"size": 5, "pool": 3, "stride": 2, **STRONG}
+    got, expected = (f(x, **constants) for f in (response_norm_pool, pooled))
+    torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
+    g = drawn(*got.shape, dtype=torch.float32)
+    got, expected = (gradient(f, x, g, **constants) for f in (response_norm_pool, pooled))
+    torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
+    assert got[0, 7].isfinite().all()  # no window that holds it holds a NaN or one beside
 
 
 @given(
@@ -165,13 +231,27 @@ def test_huge_activities_and_nan_come_out_as_from_the_plain_version():
         torch.testing.assert_close(got, expected, equal_nan=True)
 
 
+@pytest.mark.parametrize("relu", [False, True])
+def test_where_squares_overflow_the_gradient_is_what_more_digits_give(relu):
+    # (torch's own derivative of the plain version is NaN there: it multiplies zero by infinity.)
+    x = torch.tensor([1e25, -1e20, 1e19, 3.0, 0.0, 1e-30, 1.0, -1.0, 2.0])[None, :, None, None]
+    g = drawn(*x.shape, dtype=torch.float32)
+    got = gradient(response_norm, x, g, relu=relu, **PAPER)
+    expected = gradient(response_norm_reference, x.double(), g.double(), relu=relu, **PAPER)
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_infinity_and_nan_in_16_bits(dtype):
+    x = torch.tensor([float("inf"), 1.0, 1.0, 1.0, float("nan"), 0.0, 1.0, 1.0, 1.0, 60000.0], dtype=dtype)
+    x = x[None, :, None, None]
+    got, expected = (f(x, **PAPER) for f in (response_norm, response_norm_reference))
+    torch.testing.assert_close(got, expected, equal_nan=True, rtol=TOLERANCE[dtype], atol=0)
+
+
 def test_a_relus_gradient_is_zero_at_zero():
     x = torch.zeros(1, 2, 1, 1)
     assert gradient(response_norm, x, torch.ones_like(x), relu=True, **PAPER).abs().sum() == 0
-
-
-def test_no_pictures_give_none():
-    assert response_norm(torch.empty(0, 6, 2, 2), **PAPER).shape == (0, 6, 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -188,32 +268,95 @@ def test_what_cannot_be_normalised_is_named(x, change, message):
         response_norm(x, **{**PAPER, **change})
 
 
-def test_torch_finds_the_operators_well_made():
-    x = drawn(2, 6, 4, 5, dtype=torch.float32).requires_grad_()
-    torch.library.opcheck(kernel._response_norm, (x, 5, 2.0, 0.1, 0.75, 2, True))
-    torch.library.opcheck(kernel._map_norm, (x, 5, 2.0, 0.1, 0.75))
+@pytest.mark.parametrize(("pool", "stride"), [(0, 1), (2, 0), (4, 1)])
+def test_what_cannot_be_pooled_is_named(pool, stride):
+    with pytest.raises(ValueError, match="pool and stride must be at least 1 and fit the maps"):
+        response_norm_pool(torch.ones(1, 4, 3, 2), pool=pool, stride=stride, **PAPER)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_torch_finds_the_operators_well_made(dtype, layout):
+    x, g, pooled_g = (laid_out(drawn(2, 6, side, 5, dtype=dtype), layout) for side in (4, 4, 2))
+    x.requires_grad_()
+    norm, around = (5, 2.0, 0.1, 0.75, 2, True), (5, 2.0, 0.1, 0.75)
+    torch.library.opcheck(kernel._response_norm, (x, *norm))
+    torch.library.opcheck(kernel._response_norm_backward, (g, x.detach(), *norm))
+    torch.library.opcheck(kernel._map_norm, (x, *around))
+    torch.library.opcheck(kernel._map_norm_backward, (g, x.detach(), *around))
+    if dtype != torch.float64:
+        torch.library.opcheck(kernel._response_norm_pool, (x, *norm, 3, 2))
+        which = torch.zeros(2, 6, 2, 2, dtype=torch.uint8)
+        torch.library.opcheck(kernel._response_norm_pool_backward, (pooled_g[..., :2], x.detach(), which, *norm, 3, 2))
+
+
+@given(
+    shape=st.tuples(*(st.integers(0, 3) for _ in range(4))).filter(lambda shape: shape[1]),
+    layout=st.sampled_from(LAYOUTS),
+)
+def test_shape_functions_tell_the_strides(shape, layout):
+    x = laid_out(drawn(*shape, dtype=torch.float32), layout)
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(x)
+        on_gpu = torch.empty_strided(x.shape, x.stride(), device="cuda")
+        told = [f(a, size=5, **STRONG) for f in (response_norm, map_norm) for a in (fake, on_gpu)]
+    made = [f(x, size=5, **STRONG) for f in (response_norm, map_norm) for _ in range(2)]
+    assert [a.shape for a in told] == [a.shape for a in made]
+    assert [a.stride() for a in told] == [a.stride() for a in made]
+
+
+def test_a_gpu_without_triton_takes_the_plain_path_and_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(kernel, "_TRITON", False)
+    monkeypatch.setattr(kernel, "note", note.__wrapped__)  # which may have been said before
+    with FakeTensorMode():
+        assert not kernel._has_kernel(torch.empty(2, 6, 4, 4, device="cuda"))
+    assert "Triton is not installed" in capsys.readouterr().err
+
+
+class Layer(torch.nn.Module):
+    """Every operation, behind a convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = map_norm(response_norm(F.conv2d(x, torch.ones(4, 3, 1, 1)), relu=True, **PAPER), size=3, **STRONG)
+        return response_norm_pool(x, pool=2, stride=2, relu=True, **PAPER)
 
 
 def test_export_and_autocast_see_through_it():
-    class Layer(torch.nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return response_norm(F.conv2d(x, torch.ones(4, 3, 1, 1)), relu=True, **PAPER)
-
     x = drawn(2, 3, 4, 5, dtype=torch.float32)
     exported = torch.export.export(Layer(), (x,))
-    torch.testing.assert_close(exported.module()(x), Layer()(x))
+    torch.testing.assert_close(exported.module()(x), Layer()(x), rtol=0, atol=0)
     with torch.autocast("cpu", torch.bfloat16):
-        assert Layer()(x).dtype == torch.bfloat16
+        assert Layer()(x).dtype == torch.bfloat16  # as the convolution made it
+        assert response_norm(x, **PAPER).dtype == torch.float32
+        assert response_norm_pool(x, pool=2, stride=2, **PAPER).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compile_sees_through_it(dtype):
+    torch.compiler.reset()
+    compiled = torch.compile(Layer(), fullgraph=True, backend="aot_eager")
+    x = drawn(2, 3, 4, 5, dtype=dtype)
+    results = []
+    for layer in (compiled, Layer()):
+        inner = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            y = layer(inner)
+        y.float().square().sum().backward()
+        results.append((y, inner.grad))
+    for got, expected in zip(*results, strict=True):
+        assert torch.equal(got, expected)
 
 
 def test_the_same_bits_on_any_number_of_threads_and_from_several_at_once():
     x, g = (drawn(4, 16, 9, 9, seed=i, dtype=torch.float32) for i in (0, 1))
     constants = {"towers": 2, "relu": True, **PAPER}
+    pool = {**constants, "pool": 3, "stride": 2}
     results: list[Tensor] = []
 
     def work() -> None:
         for _ in range(20):
             results.extend([response_norm(x, **constants), gradient(response_norm, x, g, **constants)])
+            results.extend([y := response_norm_pool(x, **pool), gradient(response_norm_pool, x, y, **pool)])
 
     threads = torch.get_num_threads()
     try:
@@ -226,8 +369,10 @@ def test_the_same_bits_on_any_number_of_threads_and_from_several_at_once():
                 caller.join()
     finally:
         torch.set_num_threads(threads)
-    assert len(results) == 2 * 3 * 20 * 2
-    assert all(torch.equal(a, b) for a, b in zip(results, results[:2] * (len(results) // 2), strict=True))
+    assert len(results) == 2 * 3 * 20 * 4
+    # Callers append pairs, between which another's may come.
+    kinds = [[a for a in results if a.shape == shape] for shape in ((4, 16, 9, 9), (4, 16, 4, 4))]
+    assert [len({a.numpy().tobytes() for a in kind}) for kind in kinds] == [3, 1]
 
 
 def test_in_parallel_does_each_part_once_and_passes_errors_on():

@@ -1,6 +1,7 @@
 """The nearest pictures: exact search against NumPy, codes against what they must keep, and the two commands."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,6 +150,15 @@ def test_what_is_wrong_is_said_in_a_line(
     assert len(said) == 1
     assert message in said[0]
     assert Index(run / "index").codes.shape[1] == 8  # the index that was there still is
+
+
+def test_an_index_of_an_older_net_is_refused(run: Path, store: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    about = json.loads((copy / "index" / "about.json").read_text())
+    (copy / "index" / "about.json").write_text(json.dumps(about | {"step": 3}))
+    Image.fromarray(Store(store).split("train").image(0)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"must be of its net after step \d+; it is of step 3: make it anew"):
+        similar(copy, [tmp_path / "a.png"])
 
 
 def test_an_index_of_another_format_is_refused(tmp_path: Path) -> None:

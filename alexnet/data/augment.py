@@ -1,11 +1,9 @@
 """What is drawn for each training picture, and the ten views at test time (section 5.1)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
 
 from alexnet.data.store import Statistics
 from alexnet.kernels.augment import place
@@ -56,6 +54,7 @@ def draw(
     crop: int,
     reflect: bool,
     crop_area: tuple[float, float] | None,
+    random_crops: bool = True,
     colour_deviation: float,
     statistics: Statistics,
 ) -> Draws:
@@ -70,6 +69,7 @@ def draw(
         size, crop: Sides of the stored pictures and of the net's input, in pixels.
         reflect: Whether each picture is reflected with probability one half.
         crop_area: The least and greatest share of the picture's area to cut out; None: always `crop` pixels a side.
+        random_crops: Whether squares are cut out at random places, or all at the centre.
         colour_deviation: Deviation of the Gaussian that scales each colour component; 0 for no shift. The components
             have the square roots of the eigenvalues as length, as the 2012 program has it.
         statistics: Of the training set.
@@ -82,10 +82,10 @@ def draw(
         low, high = crop_area
         side = np.round(size * np.sqrt(low + u[:, 0] * (high - low))).astype(np.int64)
         side = side.clip(min(-(-crop // 4), size), size)  # no square is enlarged more than four times
-    room = size - side + 1
+    centre, room = (size - side) // 2, size - side + 1
     return Draws(
-        top=(u[:, 1] * room).astype(np.int64),
-        left=(u[:, 2] * room).astype(np.int64),
+        top=(u[:, 1] * room).astype(np.int64) if random_crops else centre,
+        left=(u[:, 2] * room).astype(np.int64) if random_crops else centre,
         side=side,
         reflect=reflect & (u[:, 3] < 0.5),
         colour=_colour(u[:, 4:], colour_deviation, statistics),
@@ -171,23 +171,3 @@ def ten_views(size: int, crop: int) -> list[View]:
     places = [(centre, centre), (0, 0), (0, end), (end, 0), (end, end)]
     distinct = list(dict.fromkeys(places))
     return [(top, left, reflected) for reflected in (False, True) for top, left in distinct]
-
-
-def view_batch(images: Sequence[np.ndarray] | np.ndarray, crop: int, mean: np.ndarray, view: View) -> torch.Tensor:
-    """One view of each picture, centred.
-
-    Args:
-        images: N pictures, (size, size, 3) uint8 each.
-        crop: Side of the net's input, in pixels.
-        mean: (3, size, size) float32, the training set's mean activity.
-        view: One of `ten_views(size, crop)`.
-
-    Returns:
-        (N, 3, crop, crop) float32 in channels_last memory.
-    """
-    top, left, reflected = view
-    centre, no_shift = centre_mean(mean, crop), np.zeros(3, np.float32)
-    batch = np.empty((len(images), crop, crop, 3), np.float32)
-    for image, out in zip(images, batch, strict=True):
-        place(image, top, left, reflected, centre, no_shift, 1.0, out)
-    return torch.from_numpy(batch).permute(0, 3, 1, 2)

@@ -196,6 +196,7 @@ class Loader:
             crop=recipe.net.image_size,
             reflect=recipe.reflect,
             crop_area=recipe.crop_area,
+            random_crops=recipe.crops == "random",
             colour_deviation=recipe.colour_deviation if self._shifts(colour) else 0.0,
             statistics=self.statistics,
         )

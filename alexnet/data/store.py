@@ -365,8 +365,10 @@ class Store:
             ValueError: There are none to validate on.
         """
         self.split("train"), self.split("val")  # whole, or it is said
-        both = [*self._shards["train"], *self._shards["val"]]
-        return self._opened.setdefault("train+val", Split("train+val", both, self.size, self.encoding))
+        if "train+val" not in self._opened:
+            both = [*self._shards["train"], *self._shards["val"]]
+            self._opened["train+val"] = Split("train+val", both, self.size, self.encoding)
+        return self._opened["train+val"]
 
     def validation(self) -> Split:
         """The pictures to test on while training: "val" where there is one, else "test".

@@ -7,6 +7,7 @@ from typing import Any
 from alexnet.data.store import Store
 from alexnet.experiments.lab import DataSet, Finding, Lab
 from alexnet.recipe import Recipe
+from alexnet.recipes import RECIPES, recipe_named
 
 EXPERIMENTS = {
     "figure1": "alexnet.experiments.figure1",
@@ -72,6 +73,12 @@ def reproduce(
         workers=workers,
     )
     finding: Finding = experiment.run(lab)
+    given = {"data": data, "more": more, "epochs": epochs, "seeds": seeds}
+    finding.command = " ".join(
+        ["alexnet reproduce", name, *(f"--{option} {value}" for option, value in given.items() if value is not None)]
+    )
+    if recipe is not None:
+        finding.command += f" --recipe {next((n for n in RECIPES if recipe_named(n) == recipe), '(one of its own)')}"
     finding.write(lab.folder)
     return finding
 

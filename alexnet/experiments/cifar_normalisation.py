@@ -45,12 +45,13 @@ def run(lab: Lab) -> Finding:
         for seed in range(lab.seeds or 1):
             folder = f"{name.split(' (')[0].replace(' ', '-')}-{seed}"
             trained = lab.trained(folder, replace(recipe, seed=seed))
-            ours.append((percent(lab.errors([trained])["top1_error"]),))
+            ours.append((percent(lab.errors([trained], split=lab.tested())["top1_error"]),))
         how = "net.normalise=null" if "the same net" in name else ""
         finding.rows.append(Row(name, (paper,), tuple(ours), how))
         finding.write(lab.folder)
     if fixed:
-        finding.notes.append("All pictures are trained on from the start; nothing is folded in.")
+        count = len(lab.store.split("train"))
+        finding.notes.append(f"{count:,} pictures are trained on from the start; nothing is folded in.")
     if lab.epochs is not None:
         finding.notes.append(f"The schedule is shortened to {lab.epochs} epochs; the paper's was not.")
     return finding

@@ -6,7 +6,7 @@ alexnet reproduce fall2009 --data STORE          the net with conv6
 
 from dataclasses import replace
 
-from alexnet.experiments.lab import FALL2009, Finding, Lab, Row, percent
+from alexnet.experiments.lab import FALL2009, Finding, Lab, Row
 from alexnet.experiments.table2 import pretraining
 from alexnet.recipe import Full
 from alexnet.recipes import recipe_named
@@ -25,7 +25,7 @@ def run(lab: Lab) -> Finding:
     ours = []
     for seed in range(lab.seeds or 1):
         found = lab.errors([lab.trained(f"conv6-{seed}", replace(recipe, seed=seed))], 10)
-        ours.append((percent(found["top1_error"]), percent(found["top5_error"])))
+        ours.append(lab.pair(found))
     finding.rows.append(Row("CNN with conv6", (67.4, 40.9), tuple(ours)))
     train, test = len(lab.store.split("train")), len(lab.store.validation())
     finding.notes.append(f"{train:,} pictures to train on, {test:,} to test on.")

@@ -7,6 +7,8 @@ translations: "no regularization of any kind". For each of the two nonlinearitie
 has the lowest training error after a short training.
 """
 
+import math
+import statistics
 from dataclasses import replace
 from typing import Literal
 
@@ -14,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from alexnet.experiments.lab import CIFAR10, Finding, Lab, Row, percent
+from alexnet.learning.train import DivergenceError
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
 from alexnet.results.figures import LIGHT
@@ -56,8 +59,11 @@ def fastest_rate(lab: Lab, activation: Activation) -> float:
     found = {}
     for rate in RATES:
         recipe = recipe_for(activation, rate, epochs=SEARCH_EPOCHS, seed=0, base=lab.recipe)
-        run_of_it = lab.trained(f"search-{activation}-{rate:g}", recipe, whole=True)
-        found[rate] = lab.training_errors(run_of_it)[-1]
+        recipe = replace(recipe, until_train_error=None)  # all rates are compared after as many epochs
+        try:
+            found[rate] = lab.training_errors(lab.trained(f"search-{activation}-{rate:g}", recipe, whole=True))[-1]
+        except DivergenceError:
+            found[rate] = math.inf
     return min(found, key=lambda rate: found[rate])
 
 
@@ -73,7 +79,7 @@ def epochs_to_target(errors: list[float]) -> float | None:
 
 def run(lab: Lab) -> Finding:
     """Search the rates, train both nets, and compare the epochs they take."""
-    finding = Finding("Figure 1: ReLU against tanh", lab.data(), ("epochs to 25 % training error", "learning rate"))
+    finding = Finding("Figure 1: ReLU against tanh", lab.data(), ("epochs to 25 % training error",))
     curves: dict[str, list[list[float]]] = {}
     epochs = lab.epochs or EPOCHS
     for activation in ("relu", "tanh"):
@@ -89,9 +95,11 @@ def run(lab: Lab) -> Finding:
             for seed in range(lab.seeds or 1)
         ]
         took = [epochs_to_target(errors) for errors in curves[activation]]
-        reached = tuple((t, rate) for t in took if t is not None)
+        reached = tuple((t,) for t in took if t is not None)
+        tried = ", ".join(f"{one:g}" for one in RATES)
+        finding.notes.append(f"{STYLES[activation][0]}: learning rate {rate:g}, of {tried}.")
         # The paper's numbers are read off its plot.
-        finding.rows.append(Row(STYLES[activation][0], ({"relu": 6, "tanh": 36}[activation], None), reached))
+        finding.rows.append(Row(STYLES[activation][0], ({"relu": 6, "tanh": 36}[activation],), reached))
         if len(reached) < len(took):
             finding.notes.append(
                 f"{STYLES[activation][0]}: {len(took) - len(reached)} of {len(took)} did not reach 25 % in {epochs} "
@@ -99,7 +107,8 @@ def run(lab: Lab) -> Finding:
             )
     relu, tanh = (row.ours for row in finding.rows)
     if relu and tanh:
-        ratio = sum(t for t, _ in tanh) / len(tanh) / (sum(t for t, _ in relu) / len(relu))
+        slow, fast = (statistics.mean(t for (t,) in ours if t is not None) for ours in (tanh, relu))
+        ratio = slow / fast
         finding.notes.append(f"ReLU is {ratio:.1f} times as fast (the paper: 6).")
     finding.numbers = {"training_error": curves}
     draw(curves).savefig(lab.folder / "figure1.png", dpi=150)

@@ -70,6 +70,8 @@ def stages(net: Net, classes: int = CLASSES) -> list[Stage]:
         assert full.units is not None
         below = f"dropout {full.dropout:g}" if full.dropout else ""
         found.append(Stage(name, 1, full.units, net.towers, True, 0, below))
+    if net.linear is not None and net.linear.units is not None:
+        found.append(Stage("linear", 1, net.linear.units, 1, True))
     return [*found, Stage("fc8", 1, classes, 1, True)]
 
 

@@ -20,7 +20,7 @@ from alexnet.learning.measure import choose_device, probabilities, usual_views
 from alexnet.recipes import recipe_named
 from alexnet.results import figures
 from alexnet.results.report import choose, examples
-from alexnet.results.retrieve import Features, Index, index, nearest
+from alexnet.results.retrieve import Features, Index, faiss, index, nearest
 
 DATA = ILSVRC2010
 SHOWN, QUERIES, NEIGHBOURS, BITS = 5, 200, 6, (64, 128, 256)
@@ -45,6 +45,7 @@ def precision(found: np.ndarray, labels: np.ndarray, among: np.ndarray) -> float
 
 def run(lab: Lab) -> Finding:
     """Train a net, draw both parts of the figure, and measure the three ways of searching."""
+    faiss()  # or it is missed only after the training
     base = lab.recipe or recipe_named("photos" if lab.stand_in else "alexnet-2012-run-2010")
     trained = lab.trained("net-0", base)
     of, among = lab.store.split(lab.tested()), lab.store.split("train")
@@ -57,17 +58,15 @@ def run(lab: Lab) -> Finding:
     finding = Finding("Figure 4: guesses and neighbours", lab.data(), (measure, "bytes a picture"))
     size = 3 * of.size**2
     finding.rows = [row("raw pixels", by_pixels, size, of.labels[queries], among.labels)]
-    by_activities = by_pixels
+    if not (trained / "index" / "about.json").exists():
+        index(trained, lab.store.path, bits=BITS[0], device=lab.device)
+    found = Index(trained / "index")
+    by_activities = found.nearest(asked, count)[1]
+    bytes_of = found.activities[0].nbytes
+    finding.rows.append(row("activities", by_activities, bytes_of, of.labels[queries], among.labels))
     for bits in BITS:
-        of_bits = lab.folder / f"index-{bits}"
-        if not (of_bits / "about.json").exists():
-            index(trained, lab.store.path, bits=bits, device=lab.device).rename(of_bits)
-        found = Index(of_bits)
-        if bits == BITS[0]:
-            by_activities = found.nearest(asked, count)[1]
-            width = found.activities.shape[1]
-            finding.rows.append(row("activities", by_activities, 4 * width, of.labels[queries], among.labels))
-        by_codes = found.nearest(asked, count, codes=True)[1]
+        coded = found if bits == BITS[0] else found.recoded(bits)
+        by_codes = coded.nearest(asked, count, codes=True)[1]
         name = f"codes of {bits} bits, then activities"
         finding.rows.append(row(name, by_codes, bits // 8, of.labels[queries], among.labels))
     finding.notes = [f"Over {len(queries)} pictures of split {of.name!r}; bytes are those that are searched through."]

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,18 +41,21 @@ class DataSet:
 
     def is_it(self, store: Store) -> bool:
         """Whether a store is this set, by its numbers of classes and training pictures."""
-        return len(store.classes) == self.classes and self.train in (None, len(store.split("train")))
+        train = len(store.split("train"))
+        held_out = len(store.split("val")) if "val" in store.splits else 0  # of CIFAR-10, a training batch
+        return len(store.classes) == self.classes and self.train in (None, train, train + held_out)
 
 
 CIFAR10 = DataSet("CIFAR-10", 10, 50_000, "cifar-10-binary.tar.gz, https://www.cs.toronto.edu/~kriz/cifar.html", 32)
+FOLDERS = "unpacked, a folder per class in train/, val/ and test/ where there is one"
 ILSVRC2010 = DataSet(
-    "ILSVRC-2010", 1000, 1_261_406, "its train, val and test archives, https://image-net.org/challenges/LSVRC/2010"
+    "ILSVRC-2010", 1000, 1_261_406, f"its archives, https://image-net.org/challenges/LSVRC/2010, {FOLDERS}"
 )
 ILSVRC2012 = DataSet(
     "ILSVRC-2012",
     1000,
     1_281_167,
-    "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, https://image-net.org/download",
+    f"ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, https://image-net.org/download, {FOLDERS}",
 )
 FALL2009 = DataSet("ImageNet's Fall 2009 release", 10_184, None, "its 10,184 archives, https://image-net.org/download")
 
@@ -64,18 +67,18 @@ class Row:
     Args:
         name: What it is of.
         paper: The paper's numbers, in the order of the table's measures; None where it gives none.
-        ours: Ours, for each seed; empty where not measured here.
+        ours: Ours, for each seed; empty where not measured here, None where a measure says nothing.
         how: What makes it: the settings in which its recipe differs.
     """
 
     name: str
     paper: tuple[float | None, ...]
-    ours: tuple[tuple[float, ...], ...] = ()
+    ours: tuple[tuple[float | None, ...], ...] = ()
     how: str = ""
 
     def spread(self, place: int) -> str:
         """Our mean of a measure, with the standard deviation over seeds where there are several."""
-        values = [seed[place] for seed in self.ours]
+        values = [value for seed in self.ours if (value := seed[place]) is not None]
         if not values:
             return "not measured"
         deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
@@ -94,6 +97,7 @@ class Finding:
         notes: What else a reader must know.
         figures: Files of pictures, within the experiment's folder.
         numbers: Whatever the figure was drawn from.
+        command: What made it.
     """
 
     title: str
@@ -103,11 +107,13 @@ class Finding:
     notes: list[str] = field(default_factory=list)
     figures: list[str] = field(default_factory=list)
     numbers: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
 
     def markdown(self) -> str:
         """The table, with notes and figures, as Markdown."""
         heads = ["", *(f"{m}, {who}" for m in self.measures for who in ("paper", "here")), "seeds", "differs in"]
-        lines = [f"# {self.title}", "", self.data, "", _line(heads), _line(["---"] * len(heads))]
+        lines = [f"# {self.title}", "", *([f"    {self.command}", ""] if self.command else [])]
+        lines += [self.data, "", _line(heads), _line(["---"] * len(heads))]
         for row in self.rows:
             cells = [row.name]
             for place, of_paper in enumerate(row.paper):
@@ -125,6 +131,18 @@ class Finding:
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has ended a training; the same experiment goes on from there.
+
+    Args:
+        signal: Its number.
+    """
+
+    def __init__(self, signal: int | None) -> None:
+        super().__init__()
+        self.signal = signal or 2
 
 
 class Lab:
@@ -188,37 +206,55 @@ class Lab:
             options: As for `train`.
 
         Raises:
-            KeyboardInterrupt: A signal stopped the training; the same experiment goes on from there.
+            Stopped: A signal stopped the training; the same experiment goes on from there.
         """
         if self.epochs is not None and not whole:
             recipe = shortened(recipe, self.epochs)
         run = self.folder / name
         outcome = train(store or self.store, run, recipe, device=self.device, workers=self.workers, **options)
         if not outcome.finished:
-            raise KeyboardInterrupt(f"{run} stopped at epoch {outcome.epoch}")
+            raise Stopped(outcome.signal)
         return run
+
+    def check(self, recipes: Iterable[Recipe], store: Store | None = None) -> None:
+        """Raise a ValueError unless the recipes can be trained on the store: told before the first is."""
+        store = store or self.store
+        for recipe in recipes:
+            if recipe.store_size != store.size:
+                raise ValueError(
+                    f"store {store.path} must hold pictures of the recipe's store_size {recipe.store_size}; got "
+                    f"{store.size}: prepare another with --size {recipe.store_size}, or name another --recipe"
+                )
+
+    def pair(self, found: Mapping[str, Any]) -> tuple[float, float | None]:
+        """Top-1 and top-5 error in percent; no top-5 where five guesses name most of the classes."""
+        few = len(self.store.classes) < 10
+        return percent(found["top1_error"]), None if few else percent(found["top5_error"])
 
     def tested(self) -> str:
         """The part of the store to measure on where the paper used its test pictures: "test" where there are such."""
         return "test" if "test" in self.store.splits else self.store.validation().name
 
+    def predictions(self, run: Path, views: int, split: str) -> Path:
+        """A file with a finished run's predictions; made once."""
+        path = self.folder / "predictions" / f"{run.name}, {split}, {views} views"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            evaluate(run, self.store.path, views=views, split=split, save=path, device=self.device)
+        return path
+
     def errors(self, runs: Sequence[Path], views: int | None = None, *, split: str | None = None) -> Mapping[str, Any]:
-        """What `evaluate` says of finished runs, their predictions averaged; measured once.
+        """What `evaluate` says of finished runs, their predictions averaged.
 
         Args:
             runs: Their folders.
             views: As for `evaluate`; by default as many as the recipe's pictures have.
-            split: As for `evaluate`.
+            split: "val", "test" or "train"; "val" by default where the store has it, else "test".
         """
         views = usual_views(History.read(runs[0]).recipe) if views is None else views
-        names = "+".join(run.name for run in runs)
-        path = self.folder / "evaluations" / f"{names}, {views} views, {split or 'default'}.json"
-        path.parent.mkdir(exist_ok=True)
-        if not path.exists():
-            found = evaluate(list(runs), self.store.path, views=views, split=split, device=self.device)
-            write_aside(path, json.dumps(found).encode())
-        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return known
+        split = split or self.store.validation().name
+        files = [self.predictions(run, views, split) for run in runs]
+        return evaluate(files, self.store.path, views=views, split=split)
 
     def training_errors(self, run: Path) -> list[float]:
         """The training error of each epoch of a run, as it went, as a fraction."""

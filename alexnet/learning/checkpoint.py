@@ -164,6 +164,12 @@ def load(path: Path) -> Checkpoint:
         ) from error
 
 
+def progress(path: Path) -> Progress:
+    """How far a checkpoint is, without reading its tensors."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        return Progress(**json.loads(file.metadata()["alexnet"])["progress"])
+
+
 def checkpoints(run: Path) -> list[Path]:
     """The checkpoints a training of `run` can go on from, oldest first."""
     return sorted((run / "checkpoints").glob("step-*.safetensors"))

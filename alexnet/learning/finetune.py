@@ -25,9 +25,15 @@ def take_weights(net: AlexNet, classes: Sequence[str], run: str | Path, layers: 
     Raises:
         FileNotFoundError: `run` holds no trained net.
         ValueError: A layer named is missing in one of the nets, differs in shape, or is the output layer for other
-            classes; or no layer fits.
+            classes; or no layer fits; or the run is not finished.
     """
     found = checkpoint.best(Path(run))
+    last = checkpoint.progress(checkpoint.checkpoints(Path(run))[-1])
+    if not last.finished:
+        raise ValueError(
+            f"run {run} must be finished to take weights from it; it has done {last.epoch} epochs: go on with it by "
+            f"`alexnet train STORE {run}`"
+        )
     theirs, ours = found.net().layers(), net.layers()
 
     def obstacle(name: str) -> str | None:

@@ -66,18 +66,21 @@ def views_text(views: int) -> str:
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
-    """The device of that name; by default the first GPU, or the CPU where there is none.
+    """The device of that name, made the current one; by default the first GPU, or the CPU where there is none.
 
     Raises:
         ValueError: This machine has no such device.
     """
     count = torch.cuda.device_count()
     if device is None:
-        return torch.device("cuda" if count else "cpu")
+        device = "cuda" if count else "cpu"
     known = ["cpu", *(["cuda"] if count else []), *(f"cuda:{n}" for n in range(count))]
     if str(device) not in known:
         raise ValueError(f"device must be one of this machine's, {', '.join(known)}; got {str(device)!r}")
-    return torch.device(device)
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and chosen.index is not None:
+        torch.cuda.set_device(chosen)  # events, streams and kernels of our own go to the current one
+    return chosen
 
 
 def probabilities(net: AlexNet, pictures: list[np.ndarray], mean: np.ndarray, recipe: Recipe, views: int) -> Tensor:

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexnet.kernels import note
 from alexnet.learning.measure import autocast
 from alexnet.learning.sgd import SGD
 from alexnet.nets.alexnet import AlexNet
@@ -17,9 +16,8 @@ class Step:
     """Makes training steps on batches that lie on the net's device.
 
     On a GPU a net of this size is done with a batch before Python has named its few hundred kernels. So a step on a
-    full batch is captured once as a CUDA graph and then replayed; short batches, and devices that refuse, take the
-    steps one by one. The rates of the optimiser's groups are read from the device's memory, so they may change between
-    replays.
+    full batch is captured once as a CUDA graph and then replayed; short batches go kernel by kernel. The rates of the
+    optimiser's groups are read from the device's memory, so they may change between replays.
 
     Args:
         net: In training mode.
@@ -62,9 +60,11 @@ class Step:
             try:
                 self._capture(images, labels)
             except RuntimeError as error:
-                self._wants_graph = False
-                note(f"steps are made one by one, since no CUDA graph could be captured ({str(error).splitlines()[0]})")
-                return self._eager(images, labels)
+                # What a broken capture leaves of streams, random state and memory cannot be relied on: no way on here.
+                reason = " ".join(str(error).split())[:200]
+                raise ValueError(
+                    f"the step must go into a CUDA graph; it does not ({reason}): try --no-graph"
+                ) from error
         assert self._graph is not None
         self._images.copy_(images)
         self._labels.copy_(labels)

@@ -47,7 +47,8 @@ class Outcome:
     Args:
         finished: Whether it came to its end.
         epoch, step: Epochs and steps done.
-        error: The lowest top-1 error on "val"; where the store has "test" only, the last one on that.
+        error: The lowest top-1 error on "val"; where the store has "test" only, or the pictures of "val" are folded in,
+            the last one.
         seconds: Time spent, over all calls.
         signal: Number of the signal that stopped it, if one did.
     """
@@ -73,6 +74,7 @@ def train(
     keep: int = 2,
     tensorboard: bool = False,
     progress: bool = True,
+    graph: bool = True,
 ) -> Outcome:
     """Train a net on a prepared store, or go on where `run` stopped (section 6).
 
@@ -91,6 +93,7 @@ def train(
         keep: Number of checkpoints kept, beside the best one by validation error, which a store with "val" has.
         tensorboard: Whether to write TensorBoard event files too, to `run`/tensorboard.
         progress: Whether to tell of the progress on standard error.
+        graph: Whether a GPU replays the step as a CUDA graph, or makes it kernel by kernel.
 
     Returns:
         How it ended.
@@ -115,7 +118,7 @@ def train(
     net = AlexNet(len(store.classes), recipe.net).on(device)
     taken = take_weights(net, store.classes, start_from, take) if start_from and not checkpoint.checkpoints(run) else ()
     optimiser = SGD(groups(net, recipe), rate=recipe.learning_rate, momentum=recipe.momentum, decay=recipe.decay)
-    step = Step(net, optimiser, recipe)
+    step = Step(net, optimiser, recipe, graph=graph)
     kept: dict[str, Any] = {"recipe": recipe, "classes": store.classes, "statistics": store.statistics, "net": net}
 
     with opened(run, recipe, store, net, optimiser, tensorboard) as (at, metrics), stopped_by_signal() as stop:
@@ -258,8 +261,9 @@ class LateLosses:
             self.at.totals[name] += value
 
     def latest(self) -> float:
-        """The mean of the losses since the last call."""
-        self.settle()
+        """The mean of the losses since the last call, as far as they have been read back."""
+        if not self.at.totals["recent_steps"]:
+            self.settle()
         totals = self.at.totals
         mean = totals["recent_loss"] / totals["recent_steps"]
         totals["recent_loss"] = totals["recent_steps"] = 0.0
@@ -294,7 +298,7 @@ def stopped_by_signal() -> Iterator[Stop]:
 
 
 def settle_recipe(run: Path, recipe: Recipe | None, store: Store) -> Recipe:
-    """The recipe of a run: written to recipe.json by the first training, held to by later ones."""
+    """The recipe of a run: the one given, or that in recipe.json, to which later trainings are held."""
     path = run / "recipe.json"
     begun = Recipe.from_json(path.read_text(encoding="utf-8")) if path.exists() else None
     if begun and recipe and recipe != begun:
@@ -314,13 +318,9 @@ def settle_recipe(run: Path, recipe: Recipe | None, store: Store) -> Recipe:
             f'store {store.path} must have val pictures for schedule "fold"; it has {", ".join(store.splits)}: prepare '
             "another (CIFAR-10 with --val-batch 5), or use --set schedule=changes"
         )
-    if begun is None:
-        if run.exists() and (not run.is_dir() or {p.name for p in run.iterdir()} - {"recipe.json.part"}):
-            raise ValueError(
-                f"run {run} must be a new or empty folder, or a run; it holds other things: use another RUN"
-            )
-        run.mkdir(parents=True, exist_ok=True)
-        write_aside(path, f"{settled.to_json()}\n".encode())
+    others = {p.name for p in run.iterdir()} - {"recipe.json.part"} if run.is_dir() else run.exists()
+    if begun is None and others:
+        raise ValueError(f"run {run} must be a new or empty folder, or a run; it holds other things: use another RUN")
     return settled
 
 
@@ -330,6 +330,8 @@ def opened(
 ) -> Iterator[tuple[Progress, Metrics]]:
     """How far a run is, its latest checkpoint loaded, and its metrics; no other process may train in it meanwhile."""
     with alone(run):
+        if not (run / "recipe.json").exists():
+            write_aside(run / "recipe.json", f"{recipe.to_json()}\n".encode())
         at = resume(run, recipe, store, net, optimiser)
         with Metrics(run, at.metrics_bytes, at.step, tensorboard=tensorboard) as metrics:
             yield at, metrics

@@ -13,6 +13,7 @@ from alexnet.data.views import check_views, views_of
 from alexnet.learning import checkpoint
 from alexnet.learning.checkpoint import Checkpoint
 from alexnet.learning.measure import choose_device, errors, predictions, views_text
+from alexnet.recipe import Recipe
 from alexnet.results.predictions import Predictions, averaged, digest, mixture
 
 
@@ -35,7 +36,8 @@ def evaluate(
         views: 1 for the centre of each picture; 10 for corners, centre and their reflections (5.1), of which only two
             differ where crops are as large as the pictures; 9 for corners, edges and centre (the recipes cifar10-13pct
             and cifar10-11pct).
-        split: "val", "test" or "train"; by default "val" where the store has it, else "test".
+        split: "val", "test" or "train"; by default "val" where the store has it and the nets do not learn from it (the
+            schedule "fold"), else "test".
         weights_on: The part of the store on which the weights of the average are chosen; equal weights by default.
         save: A file to keep the averaged predictions in.
         device: Where; the first GPU or else the CPU by default.
@@ -51,18 +53,23 @@ def evaluate(
     """
     check_views(views)
     of_store = Store(store)
-    of = of_store.split(split) if split else of_store.validation()
     names = [runs] if isinstance(runs, (str, Path)) else list(runs)
     if not names:
         raise ValueError("runs must name at least one run; got none")
+    recipes = [
+        Recipe.from_json(path.read_text(encoding="utf-8")) for n in names if (path := Path(n, "recipe.json")).exists()
+    ]
+    of = of_store.split(split) if split else to_measure_on(of_store, recipes)
     if weights_on == of.name:
         raise ValueError(f"weights_on must be another part than the one measured on; got {weights_on!r} for both")
     splits = [of.name, *([weights_on] if weights_on else [])]
     nets = [predictions_of(Path(name), of_store, splits, views, choose_device(device)) for name in names]
-    weights = None
     if weights_on:
         labels = torch.from_numpy(of_store.split(weights_on).labels)
         weights = mixture([net.probabilities[weights_on] for net in nets], labels)
+    else:  # equal for all nets, of which a file may average several
+        count = torch.tensor([len(net.nets) for net in nets], dtype=torch.float64)
+        weights = count / count.sum()
     both = {part: averaged([net.probabilities[part] for net in nets], weights) for part in splits}
     if save is not None:
         of_nets = tuple(run for net in nets for run in net.nets)
@@ -76,7 +83,13 @@ def evaluate(
         "log_prob": result.log_prob,
         "split": of.name,
         "runs": [str(name) for name in names],
-    } | ({"weights": weights.tolist()} if weights is not None else {})
+    } | ({"weights": weights.tolist()} if weights_on else {})
+
+
+def to_measure_on(store: Store, recipes: Sequence[Recipe]) -> Split:
+    """The pictures to measure nets on: those to validate on, but the test pictures where some net learns from these."""
+    folded = any(recipe.schedule == "fold" for recipe in recipes)
+    return store.split("test") if folded and "test" in store.splits else store.validation()
 
 
 def predictions_of(name: Path, store: Store, splits: Sequence[str], views: int, device: torch.device) -> Predictions:

@@ -123,8 +123,6 @@ def mixture(parts: Sequence[Tensor], labels: Tensor) -> Tensor:
     return weights
 
 
-def averaged(parts: Sequence[Tensor], weights: Tensor | None = None) -> Tensor:
-    """The mean of nets' probabilities, (N, classes), with equal weights or those given."""
-    if weights is None:
-        return torch.stack(list(parts)).mean(0)
+def averaged(parts: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """The mean of nets' probabilities, (N, classes), with the weights given, (nets,) float64 that sum to 1."""
     return (weights[:, None, None] * torch.stack(list(parts)).double()).sum(0).float()

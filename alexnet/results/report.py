@@ -13,7 +13,7 @@ from alexnet.learning.checkpoint import Checkpoint
 from alexnet.learning.measure import choose_device, errors, probabilities, usual_views
 from alexnet.results import figures as drawn
 from alexnet.results import page
-from alexnet.results.evaluate import check_same_pictures, predict_all
+from alexnet.results.evaluate import check_same_pictures, predict_all, to_measure_on
 from alexnet.results.figures import Example
 from alexnet.results.history import History
 
@@ -49,7 +49,7 @@ def report(
     """
     run, of_store = Path(run), Store(store)
     history, found = trained(run, of_store)
-    of = of_store.split(split) if split else of_store.validation()
+    of = of_store.split(split) if split else to_measure_on(of_store, [found.recipe])
     views = usual_views(found.recipe)
     chosen_device = choose_device(device)
     predicted = predict_all(found, of, views, chosen_device, progress=progress)  # the centre is one of the views
@@ -61,7 +61,9 @@ def report(
         found=found,
         split=of.name,
         # On the pictures whose error chose the epoch a net looks a little too good.
-        chosen_here=of.name == "val" and of_store.path.resolve() == Path(history.start["store"]).resolve(),
+        chosen_here=of.name == "val"
+        and found.recipe.schedule != "fold"
+        and of_store.path.resolve() == Path(history.start["store"]).resolve(),
         results={n: errors(p, torch.from_numpy(labels)) for n, p in predicted.items()},
         kernels=first_kernels(found),
         guesses=examples(of, found.classes, chances[chosen], chosen),
@@ -99,7 +101,7 @@ def figures(
     """
     run, of_store, folder = Path(run), Store(store), Path(folder)
     history, found = trained(run, of_store)
-    of = of_store.validation()
+    of = to_measure_on(of_store, [found.recipe])
     chosen = choose(of.labels, EXAMPLES, seed)
     views = usual_views(found.recipe)
     pictures = [of.image(int(index)) for index in chosen]

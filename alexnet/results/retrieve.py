@@ -1,5 +1,6 @@
 """The nearest pictures by the activities of the last hidden layer, or by short binary codes (section 7.1, Figure 4)."""
 
+import copy
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -113,15 +114,25 @@ class Index:
         self.labels: np.ndarray = np.load(folder / "labels.npy")
         self.names: list[str] = json.loads((folder / "names.json").read_text(encoding="utf-8"))
         self.codes: np.ndarray = np.load(folder / "codes.npy")  # (N, bits / 8) uint8
+        self._encoder: Autoencoder | None = None
 
     def __len__(self) -> int:
         return len(self.activities)
 
     def encoder(self) -> Autoencoder:
         """The autoencoder that makes the codes."""
-        net = Autoencoder(self.activities.shape[1], 8 * self.codes.shape[1])
-        net.load_state_dict(load_file(self.folder / "encoder.safetensors"))
-        return net.eval()
+        if self._encoder is None:
+            self._encoder = Autoencoder(self.activities.shape[1], 8 * self.codes.shape[1]).eval()
+            self._encoder.load_state_dict(load_file(self.folder / "encoder.safetensors"))
+        return self._encoder
+
+    def recoded(self, bits: int, *, seed: int = 0) -> "Index":
+        """The same with codes of another length, in memory only."""
+        other = copy.copy(self)
+        net, _ = train_autoencoder(self.activities, bits, seed=seed)
+        other.codes = np.concatenate([net.codes(part) for part in blocks(self.activities)])
+        other._encoder = net
+        return other
 
     def nearest(self, activities: np.ndarray, count: int, *, codes: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """The nearest pictures: their distances and their places, nearest first, (N, count) each.
@@ -231,6 +242,7 @@ def index(
         "format": FORMAT,
         "store": str(of_store.path.resolve()),
         "split": split,
+        "step": found.progress.step,
         "classes": of_store.classes,
         "bits": bits,
         "seed": seed,
@@ -278,8 +290,13 @@ def similar(
         FileNotFoundError: No index, or no such file.
         ValueError: A file that is no picture, or a count out of range.
     """
-    of = Index(Path(run) / "index")
-    features = Features(checkpoint.best(Path(run)), device)
+    of, found = Index(Path(run) / "index"), checkpoint.best(Path(run))
+    if of.about["step"] != found.progress.step:
+        raise ValueError(
+            f"index of run {run} must be of its net after step {found.progress.step}; it is of step "
+            f"{of.about['step']}: make it anew with alexnet index {run} STORE"
+        )
+    features = Features(found, device)
     squares = [read_image(picture, features.recipe.store_size) for picture in pictures]
     distances, places = of.nearest(features(squares), count, codes=codes)
     return [of.neighbours(*one) for one in zip(distances, places, strict=True)]

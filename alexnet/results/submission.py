@@ -55,6 +55,10 @@ def submission(
     for run, net in zip(runs, nets, strict=True):
         if net.classes != classes:
             raise ValueError(f"runs must know the same classes; {run} and {runs[0]} do not: submit each by itself")
+        if net.recipe.store_size != nets[0].recipe.store_size:
+            raise ValueError(
+                f"runs must take pictures of the same size; {run} and {runs[0]} do not: submit each by itself"
+            )
     if len(classes) < GUESSES:
         raise ValueError(f"runs must know at least {GUESSES} classes, of which so many are guessed; got {len(classes)}")
     numbers = numbers_of(classes, Path(ids))

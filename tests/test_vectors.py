@@ -1,0 +1,70 @@
+"""Vectors in Numba's loops against torch's conversions and NumPy's arithmetic."""
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet.kernels import compiled
+from alexnet.kernels.vectors import LANES, at_least, if_greater, like, load, root, store, where_above, where_equal
+
+EVERY = torch.arange(65536, dtype=torch.int32).to(torch.int16)  # every pattern of 16 bits
+BITS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
+
+
+@compiled
+def copy(source, target, count):
+    for i in range(0, count, LANES):
+        store(target, i, load(source, i, count - i), count - i)
+
+
+@compiled
+def compute(a, b, out):
+    x, y = load(a, 0, LANES), load(b, 0, LANES)
+    results = (x + y, x - y, 2.0 * x, x / y, y**3.0, root(y), at_least(x, 0.5), where_above(x, 0.5, y))
+    for n in range(8):
+        store(out, n * LANES, results[n], LANES)
+    store(out, 8 * LANES, where_equal(x, 1.0, y), LANES)
+    store(out, 9 * LANES, if_greater(x, y, like(x, 1), 0), LANES)
+
+
+@pytest.mark.parametrize("dtype", list(BITS))
+def test_16_bits_are_widened_as_by_torch(dtype):
+    wide = torch.empty(len(EVERY))
+    copy(EVERY.view(BITS[dtype]).numpy(), wide.numpy(), len(EVERY))
+    expected = EVERY.view(dtype).float()
+    torch.testing.assert_close(wide, expected, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(wide.signbit(), expected.signbit())
+
+
+@pytest.mark.parametrize("dtype", list(BITS))
+def test_16_bits_are_rounded_as_by_torch(dtype):
+    exact = EVERY.view(dtype).float()
+    halfway = (exact[:-1] + exact[1:]) / 2
+    beside = [torch.nextafter(halfway, torch.tensor(end)) for end in (-torch.inf, torch.inf)]
+    random = torch.randint(-(2**31), 2**31, (1 << 16,), generator=torch.Generator().manual_seed(0))
+    wide = torch.cat([exact, halfway, *beside, random.to(torch.int32).view(torch.float32)])
+    got = torch.empty(len(wide), dtype=dtype)
+    copy(wide.numpy(), got.view(BITS[dtype]).numpy(), len(wide))
+    expected = wide.to(dtype)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(got.signbit()[~wide.isnan()], expected.signbit()[~wide.isnan()])
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.uint8])
+def test_no_more_is_read_or_written_than_asked_for(kind):
+    for count in range(20):
+        source, target = np.arange(100, 124).astype(kind), np.zeros(24, kind)
+        copy(source, target, count)
+        assert (target == np.where(np.arange(24) < count, source, 0)).all()
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_arithmetic_is_numpys(kind):
+    a = np.array([1, -1, 0.5, 0.4, np.nan, 3, np.inf, -0.0], kind)
+    b = np.array([2, 3, 0.5, 5, 1, np.inf, 7, 8], kind)
+    out = np.empty((10, LANES), kind)
+    with np.errstate(invalid="ignore"):
+        expected = [a + b, a - b, 2 * a, a / b, b**3, np.sqrt(b), np.where(a < 0.5, 0.5, a), np.where(a <= 0.5, 0, b)]
+        expected += [np.where(a == 1, b, 0), (a > b) | np.isnan(a)]
+    compute(a, b, out.reshape(-1))
+    np.testing.assert_allclose(out, expected, rtol=1e-6 if kind == np.float32 else 1e-14)
