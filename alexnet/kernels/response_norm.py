@@ -368,7 +368,7 @@ def _response_norm_pool(
     x: Tensor, size: int, k: float, alpha: float, beta: float, towers: int, relu: bool, pool: int, stride: int
 ) -> tuple[Tensor, Tensor]:
     y, which = _shape_pooled(x, pool, stride)
-    arrays = [_flat(a) for a in (_channels_last(x), y, which)]
+    arrays = _flat(_channels_last(x)), _flat(y), _flat(which)
     shape, maps = (*x.shape[2:], *y.shape[2:]), x.shape[1] // towers
     numbers, known = _numbers(x, k, alpha, beta, relu), _known(size, beta, maps, pool)
 
@@ -394,7 +394,7 @@ def _response_norm_pool_backward(
     stride: int,
 ) -> Tensor:
     dx = torch.empty_like(x, memory_format=torch.channels_last)
-    arrays = [_flat(_channels_last(a)) for a in (x, g, which)] + [_flat(dx)]
+    arrays = _flat(_channels_last(x)), _flat(_channels_last(g)), _flat(_channels_last(which)), _flat(dx)
     shape, maps = (*x.shape[2:], *g.shape[2:]), x.shape[1] // towers
     numbers, known = _numbers(x, k, alpha, beta, relu), _known(size, beta, maps, pool)
 
