@@ -15,6 +15,7 @@ from typing import Any
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES, recipe_named
 
+STORE = "folder that `alexnet prepare` made, or the address of a copy, such as s3://bucket/folder"
 VIEWS = "1: the centre; 10: corners, centre, and their reflections; 9: corners, edges, centre"
 
 
@@ -48,6 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return say(f"the device has too little memory; train with a smaller --set batch_size ({one_line(error)})", 2)
 
 
+def leads() -> bool:
+    """Whether this process is the one that tells, of those that torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(text: str, status: int) -> int:
     """Print a line on standard error and return the status."""
     print(f"alexnet: {text}", file=sys.stderr)
@@ -59,6 +65,11 @@ def one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def store_place(text: str) -> str | Path:
+    """A store on the command line: a folder's path, or an address, which a Path would shorten to s3:/bucket."""
+    return text if "://" in text else Path(text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -140,33 +151,40 @@ def prepare_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("--train-per-class", type=int, metavar="N", help="N of each class to train on, the rest to test")
     one.add_argument("--val-batch", type=int, metavar="1..5", help="of CIFAR-10, the training batch to validate on")
     one.add_argument("--seed", type=int, default=0, help="of the choice of held-out pictures")
-    one.add_argument("--workers", type=int, metavar="N", help="threads; by default one per core")
+    one.add_argument("--workers", type=int, metavar="N", help="threads of a process; by default one per core")
     one.add_argument(
         "--max-failures", type=float, default=0.05, metavar="SHARE", help="stop above this share unreadable"
     )
 
 
 def run_prepare(options: argparse.Namespace) -> int:
+    from alexnet.data.peers import PeerError
     from alexnet.data.prepare import prepare
 
-    summary = prepare(
-        options.source,
-        options.store,
-        size=options.size,
-        encoding=options.encoding,
-        held_out=options.held_out,
-        train_per_class=options.train_per_class,
-        val_batch=options.val_batch,
-        seed=options.seed,
-        workers=options.workers,
-        max_failures=options.max_failures,
-    )
-    print(summary)
+    parallel = int(os.environ.get("WORLD_SIZE", "1")) > 1  # torchrun started several processes
+    try:
+        summary = prepare(
+            options.source,
+            options.store,
+            size=options.size,
+            encoding=options.encoding,
+            held_out=options.held_out,
+            train_per_class=options.train_per_class,
+            val_batch=options.val_batch,
+            seed=options.seed,
+            workers=options.workers,
+            max_failures=options.max_failures,
+            parallel=parallel,
+        )
+    except PeerError:  # another process has said why
+        return 2
+    if not parallel or os.environ["RANK"] == "0":
+        print(summary)
     return 0
 
 
 def train_arguments(one: argparse.ArgumentParser) -> None:
-    one.add_argument("store", metavar="STORE", type=Path, help="folder that `alexnet prepare` made")
+    one.add_argument("store", metavar="STORE", type=store_place, help=STORE)
     one.add_argument("run", metavar="RUN", type=Path, help="folder for the net, its metrics and its report")
     one.add_argument("--recipe", metavar="NAME", help="see `alexnet recipes`; by default photos, or the run's own")
     one.add_argument("--set", metavar="FIELD=VALUE", action="append", default=[], help="change the recipe; repeatable")
@@ -175,6 +193,13 @@ def train_arguments(one: argparse.ArgumentParser) -> None:
     )
     one.add_argument("--take", metavar="LAYERS", help="such as conv1,conv2; by default all layers that fit")
     one.add_argument("--device", help="such as cpu or cuda:1; by default the first GPU, else the CPU")
+    one.add_argument(
+        "--parallel", metavar="SCHEME", default="none", help="of torchrun's processes: data, towers, hybrid"
+    )
+    one.add_argument("--micro-batch", type=int, metavar="N", help="pictures a process takes through the net at a time")
+    one.add_argument("--hang-seconds", type=float, default=300, metavar="S", help="give up a process that stands still")
+    one.add_argument("--batch-size", type=int, metavar="N", help="train with batches of N pictures ...")
+    one.add_argument("--scale-rate", choices=("linear", "sqrt"), help="... and scale the rates with them")
     one.add_argument("--workers", type=int, metavar="N", help="threads that make batches")
     one.add_argument("--checkpoint-minutes", type=float, default=10, metavar="M", help="time between checkpoints")
     one.add_argument("--no-graph", action="store_true", help="on a GPU, make each step kernel by kernel")
@@ -184,27 +209,28 @@ def train_arguments(one: argparse.ArgumentParser) -> None:
 def run_train(options: argparse.Namespace) -> int:
     from alexnet.learning.train import train
 
-    begun = options.run / "recipe.json"
-    recipe: Recipe | None
-    if options.recipe is None and begun.exists():
-        recipe = Recipe.from_json(begun.read_text(encoding="utf-8")) if options.set else None
-    else:
-        recipe = recipe_named(options.recipe or "photos")
+    recipe = asked_recipe(options)
     outcome = train(
         options.store,
         options.run,
-        recipe.with_settings(options.set) if recipe else None,
+        recipe,
         start_from=options.start_from,
         take=options.take.split(",") if options.take else (),
         device=options.device,
+        parallel=options.parallel,
+        micro_batch=options.micro_batch,
+        hang_seconds=options.hang_seconds,
         workers=options.workers,
         checkpoint_minutes=options.checkpoint_minutes,
         tensorboard=options.tensorboard,
         graph=not options.no_graph,
     )
     if not outcome.finished:
-        say(f"stopped after step {outcome.step}, all saved: the same command goes on from there", 0)
+        if leads():
+            say(f"stopped after step {outcome.step}, all saved: the same command goes on from there", 0)
         return 128 + (outcome.signal or 0)
+    if not leads():
+        return 0
     from alexnet.results.report import report
 
     page = report(options.run, options.store, device=options.device)
@@ -212,14 +238,32 @@ def run_train(options: argparse.Namespace) -> int:
     return 0
 
 
+def asked_recipe(options: argparse.Namespace) -> Recipe | None:
+    """The recipe that `train`'s options ask for; None for that of the run, or of torchrun's first process."""
+    begun = options.run / "recipe.json"
+    changed = options.set or options.batch_size or options.scale_rate
+    if options.recipe is None and not changed and (begun.exists() or not leads()):
+        return None
+    recipe = recipe_named(options.recipe or "photos")
+    if options.recipe is None and begun.exists():
+        recipe = Recipe.from_json(begun.read_text(encoding="utf-8"))
+    recipe = recipe.with_settings(options.set)
+    if options.scale_rate and not options.batch_size:
+        raise ValueError("--scale-rate must be given with the --batch-size to scale to")
+    return recipe.with_batch(options.batch_size, options.scale_rate) if options.batch_size else recipe
+
+
 def evaluate_arguments(one: argparse.ArgumentParser) -> None:
     text = "several, or files that --save wrote: their predictions averaged"
     one.add_argument("runs", metavar="RUN", nargs="+", type=Path, help=text)
-    one.add_argument("store", metavar="STORE", type=Path)
+    one.add_argument("store", metavar="STORE", type=store_place, help=STORE)
     one.add_argument("--views", type=int, default=1, metavar="1|9|10", help=VIEWS)
     one.add_argument("--split", help="val, test or train; by default val, else test")
     one.add_argument("--weights-on", metavar="SPLIT", help="choose the average's weights on these pictures")
     one.add_argument("--save", metavar="FILE", type=Path, help="keep the averaged predictions")
+    one.add_argument(
+        "--parallel", metavar="SCHEME", default="none", help="of torchrun's processes: data, towers, hybrid"
+    )
     one.add_argument("--device", help="such as cpu or cuda:1")
     one.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -235,7 +279,10 @@ def run_evaluate(options: argparse.Namespace) -> int:
         weights_on=options.weights_on,
         save=options.save,
         device=options.device,
+        parallel=options.parallel,
     )
+    if not leads():
+        return 0
     if options.json:
         print(json.dumps(found))
         return 0
@@ -307,7 +354,7 @@ def run_submit(options: argparse.Namespace) -> int:
 
 def index_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("run", metavar="RUN", type=Path, help="folder that `alexnet train` made")
-    one.add_argument("store", metavar="STORE", type=Path, help="folder that `alexnet prepare` made")
+    one.add_argument("store", metavar="STORE", type=store_place, help=STORE)
     one.add_argument("--split", default="train", help="val, test or train")
     one.add_argument("--bits", type=int, default=128, metavar="N", help="length of the binary codes")
     one.add_argument("--seed", type=int, default=0, help="of the autoencoder that makes the codes")
@@ -340,26 +387,34 @@ def run_similar(options: argparse.Namespace) -> int:
 
     from alexnet.results.retrieve import similar
 
-    found = similar(options.run, options.images, count=options.count, codes=options.codes, device=options.device)
+    bad: dict[int, Exception] = {}
+    found = similar(
+        options.run, options.images, count=options.count, codes=options.codes, device=options.device, unreadable=bad
+    )
+    for error in bad.values():  # told, and the other pictures done all the same
+        say(one_line(error), 2)
+    status = 2 if bad else 0
     if options.json:
         entries = [
-            {"image": str(image), "similar": [asdict(one) for one in near]}
-            for image, near in zip(options.images, found, strict=True)
+            {"image": str(image)}
+            | ({"error": one_line(bad[place])} if place in bad else {"similar": [asdict(one) for one in near]})
+            for place, (image, near) in enumerate(zip(options.images, found, strict=True))
         ]
         print(json.dumps(entries, ensure_ascii=False))
-        return 0
-    for image, near in zip(options.images, found, strict=True):
-        print(image)
-        print("\n".join(f"  {one.distance:10.3f}  {one.label}  {one.name}" for one in near))
-    return 0
+        return status
+    for place, (image, near) in enumerate(zip(options.images, found, strict=True)):
+        if place not in bad:
+            print(image)
+            print("\n".join(f"  {one.distance:10.3f}  {one.label}  {one.name}" for one in near))
+    return status
 
 
 def reproduce_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("name", metavar="NAME", nargs="?", help="such as figure1; without it they are listed")
     one.add_argument(
-        "--data", metavar="STORE", type=Path, help="a store of the paper's pictures, or of any as a stand-in"
+        "--data", metavar="STORE", type=store_place, help="a store of the paper's pictures, or of any as a stand-in"
     )
-    one.add_argument("--more", metavar="STORE", type=Path, help="a larger set to pre-train on (table2)")
+    one.add_argument("--more", metavar="STORE", type=store_place, help="a larger set to pre-train on (table2)")
     one.add_argument("--folder", type=Path, default=Path("reproduced"), help="where nets, tables and figures go")
     one.add_argument("--recipe", metavar="NAME", help="what the nets differ from, in place of the experiment's own")
     one.add_argument("--epochs", type=int, metavar="N", help="shorten each training to N epochs")
@@ -393,7 +448,7 @@ def run_reproduce(options: argparse.Namespace) -> int:
 
 def report_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("run", metavar="RUN", type=Path, help="folder that `alexnet train` made")
-    one.add_argument("--data", metavar="STORE", type=Path, help="by default the store the run was trained on")
+    one.add_argument("--data", metavar="STORE", type=store_place, help="by default the store the run was trained on")
     one.add_argument("--device", help="such as cpu or cuda:1")
 
 

@@ -14,6 +14,8 @@ from alexnet.checked import Checked, build, require, require_finite
 
 Step = Literal["activate", "normalise", "normalise_map", "pool"]
 
+_WARMUP = 5.0  # epochs at least, where a larger batch's rate is scaled linearly (Goyal et al., 2017, section 2.2)
+
 
 def conv_side(side: int, kernel: int, stride: int, padding: int) -> int:
     """Side of a convolution's output: rounded up, so zeros are added at the right and the bottom where needed.
@@ -260,7 +262,7 @@ class Recipe(Checked):
         decay: Weight decay on weights; biases have none (6).
         decays: Decay of single layers, by name, in place of `decay`.
         learning_rate: The weights' rate at the start (6).
-        bias_rate: The biases' rate throughout; None for the weights' own rate (6: equal for all layers).
+        bias_rate: The biases' rate after the warm-up; None for the weights' own rate (6: equal for all layers).
         schedule: "plateau": divide by ten when the validation error stops improving (6); "changes": as `changes`
             says; "cosine": from learning_rate to 0 along half a cosine; "fold": when the validation error stops
             improving the validation pictures are folded into the training set, and `epochs` and `changes` count from
@@ -268,7 +270,7 @@ class Recipe(Checked):
         changes: Changes at given epochs. A rate given here stands from then on, whatever the schedule.
         patience: Epochs without a better validation error that count as "stopped improving"; the paper gives none.
         falls: How often the rate is divided by ten before the next plateau ends the training (6: three times).
-        warmup: Epochs over which the rate rises from 0.
+        warmup: Epochs over which all rates, those of `changes` and the biases' too, rise from 0.
         epochs: Passes through the training set at most (6: roughly 90); of schedule "fold", after the folding.
         until_train_error: Training also ends after the first epoch whose training error, as it went, is at most this;
             None for never (Figure 1 compares how long nets take to 25 %).
@@ -395,6 +397,53 @@ class Recipe(Checked):
                 raise ValueError(f"--set must name a field of the recipe ({known}); got {path!r}")
             part[last] = _value_of(text)
         return build(type(self), data, "recipe")
+
+    def with_batch(self, batch_size: int, rule: Literal["linear", "sqrt"] | None = None) -> "Recipe":
+        """This recipe with batches of another size, its rates scaled by a rule if one is asked for.
+
+        With k times as many pictures per step, k also below 1, every rate (learning_rate, bias_rate, those of
+        `changes`) is multiplied by one factor; a rate of 0 stays, so that what is frozen stays frozen.
+
+        - "linear": by k, as one step takes the place of k (Goyal et al., "Accurate, large minibatch SGD", 2017). Where
+          k is above 1, `warmup` becomes their five epochs unless it is longer. It rises from 0, theirs from the rate
+          before scaling. Schedule "fold" has no warm-up and gets none.
+        - "sqrt": by the square root of k, which keeps the variance of a step (Krizhevsky, "One weird trick for
+          parallelizing convolutional neural networks", 2014, who found "linear" the better in practice). `warmup`
+          stays.
+
+        Momentum, decay and epochs stay.
+
+        Args:
+            batch_size: Pictures per step, over all processes.
+            rule: "linear" or "sqrt"; None leaves the rates as they are.
+
+        Raises:
+            ValueError: A batch size below 1, another rule, or an end before the warm-up's.
+        """
+        resized = dataclasses.replace(self, batch_size=batch_size)
+        require(rule in (None, "linear", "sqrt"), "rule", '"linear", "sqrt" or None', rule)
+        k = batch_size / self.batch_size
+        if rule is None or k == 1:
+            return resized
+        factor = k if rule == "linear" else math.sqrt(k)
+        warmup = self.warmup
+        if rule == "linear" and k > 1 and self.schedule != "fold":
+            warmup = max(warmup, _WARMUP)
+            text = f'above {warmup:g}, the warm-up of scaling linearly ("sqrt" has none)'
+            require(self.epochs > warmup, "epochs", text, self.epochs)
+        return dataclasses.replace(
+            resized,
+            learning_rate=factor * self.learning_rate,
+            bias_rate=None if self.bias_rate is None else factor * self.bias_rate,
+            changes=tuple(_scaled(change, factor) for change in self.changes),
+            warmup=warmup,
+        )
+
+
+def _scaled(change: Change, factor: float) -> Change:
+    """A change with its rate, if it has one, multiplied."""
+    rate = change.learning_rate
+    return change if rate is None else dataclasses.replace(change, learning_rate=factor * rate)
 
 
 def _value_of(text: str) -> Any:

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from alexnet.data.prepare import prepare
 from alexnet.data.store import Split, Store
-from alexnet.learning.measure import autocast, predictions, together
+from alexnet.learning.device import autocast
+from alexnet.learning.measure import predictions, together
 from alexnet.learning.memory import keep_freed_memory
 from alexnet.nets.alexnet import AlexNet
 from alexnet.recipe import Recipe

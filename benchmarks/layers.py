@@ -21,7 +21,7 @@ from machine import about, in_turn, matrix_product, medians, memory_copy, replay
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.learning.measure import autocast, autocast_wanted
+from alexnet.learning.device import autocast, autocast_wanted
 from alexnet.learning.memory import keep_freed_memory
 from alexnet.learning.sgd import SGD, groups
 from alexnet.learning.step import Step

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from alexnet.learning.measure import has_bfloat16
+from alexnet.learning.device import has_bfloat16
 
 # Sides of the matrices whose product gives the rate, and bytes of the copy: so large that calling costs nothing and
 # that no cache holds them, so small that the CPU is done within a second.

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from alexnet.data.loader import Batch, Loader
 from alexnet.data.store import Store
-from alexnet.learning.measure import autocast, autocast_wanted
+from alexnet.learning.device import autocast, autocast_wanted
 from alexnet.learning.memory import keep_freed_memory
 from alexnet.learning.schedule import rates
 from alexnet.learning.sgd import SGD, groups, set_rates

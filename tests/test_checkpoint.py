@@ -59,6 +59,13 @@ def kept(store: Path) -> dict[str, Any]:
     }
 
 
+def save(path: Path, *, net: AlexNet, optimiser: SGD | None, **about: Any) -> None:
+    """A checkpoint to go on from, or without the optimiser one to predict with."""
+    tensors = checkpoint.state(net, optimiser or SGD(net.parameters(), rate=0.0, momentum=0.0, decay=0.0))
+    wanted = {name: value for name, value in tensors.items() if optimiser or name.startswith("net.")}
+    checkpoint.save(path, wanted, **about)
+
+
 def refuse(name: str) -> None:
     raise AssertionError(f"{name} is not JSON")
 
@@ -75,7 +82,7 @@ def about(path: Path) -> dict[str, Any]:
 def test_everything_comes_back(kept: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     state = torch.get_rng_state()
-    checkpoint.save(path, **kept)
+    save(path, **kept)
     assert torch.equal(torch.get_rng_state(), state)  # saving draws nothing
     drawn = torch.rand(5)
 
@@ -102,15 +109,15 @@ def test_everything_comes_back(kept: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_gives_the_net_ready_to_predict(kept: dict[str, Any], tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "a", **kept)
+    save(tmp_path / "a", **kept)
     net, x = checkpoint.load(tmp_path / "a").net(), torch.randn(2, 3, 24, 24)
     assert not net.training
     torch.testing.assert_close(net(x), kept["net"].eval()(x))
 
 
 def test_a_checkpoint_to_predict_with_needs_no_velocity(kept: dict[str, Any], tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "whole", **kept)
-    checkpoint.save(tmp_path / "small", **{**kept, "optimiser": None})
+    save(tmp_path / "whole", **kept)
+    save(tmp_path / "small", **{**kept, "optimiser": None})
     found = checkpoint.load(tmp_path / "small")
     assert {name.partition(".")[0] for name in found.tensors} == {"net", "statistics"}
     assert torch.equal(found.net().fc8.weight, kept["net"].fc8.weight)
@@ -118,7 +125,7 @@ def test_a_checkpoint_to_predict_with_needs_no_velocity(kept: dict[str, Any], tm
 
 def test_other_readers_open_it(kept: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    checkpoint.save(path, **kept)
+    save(path, **kept)
     weights = load_file(path)
     assert torch.equal(weights["net.fc8.bias"], kept["net"].fc8.bias)
     facts = about(path)
@@ -127,7 +134,7 @@ def test_other_readers_open_it(kept: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_the_header_is_json_from_the_first_step_on(kept: dict[str, Any], tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "a", **{**kept, "progress": Progress()})
+    save(tmp_path / "a", **{**kept, "progress": Progress()})
     assert about(tmp_path / "a")["progress"]["step"] == 0
     assert checkpoint.load(tmp_path / "a").progress == Progress()
 
@@ -164,11 +171,11 @@ def test_a_failing_write_leaves_the_old_one_and_nothing_else(
 ) -> None:
     path = tmp_path / "a.safetensors"
     if before:
-        checkpoint.save(path, **kept)
+        save(path, **kept)
     content = path.read_bytes() if before else b""
     monkeypatch.setattr(checkpoint, "save_file", half_written(error))
     with pytest.raises(OSError, match=r"^checkpoint .*a\.safetensors could not be written \(.*space.*\): make room"):
-        checkpoint.save(path, **{**kept, "progress": Progress(step=99)})
+        save(path, **{**kept, "progress": Progress(step=99)})
     assert [p.name for p in tmp_path.iterdir()] == (["a.safetensors"] if before else [])
     assert not before or path.read_bytes() == content
 
@@ -176,13 +183,13 @@ def test_a_failing_write_leaves_the_old_one_and_nothing_else(
 def test_a_real_limit_of_the_file_s_size_is_told_likewise(kept: dict[str, Any], tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     path = tmp_path / "a.safetensors"
-    checkpoint.save(path, **kept)
+    save(path, **kept)
     content = path.read_bytes()
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) // 2, old[1]))  # Python ignores the signal
         with pytest.raises(OSError, match="could not be written"):
-            checkpoint.save(path, **kept)
+            save(path, **kept)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
@@ -201,7 +208,7 @@ def assert_refused(path: Path) -> None:
 @pytest.mark.parametrize("left", [slice(0), slice(4), slice(500), slice(5000), slice(-1)], ids=str)
 def test_a_file_cut_short_is_refused(kept: dict[str, Any], tmp_path: Path, left: slice) -> None:
     path = tmp_path / "a.safetensors"
-    checkpoint.save(path, **kept)
+    save(path, **kept)
     path.write_bytes(path.read_bytes()[left])
     assert_refused(path)
 
@@ -238,7 +245,7 @@ def change(path: Path, **changes: Any) -> None:
 )
 def test_other_facts_are_refused(kept: dict[str, Any], tmp_path: Path, changes: dict[str, Any]) -> None:
     path = tmp_path / "a.safetensors"
-    checkpoint.save(path, **kept)
+    save(path, **kept)
     change(path)
     checkpoint.load(path)
     change(path, **changes)
@@ -249,7 +256,7 @@ def test_weights_without_facts_or_statistics_are_refused(kept: dict[str, Any], t
     path = tmp_path / "a.safetensors"
     save_file({"weight": torch.ones(3)}, path)
     assert_refused(path)
-    checkpoint.save(path, **kept)
+    save(path, **kept)
     facts, tensors = about(path), load_file(path)
     del tensors["statistics.mean"]
     save_file(tensors, path, {"alexnet": json.dumps(facts)})
@@ -269,16 +276,16 @@ def test_the_best_is_taken_to_predict_with_else_the_latest(kept: dict[str, Any],
     with pytest.raises(FileNotFoundError, match=r"run .* must hold a trained net.*alexnet train"):
         checkpoint.best(tmp_path)
     for step in (999_999_999, 7, 12):
-        checkpoint.save(folder / f"step-{step:09d}.safetensors", **kept)
+        save(folder / f"step-{step:09d}.safetensors", **kept)
     (folder / ".step-000000001.safetensors.writing").write_bytes(b"")
     assert [p.name[5:14] for p in checkpoint.checkpoints(tmp_path)] == ["000000007", "000000012", "999999999"]
     assert checkpoint.best(tmp_path).path.name == "step-999999999.safetensors"
-    checkpoint.save(folder / "best.safetensors", **{**kept, "optimiser": None})
+    save(folder / "best.safetensors", **{**kept, "optimiser": None})
     assert checkpoint.best(tmp_path).path.name == "best.safetensors"
 
 
 def test_statistics_of_a_checkpoint_are_those_of_the_store(kept: dict[str, Any], tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "a", **kept)
+    save(tmp_path / "a", **kept)
     found = checkpoint.load(tmp_path / "a").statistics
     assert isinstance(found, Statistics)
     np.testing.assert_array_equal(found.colour_deviations(), kept["statistics"].colour_deviations())

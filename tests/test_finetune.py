@@ -112,7 +112,9 @@ def test_frozen_layers_stay_as_they_were_taken_and_the_run_goes_on_without_the_f
         patch.setattr("alexnet.learning.step.Step.__call__", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(store, stopped, recipe, start_from=first, take=["conv1", "conv2"], progress=False)
-    train(store, stopped, recipe, progress=False)
+    with pytest.raises(ValueError, match=r"was begun from .*first.*, not from nowhere: go on without --from"):
+        train(store, stopped, recipe, start_from="nowhere", progress=False)
+    train(store, stopped, recipe, start_from=first, progress=False)
     again = weights(checkpoint.load(checkpoint.checkpoints(stopped)[-1]).net())
     assert all(torch.equal(again[name], end) for name, end in ends.items())
     lines = (stopped / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -124,3 +126,9 @@ def test_take_needs_a_run(store: Path, tmp_path: Path) -> None:
         train(store, tmp_path / "run", RECIPE, take=["conv1"], progress=False)
     with pytest.raises(FileNotFoundError, match="must hold a trained net"):
         train(store, tmp_path / "other", RECIPE, start_from=tmp_path, progress=False)
+
+
+def test_a_mistaken_start_leaves_no_run_behind(first: Path, store: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="conv9"):
+        train(store, tmp_path / "run", RECIPE, start_from=first, take=["conv9"], progress=False)
+    assert not (tmp_path / "run" / "recipe.json").exists()

@@ -1,7 +1,7 @@
 """Batches: the same for the same seed whatever the workers, resumable, and no thread left behind."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -38,6 +38,9 @@ class Pictures:
         if index == self.unreadable:
             raise OSError(f"picture {index} cannot be read")
         return self.pixels[index]
+
+    def images(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
+        return map(self.image, indices)
 
     def addresses(self, indices: np.ndarray) -> np.ndarray | None:
         if self.unreadable is not None or self.encoded:

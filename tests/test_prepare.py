@@ -19,7 +19,7 @@ import alexnet.data.prepare as room
 from alexnet.data import writer
 from alexnet.data.image import read_image
 from alexnet.data.prepare import Summary, prepare
-from alexnet.data.store import METADATA_KEY, PROGRESS, SKIPPED, STATISTICS, Store, read_tensors
+from alexnet.data.store import METADATA_KEY, PLACES, PROGRESS, SKIPPED, STATISTICS, Store, read_tensors
 
 
 @pytest.fixture(autouse=True)
@@ -167,24 +167,24 @@ def test_preparing_again(tmp_path: Path) -> None:
 
 
 def stopped_after(source: Path, store: Path, shards: int, monkeypatch: pytest.MonkeyPatch, **options: object) -> None:
-    """Prepare and fail as the progress file is written after so many shards (0: at the very start)."""
+    """Prepare and fail as the record of that many shards is written (0: the progress file, at the very start)."""
     calls = 0
-    real = writer.Progress.save
+    real = writer.write_aside
 
-    def save(self: writer.Progress, path: Path) -> None:
+    def write(path: Path, contents: bytes) -> None:
         nonlocal calls
         calls += 1
         if calls > shards:
             raise KeyboardInterrupt
-        real(self, path)
+        real(path, contents)
 
     with monkeypatch.context() as patch:
-        patch.setattr(writer.Progress, "save", save)
+        patch.setattr(writer, "write_aside", write)
         with pytest.raises(KeyboardInterrupt):
             make(source, store, **options)
 
 
-@pytest.mark.parametrize("shards", range(1, 8))
+@pytest.mark.parametrize("shards", range(1, 10))
 def test_stopped_anywhere_it_goes_on_to_the_same_bytes(
     tmp_path: Path, shards: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,22 +329,52 @@ def test_an_error_in_a_thread_is_not_lost(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_store_is_named_complete_last(tmp_path: Path) -> None:
     make(pictures(tmp_path / "source", each=3), tmp_path / "store")
-    assert set(contents(tmp_path / "store")) == {"train-00000.arrow", "val-00000.arrow", STATISTICS, SKIPPED}
+    assert set(contents(tmp_path / "store")) == {"train-00000.arrow", "val-00000.arrow", STATISTICS, PLACES, SKIPPED}
 
 
-@pytest.mark.parametrize("lost", ["key", "shards", "sums", None])
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        ("key", r"progress\.safetensors: not .* prepare"),
+        (None, r"progress\.safetensors: not .* prepare"),
+        ("longest_shard", "half prepared by another version of this program; remove it and prepare it again"),
+    ],
+)
 def test_a_progress_file_of_something_else_is_refused(
-    tmp_path: Path, lost: str | None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, lost: str | None, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = pictures(tmp_path / "source")
     stopped_after(source, tmp_path / "store", 1, monkeypatch)
     path = tmp_path / "store" / PROGRESS
-    tensors, about = read_tensors(path)
-    tensors = {name: tensor for name, tensor in tensors.items() if name != lost}
+    about = read_tensors(path)[1]
     kept: object = {name: fact for name, fact in about.items() if name != lost} if lost else [1, 2]
-    path.write_bytes(safetensors_bytes(tensors, metadata={METADATA_KEY: json.dumps(kept)}))
-    with pytest.raises(ValueError, match=r"progress\.safetensors: not .* prepare"):
+    path.write_bytes(safetensors_bytes({}, metadata={METADATA_KEY: json.dumps(kept)}))
+    with pytest.raises(ValueError, match=message):
         make(source, tmp_path / "store")
+
+
+def test_a_damaged_record_is_named_and_its_shard_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, store = pictures(tmp_path / "source"), tmp_path / "store"
+    make(source, tmp_path / "whole")
+    stopped_after(source, store, 3, monkeypatch)
+    record = store / "train-00001.safetensors"
+    whole = record.read_bytes()
+    for damaged in (whole[:-1], safetensors_bytes({})):
+        record.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"train-00001\.safetensors: damaged .* remove it and prepare again"):
+            make(source, store)
+    record.unlink()
+    (store / "train-00000.arrow").unlink()
+    make(source, store)
+    assert contents(store) == contents(tmp_path / "whole")
+
+
+def test_fewer_failures_allowed_than_there_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, store = pictures(tmp_path / "source", broken=2), tmp_path / "store"
+    stopped_after(source, store, 8, monkeypatch)
+    with pytest.raises(ValueError, match=r"files of 60 are no readable pictures, 0 are allowed; the last: class0"):
+        make(source, store, max_failures=0)
+    assert json.loads((store / SKIPPED).read_text().splitlines()[0])["name"].startswith("class0/")
 
 
 def test_a_store_that_prepare_did_not_make_is_refused(tmp_path: Path, store: Path) -> None:

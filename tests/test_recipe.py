@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from operator import attrgetter
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from alexnet.learning.schedule import rates
+from alexnet.learning.schedule import Plateau, rates
 from alexnet.recipe import Change, Conv, Full, MapNorm, Net, Recipe, ResponseNorm
 from alexnet.recipes import RECIPES, recipe_named
 
@@ -477,6 +478,76 @@ def test_nothing_of_a_recipe_can_be_changed() -> None:
 def rates_at(recipe: Recipe, epoch: float) -> dict[str, float]:
     """The weights' rates of the layers so many epochs after the start."""
     return rates(recipe, epoch).weights
+
+
+SCALED = {"batch_size", "learning_rate", "bias_rate", "changes", "warmup"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("rule", ["linear", "sqrt"])
+@pytest.mark.parametrize("k", [0.5, 2, 8])
+def test_another_batch_multiplies_every_rate_of_every_layer_at_every_time(name: str, rule: Any, k: float) -> None:
+    before = recipe_named(name)
+    after = before.with_batch(int(k * before.batch_size), rule)
+    factor = {"linear": k, "sqrt": k**0.5}[rule]
+    assert dataclasses.replace(after, **{field: getattr(before, field) for field in SCALED}) == before
+    slow = dataclasses.replace(before, warmup=after.warmup)  # the warm-up apart
+    for epoch in [*(change.epoch for change in before.changes), *(before.epochs * n / 50 for n in range(51))]:
+        old, new = rates(slow, epoch, Plateau(1, 3, fallen=1)), rates(after, epoch, Plateau(1, 3, fallen=1))
+        assert new.colour_shift == old.colour_shift
+        for ours, theirs in ((new.weights, old.weights), (new.biases, old.biases)):
+            assert ours == pytest.approx({layer: factor * rate for layer, rate in theirs.items()}, rel=1e-12, abs=0)
+
+
+def test_scaled_rates_in_numbers() -> None:
+    large = Recipe().with_batch(1024, "linear")
+    assert (large.batch_size, large.learning_rate, large.bias_rate, large.warmup) == (1024, 0.08, None, 5)
+    assert [rates_at(large, epoch)["fc8"] for epoch in (1, 2.5, 5)] == pytest.approx([0.016, 0.04, 0.08])
+    large = Recipe().with_batch(512, "sqrt")
+    assert (large.batch_size, large.learning_rate, large.bias_rate, large.warmup) == (512, 0.02, None, 0)
+    large = recipe_named("alexnet-2012-run").with_batch(256, "linear")
+    assert (large.learning_rate, large.bias_rate) == (0.02, 0.04)
+    assert [change.learning_rate for change in large.changes] == [0.002, 0.0002, 0.00002, 0, 0.00002]
+    without_rates = Recipe(bias_rate=0, changes=(Change(epoch=3, colour_shift=False),))
+    large = without_rates.with_batch(256, "linear")
+    assert (large.bias_rate, large.changes) == (0, without_rates.changes)
+
+
+def test_only_a_larger_batch_scaled_linearly_is_warmed_up_and_for_five_epochs_at_least() -> None:
+    def warmup(batch_size: int, rule: Any, **fields: Any) -> float:
+        return Recipe(**fields).with_batch(batch_size, rule).warmup
+
+    assert warmup(129, "linear") == 5
+    assert warmup(256, "linear", warmup=1) == 5
+    assert warmup(256, "linear", warmup=7) == 7
+    assert warmup(64, "linear", warmup=1) == 1
+    assert warmup(256, "sqrt", warmup=1) == 1
+    assert warmup(256, "linear", schedule="fold") == 0  # which allows none
+
+
+@pytest.mark.parametrize("rule", [None, "linear", "sqrt"])
+def test_without_a_rule_or_a_larger_batch_the_rates_stay(rule: Any) -> None:
+    assert Recipe().with_batch(1024) == Recipe(batch_size=1024)
+    assert Recipe(epochs=3).with_batch(128, rule) == Recipe(epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "rule", "fields", "message"),
+    [
+        (0, "linear", {}, "batch_size must be a whole number of at least 1; got 0"),
+        (256.0, "linear", {}, "batch_size must be of type int; got 256.0"),
+        (256, "cubic", {}, """rule must be "linear", "sqrt" or None; got 'cubic'"""),
+        (
+            256,
+            "linear",
+            {"epochs": 5},
+            'epochs must be above 5, the warm-up of scaling linearly ("sqrt" has none); got 5',
+        ),
+    ],
+)
+def test_a_batch_that_cannot_be_had_is_refused(batch_size: Any, rule: Any, fields: Any, message: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
+        Recipe(**fields).with_batch(batch_size, rule)
 
 
 def test_the_run_for_ilsvrc_2010_and_its_half_change_rates_when_the_files_say() -> None:

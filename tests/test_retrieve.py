@@ -125,6 +125,13 @@ def test_the_commands(run: Path, store: Path, tmp_path: Path, capsys: pytest.Cap
     assert [set(one) for one in entry["similar"]] == [{"name", "label", "distance"}] * 2
     assert main(["similar", str(run), str(tmp_path / "a.png"), "--codes"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + 6
+    (tmp_path / "text.jpg").write_text("no picture")  # said, and the others are looked for all the same
+    assert main(["similar", str(run), str(tmp_path / "text.jpg"), str(tmp_path / "a.png"), "--json"]) == 2
+    said = capsys.readouterr()
+    assert "text.jpg" in said.err
+    bad, good = json.loads(said.out)
+    assert "error" in bad
+    assert len(good["similar"]) == 6
     assert main(["index", str(run), str(store), "--bits", "64"]) == 0  # as the other tests want it
 
 

@@ -154,6 +154,18 @@ def test_a_warm_up_rises_to_the_rate_of_any_schedule() -> None:
         assert found == pytest.approx([0.025, 0.05, 0.1, 0.1])
 
 
+def test_a_warm_up_holds_the_biases_rate_and_given_rates_back_too() -> None:
+    changes = (Change(epoch=0, learning_rate=0.004, layers=("conv1",)), Change(epoch=1, learning_rate=0.0))
+    recipe = Recipe(schedule="changes", warmup=4, learning_rate=0.1, bias_rate=0.02, changes=changes[:1])
+    half, whole = rates(recipe, 2), rates(recipe, 4)
+    assert (half.weights["conv1"], half.weights["fc8"]) == pytest.approx((0.002, 0.05))
+    assert (whole.weights["conv1"], whole.weights["fc8"]) == (0.004, 0.1)
+    assert set(half.biases.values()) == {0.01}
+    assert set(whole.biases.values()) == {0.02}
+    frozen = rates(replace(recipe, changes=changes), 2)
+    assert set(frozen.weights.values()) == set(frozen.biases.values()) == {0.0}
+
+
 @pytest.mark.parametrize("schedule", ["plateau", "changes", "cosine"])
 def test_a_layer_can_be_frozen_and_thawed_under_any_schedule(schedule: str) -> None:
     changes = (

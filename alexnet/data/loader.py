@@ -16,6 +16,24 @@ from alexnet.data.transfer import sent_ahead
 from alexnet.kernels.augment import gather, place_batch
 from alexnet.recipe import Recipe
 
+Made = tuple[Tensor, Tensor, np.ndarray]
+"""Images, labels and indices of a batch, or of a part of it."""
+
+
+def own_rows(count: int, part: int, parts: int) -> tuple[np.ndarray, int]:
+    """The rows of a batch that one of several processes takes: neighbours, as many for each of them.
+
+    Args:
+        count: Rows of the batch.
+        part, parts: Which process, from 0, of how many.
+
+    Returns:
+        (ceil(count / parts),) int64, and how many of them count: the last processes may have rows beyond the end, which
+        are the first ones again and are there because all must take part.
+    """
+    each = -(-count // parts)
+    return np.arange(part * each, (part + 1) * each) % count, max(0, min(each, count - part * each))
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -25,11 +43,13 @@ class Batch:
         images: (N, 3, crop, crop) float32, centred, in channels_last memory.
         labels: (N,) int64.
         indices: (N,) int64, the pictures' places in their set; in the computer's memory, wherever the others are.
+        total: Pictures of the whole batch, of which this may be a part.
     """
 
     images: Tensor
     labels: Tensor
     indices: np.ndarray
+    total: int
 
 
 @dataclass(frozen=True)
@@ -86,6 +106,7 @@ class Loader:
             lock, so threads do what processes would, without copies.)
         ahead: Batches made ahead, at least as many as there are workers and one.
         device: Where the batches are wanted.
+        part, parts: Which part of each batch is wanted, from 0, and how many there are (`own_rows`).
 
     Attributes:
         waited: Seconds the caller has waited for batches.
@@ -104,6 +125,8 @@ class Loader:
         workers: int = 1,
         ahead: int = 3,
         device: torch.device | None = None,
+        part: int = 0,
+        parts: int = 1,
     ) -> None:
         crop = recipe.net.image_size
         if split.size < crop:
@@ -114,6 +137,7 @@ class Loader:
         self.split, self.statistics, self.recipe = split, statistics, recipe
         self.workers, self.ahead = workers, max(ahead, workers + 1)  # else more workers would have nothing to do
         self.device = device or torch.device("cpu")
+        self.part, self.parts = part, parts
         self.sends_bytes = self.device.type == "cuda"
         self.waited = 0.0
         self._mean = centre_mean(statistics.mean, crop)
@@ -135,34 +159,34 @@ class Loader:
         """
         size, seed = self.recipe.batch_size, self.recipe.seed
         indices = order(len(self.split), seed=seed, epoch=epoch)
-        parts = [indices[first : first + size] for first in range(start * size, len(indices), size)]
+        wholes = [indices[first : first + size] for first in range(start * size, len(indices), size)]
+        totals = [len(whole) for whole in wholes]
+        parts = [whole[own_rows(len(whole), self.part, self.parts)[0]] for whole in wholes]
 
         make = self._sent if self.sends_bytes else self._made
         with closing(make(parts, epoch, colour)) as made:
-            while True:
+            for total in totals:
                 began = time.perf_counter()
-                batch = next(made, None)
+                images, labels, of = next(made)
                 self.waited += time.perf_counter() - began
-                if batch is None:
-                    return
-                yield batch
+                yield Batch(images, labels, of, total)
 
-    def _made(self, parts: list[np.ndarray], epoch: int, colour: bool) -> Generator[Batch, None, None]:
-        """The batches of some pictures each, whose floats the workers make."""
+    def _made(self, parts: list[np.ndarray], epoch: int, colour: bool) -> Generator[Made, None, None]:
+        """The images and labels of some pictures each, whose floats the workers make."""
 
-        def make(indices: np.ndarray) -> Batch:
+        def make(indices: np.ndarray) -> Made:
             draws, divisor = self._draw(indices, epoch, colour), self._divisor(colour)
             crop = self.recipe.net.image_size
             images = np.empty((len(indices), crop, crop, 3), np.float32)
-            for n, index in enumerate(indices.tolist()):
-                train_picture(self.split.image(index), draws, n, self._mean, divisor, images[n])
+            for n, picture in enumerate(self.split.images(indices.tolist())):
+                train_picture(picture, draws, n, self._mean, divisor, images[n])
             labels = torch.from_numpy(self.split.labels[indices])
-            return Batch(torch.from_numpy(images).permute(0, 3, 1, 2), labels, indices)
+            return torch.from_numpy(images).permute(0, 3, 1, 2), labels, indices
 
         return in_order(make, parts, workers=self.workers, ahead=self.ahead)
 
-    def _sent(self, parts: list[np.ndarray], epoch: int, colour: bool) -> Generator[Batch, None, None]:
-        """The same batches, whose bytes the workers cut out and whose floats the device makes."""
+    def _sent(self, parts: list[np.ndarray], epoch: int, colour: bool) -> Generator[Made, None, None]:
+        """The same, whose bytes the workers cut out and whose floats the device makes."""
         crop, pinned = self.recipe.net.image_size, self.device.type == "cuda"
         mean = torch.from_numpy(self._mean).to(self.device)
 
@@ -178,7 +202,7 @@ class Loader:
         jobs = (Squares.empty(part, crop, pinned) for part in parts)
         with closing(in_order(cut, jobs, workers=self.workers, ahead=self.ahead)) as made:
             for job, (images, labels) in sent_ahead(made, send, self.device):
-                yield Batch(images, labels, job.indices)
+                yield images, labels, job.indices
 
     def _shifts(self, colour: bool) -> bool:
         return colour and self.recipe.colour_deviation > 0
@@ -208,8 +232,8 @@ class Loader:
         if addresses is not None and (draws.side == squares.shape[1]).all():
             gather(addresses, self.split.size, draws.top, draws.left, squares)
         else:
-            for n, index in enumerate(job.indices.tolist()):
-                train_square(self.split.image(index), draws, n, squares[n])
+            for n, picture in enumerate(self.split.images(job.indices.tolist())):
+                train_square(picture, draws, n, squares[n])
         job.reflect.numpy()[:] = draws.reflect
         job.colour.numpy()[:] = draws.colour
         job.labels.numpy()[:] = self.split.labels[job.indices]

@@ -3,9 +3,15 @@
 The work is cut into shards, and those into chunks of a few megabytes; threads make the chunks (decoding, resizing and
 summing release the interpreter lock) and the caller's thread writes them in order. So the store's bytes are the same
 whatever the number of workers, and whether or not it was stopped on the way.
+
+Several processes, on one machine or on many that share a file system, each make some of the shards. All follow from the
+source's listing, so that the processes need not wait for each other; process 0 says which shards are to be made, and in
+the end adds up what they found.
 """
 
+import json
 import shutil
+import socket
 import sys
 import time
 import warnings
@@ -21,10 +27,11 @@ from tqdm import tqdm
 from alexnet.data.ahead import cores, in_order
 from alexnet.data.image import FILTER, JPEG_QUALITY, encode_jpeg, read_image
 from alexnet.data.parts import Source, fingerprint
+from alexnet.data.peers import POLL_SECONDS, Peers
 from alexnet.data.pixels import colour_sums
 from alexnet.data.sources import open_source
-from alexnet.data.store import FORMAT, SKIPPED
-from alexnet.data.writer import Chunk, Progress, Shard, Writer, alone, resume
+from alexnet.data.store import FORMAT, PROGRESS, SKIPPED, STATISTICS, read_tensors
+from alexnet.data.writer import LATE_SECONDS, Chunk, Shard, Writer, alone, difference, naming_a_full_disk
 
 SHARD_BYTES = 100 << 20  # of raw pixels: what a kill can lose, and how big a file gets
 SHARD_MOST = 1 << 20  # pictures, however small
@@ -33,6 +40,7 @@ CHUNK_MOST = 4096  # pictures at most
 JPEG_SHARE = 8  # a JPEG shard holds this many times the pictures of a raw one, and is still smaller
 SAMPLED = 32  # one picture in so many is measured in the other encoding too
 PLAIN_SECONDS = 30.0  # between progress lines where standard error is no terminal
+SILENT_SECONDS = 600.0  # without a picture from any of them, until process 0 gives the other processes up
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Summary:
         raw_bytes: What the pictures take raw.
         jpeg_bytes: What they take as JPEG; estimated from one in 32 where the store is raw.
         seconds: Time taken by this call.
-        pictures_per_second: Rate of this call, skipped files included.
+        pictures_per_second: Rate of this call, skipped files included; of all processes together.
         already: The store was complete before this call.
     """
 
@@ -139,7 +147,13 @@ def _make_chunk(
 
 
 class _Bar:
-    """A progress bar with rate and time left; a plain line now and then where standard error is no terminal."""
+    """A progress bar with rate and time left; a plain line now and then where standard error is no terminal.
+
+    Args:
+        total: Files there are.
+        done: How many were done before.
+        shown: Whether to show anything.
+    """
 
     def __init__(self, total: int, done: int, shown: bool) -> None:
         self.total, self.done, self.first = total, done, done
@@ -149,10 +163,10 @@ class _Bar:
             total=total, initial=done, unit=" pictures", disable=not shown or self.plain, dynamic_ncols=True
         )
 
-    def __call__(self, count: int) -> None:
-        """Add to what is done."""
-        self.done += count
-        self.bar.update(count)
+    def show(self, seen: int) -> None:
+        """Show that so many files were seen since the beginning, by all processes."""
+        self.bar.update(self.first + seen - self.done)
+        self.done = self.first + seen
         now = time.monotonic()
         if self.plain and now - self.said >= PLAIN_SECONDS:
             self.said = now
@@ -174,6 +188,7 @@ def prepare(
     workers: int | None = None,
     max_failures: float = 0.05,
     progress: bool = True,
+    parallel: bool = False,
 ) -> Summary:
     """Make a store of squares from a source of pictures, going on where it was stopped (section 3).
 
@@ -186,33 +201,37 @@ def prepare(
         train_per_class: Instead, this many of each class to train on and the rest as "test".
         val_batch: Of CIFAR-10, the training batch, 1 to 5, to keep as "val".
         seed: Of the draw of those set aside.
-        workers: Threads; None for one a core.
+        workers: Threads of this process; None for one a core, divided among the processes on this machine.
         max_failures: Share of the files that may be no readable pictures; two may be in any case, unless it is 0.
-        progress: Whether to show progress on standard error.
+        progress: Whether to show progress on standard error; process 0 shows that of all.
+        parallel: Whether to share the work with the other processes that torchrun started, each of which must make
+            this same call; the store is the same as one process's. Where one fails, all stop.
 
     Returns:
         What was done.
 
     Raises:
         FileNotFoundError: There is no such source.
-        ValueError: An argument, the source or the store's folder does not do, or too many files are unreadable.
+        ValueError: An argument, the source or the store's folder does not do, or too many files are unreadable; a
+            `PeerError` where another process failed first.
         OSError: The disk is full; what is done is kept.
     """
     began = time.perf_counter()
-    _check(source, store, size, encoding, workers, max_failures)
-    opened = open_source(source, held_out=held_out, train_per_class=train_per_class, val_batch=val_batch, seed=seed)
-    size = opened.size or size
-    key = {"size": size, "encoding": encoding, "held_out": held_out, "train_per_class": train_per_class}
-    key |= {"seed": seed, "filter": FILTER, "format": FORMAT, "fingerprint": fingerprint(opened)}
-    if val_batch is not None:
-        key["val_batch"] = val_batch
-    if encoding == "jpeg":
-        key["quality"] = JPEG_QUALITY
-    folder = Path(store)
-    with alone(folder):
-        state, complete = resume(folder, opened, key)
-        done = 0 if complete else _work(folder, opened, state, workers or cores(), max_failures, progress)
-    return _summary(folder, opened, state, done, time.perf_counter() - began, complete)
+    peers = Peers.of_torchrun() if parallel else Peers()
+    with peers.failing_together():
+        _check(source, store, size, encoding, workers, max_failures)
+        opened = open_source(source, held_out=held_out, train_per_class=train_per_class, val_batch=val_batch, seed=seed)
+        size = opened.size or size
+        key = {"size": size, "encoding": encoding, "held_out": held_out, "train_per_class": train_per_class}
+        key |= {"seed": seed, "filter": FILTER, "format": FORMAT, "fingerprint": fingerprint(opened)}
+        if val_batch is not None:
+            key["val_batch"] = val_batch
+        if encoding == "jpeg":
+            key["quality"] = JPEG_QUALITY
+        writer = Writer(Path(store), opened, key, _plan(opened, size, encoding), max_failures, peers)
+        workers = workers or max(1, cores() // peers.here)
+        seen = _follow(writer, workers) if peers.rank else _lead(writer, workers, progress)
+    return _summary(Path(store), opened, seen, time.perf_counter() - began)
 
 
 def _check(
@@ -231,48 +250,111 @@ def _check(
         raise ValueError(f"{store}: lies inside the source {source}; choose a folder outside it")
 
 
-def _work(store: Path, source: Source, state: Progress, workers: int, max_failures: float, progress: bool) -> int:
-    """Make the shards that are not there yet, and finish the store; how many files it saw."""
-    size, encoding = state.key["size"], state.key["encoding"]
-    writer = Writer(store, source, state, max_failures)
-    shards = _plan(source, size, encoding)
-    left = shards[state.shards :]
-    to_do = sum(shard.stop - shard.start for shard in left)
-    free = shutil.disk_usage(store).free
-    if encoding == "raw" and to_do * size * size * 3 > free:
+def _lead(writer: Writer, workers: int, progress: bool) -> int | None:
+    """Process 0: says what is to be made, makes its share, finishes; how many files all saw, None where complete."""
+    seen = None
+    with alone(writer.store):
+        left = writer.resume()
+        _check_space(writer, left or [])
+        writer.peers.tell("begun", json.dumps({"about": writer.begun, "left": left}))
+        if left is not None:
+            seen = _work(writer, left, workers, progress)
+            writer.finish()
+    writer.peers.tell("finished", "")
+    return seen
+
+
+def _follow(writer: Writer, workers: int) -> int | None:
+    """Another process: makes its share of what process 0 says, and waits until the store is complete."""
+    peers, store = writer.peers, writer.store
+    begun = json.loads(peers.hear("begun"))
+    where = f"process {peers.rank} on {socket.gethostname()}"
+    if found := difference(begun["about"], writer.begun):
+        raise ValueError(f"{store}: {where} is to go on with {found}; give all processes the same source and options")
+    if begun["left"] is None:
+        return None
+    if not peers.wait((store / PROGRESS).is_file, LATE_SECONDS):
+        raise ValueError(f"{store}: {where} does not see what process 0 wrote there; choose a STORE on a shared disk")
+    with naming_a_full_disk(store):
+        seen = _work(writer, begun["left"], workers, progress=False)
+    peers.hear("finished")
+    return seen
+
+
+def _check_space(writer: Writer, left: list[int]) -> None:
+    """Check that raw shards fit on the disk, and their records, whose sums take four bytes a value."""
+    free = shutil.disk_usage(writer.store).free
+    need = sum(len(writer.shards[place]) + 4 for place in left) * writer.size**2 * 3
+    if writer.encoding == "raw" and need > free:
         raise ValueError(
-            f"{store}: raw pictures need {to_do * size * size * 3 / 1e9:.1f} GB more and {free / 1e9:.1f} GB are free "
+            f"{writer.store}: raw pictures need {need / 1e9:.1f} GB more and {free / 1e9:.1f} GB are free "
             "on that disk; free some, choose another disk or encoding='jpeg'"
         )
-    step = min(CHUNK_MOST, max(1, CHUNK_BYTES // (size * size * 3)))
+
+
+def _work(writer: Writer, left: list[int], workers: int, progress: bool) -> int:
+    """Make this process's share of the shards that are not there yet; how many files there are in all of them.
+
+    Process 0 comes back when all have made theirs, and its bar shows the work of all.
+    """
+    source, peers = writer.source, writer.peers
+    to_do = sum(len(writer.shards[place]) for place in left)
+    share = [writer.shards[place] for place in left[peers.rank :: peers.count]]
+    step = min(CHUNK_MOST, max(1, CHUNK_BYTES // (writer.size**2 * 3)))
     schemas = {split: writer.schema(split) for split in source.parts}
-    jobs = ((shard, at, min(at + step, shard.stop)) for shard in left for at in range(shard.start, shard.stop, step))
+    jobs = ((shard, at, min(at + step, shard.stop)) for shard in share for at in range(shard.start, shard.stop, step))
 
     def make(job: tuple[Shard, int, int]) -> Chunk:
-        return _make_chunk(source, *job, schemas[job[0].split], size, encoding)
+        return _make_chunk(source, *job, schemas[job[0].split], writer.size, writer.encoding)
 
     bar = _Bar(writer.total, writer.total - to_do, progress)
+
+    def done(count: int) -> None:
+        bar.show(peers.add("seen", count))
+        peers.check()
+
     with warnings.catch_warnings(), bar.bar:
         # Pillow warns about oddities of files that are read all the same; the reasons of failures are kept in any case.
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         chunks = in_order(make, jobs, workers=workers, ahead=workers + 1)
         try:
-            for shard in left:
+            for shard in share:
                 count = len(range(shard.start, shard.stop, step))
-                writer.write(shard, islice(chunks, count), bar)
+                writer.write(shard, islice(chunks, count), done)
         finally:
             chunks.close()
-    writer.finish()
+        peers.add("ended", 1)
+        if peers.rank == 0:
+            _await_others(writer, bar)
     return to_do
 
 
-def _summary(store: Path, source: Source, state: Progress, done: int, seconds: float, already: bool) -> Summary:
-    counts = dict(zip(source.parts, state.class_counts.sum(axis=1).tolist(), strict=True))
+def _await_others(writer: Writer, bar: _Bar) -> None:
+    """Wait until all processes have made their shares, showing how far they are."""
+    peers = writer.peers
+    last, since = (0, 0), time.monotonic()
+    while (now := (peers.add("ended"), peers.add("seen")))[0] < peers.count:
+        if now != last:
+            last, since = now, time.monotonic()
+            bar.show(now[1])
+        elif time.monotonic() - since > SILENT_SECONDS:
+            raise ValueError(
+                f"{writer.store}: nothing was heard of {peers.count - now[0]} of {peers.count} processes for "
+                f"{SILENT_SECONDS / 60:.0f} minutes; end them and run the same again: it goes on"
+            )
+        peers.check()
+        time.sleep(POLL_SECONDS)
+
+
+def _summary(store: Path, source: Source, seen: int | None, seconds: float) -> Summary:
+    """The summary of a complete store, in which a call saw so many files; None where it was complete before."""
+    about = read_tensors(store / STATISTICS)[1]
+    key, counts = about["key"], dict(zip(source.parts, about["counts"].values(), strict=True))
     pictures = sum(counts.values())
-    jpeg = state.image_bytes if state.key["encoding"] == "jpeg" else pictures * state.sampled_bytes // state.sampled
-    raw = pictures * state.key["size"] ** 2 * 3
+    jpeg = about["image_bytes"] if key["encoding"] == "jpeg" else pictures * about["sampled_bytes"] // about["sampled"]
+    raw = pictures * key["size"] ** 2 * 3
     return Summary(
-        str(store), counts, source.classes, state.skipped, source.ignored, state.key["size"], state.key["encoding"],
-        raw, jpeg, seconds, done / seconds, already,
+        str(store), counts, source.classes, about["skipped"], source.ignored, key["size"], key["encoding"],
+        raw, jpeg, seconds, (seen or 0) / seconds, seen is None,
     )  # fmt: skip

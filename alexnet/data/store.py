@@ -2,12 +2,14 @@
 
 A store is a folder: `train-00000.arrow` ... and `val-*.arrow` and/or `test-*.arrow` (Arrow IPC files, read through a
 memory map, so that the pages the loader touches are the operating system's and not the process's),
-`statistics.safetensors`, and `skipped.jsonl` with a line for each file that was no readable picture.
+`statistics.safetensors`, `places.safetensors`, which says where in those files each picture lies (for readers far away:
+alexnet/data/remote.py), and `skipped.jsonl` with a line for each file that was no readable picture.
 """
 
 import json
 import os
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -17,16 +19,41 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 import simplejpeg
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.numpy import load as safetensors_load
 from safetensors.numpy import save as safetensors_bytes
 
 FORMAT = 1
 METADATA_KEY = "alexnet"
 STATISTICS = "statistics.safetensors"
+PLACES = "places.safetensors"
 SKIPPED = "skipped.jsonl"
 PROGRESS = "progress.safetensors"
 SPLITS = ("train", "val", "test")
 SHARD_NAME = re.compile(r"(train|val|test)-(\d{5,})\.arrow")
+
+
+class Address(str):
+    """Where a store lies that is on no disk of this machine: an fsspec URL, such as s3://bucket/folder.
+
+    It stands where another store has its Path, and has what is asked of one.
+    """
+
+    __slots__ = ()
+
+    @property
+    def name(self) -> str:
+        """What follows the last slash."""
+        return self.rpartition("/")[2]
+
+    def resolve(self) -> "Address":
+        """Itself: it is the same from any folder and on any machine."""
+        return self
+
+
+def place_of(store: str | Path) -> Path | Address:
+    """The place of a store, as it is given by the user or kept in a run: a folder's path, or a URL."""
+    return Address(str(store).rstrip("/")) if "://" in str(store) else Path(store)
 
 
 def shard_name(split: str, number: int) -> str:
@@ -151,7 +178,15 @@ class Statistics:
         Raises:
             ValueError: The file is no safetensors file of statistics.
         """
-        tensors, about = read_tensors(path)
+        return cls.from_tensors(*read_tensors(path), path)
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Any], about: dict[str, Any], path: str | Path) -> "Statistics":
+        """The statistics from the contents of the file that `save` wrote at `path`.
+
+        Raises:
+            ValueError: Something is missing.
+        """
         names = ("mean", "covariance", "eigenvalues", "components")
         if "count" not in about or any(name not in tensors for name in names):
             raise ValueError(f"{path}: not the statistics of a store (prepare the store again)")
@@ -164,15 +199,35 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         ValueError: The file is cut short or no safetensors file.
     """
+    return parse_tensors(Path(path).read_bytes(), path)
+
+
+def parse_tensors(contents: bytes, path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same from the bytes of a safetensors file, which was read from `path`."""
     try:
-        with safe_open(str(path), framework="numpy") as file:
-            about = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator there)
+        tensors = {name: tensor.copy() for name, tensor in safetensors_load(contents).items()}
+        # The library gives the metadata of files on a disk only: after 8 bytes that give its length, a JSON header.
+        header = json.loads(contents[8 : 8 + int.from_bytes(contents[:8], "little")])
+        about = json.loads(header.get("__metadata__", {}).get(METADATA_KEY, "{}"))
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: damaged ({error}); remove the store and prepare it again") from error
     if not isinstance(about, dict):
         raise ValueError(f"{path}: not part of a store (its metadata is no JSON object); prepare the store again")
     return tensors, about
+
+
+def counts_in(about: dict[str, Any], path: Path | Address) -> dict[str, int]:
+    """The number of pictures of each split, from what the statistics of the store at `path` say beside the numbers.
+
+    Raises:
+        ValueError: They do not say it: `prepare` did not write them.
+    """
+    counts = about.get("counts")
+    if not isinstance(counts, dict) or not all(isinstance(counts.get(name, 0), int) for name in SPLITS):
+        counts = {}
+    if "train" not in counts:
+        raise ValueError(f"{path}: not a store ({STATISTICS} has no count of train); remove it and prepare again")
+    return {name: counts[name] for name in SPLITS if name in counts}
 
 
 class Split:
@@ -192,7 +247,7 @@ class Split:
         self.name = name
         self.size = size
         self._encoding = encoding
-        batches = [batch for path in paths for batch in _read_shard(path)]
+        batches = [batch for path in paths for batch in read_shard(path)[0]]
         self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
         self._names = [batch.column("name") for batch in batches]
         labels = [batch.column("label").to_numpy() for batch in batches]
@@ -211,7 +266,7 @@ class Split:
                 bases.append(buffers[1].address)
             else:
                 self._jpeg.append((np.frombuffer(buffers[1], np.int32), memoryview(buffers[2]).cast("B")))
-        self._bases = np.array(bases, np.uint64)
+        self._bases = np.array(bases, np.uint64) if encoding == "raw" else None
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -241,8 +296,12 @@ class Split:
         offsets, data = self._jpeg[batch]
         return np.asarray(simplejpeg.decode_jpeg(data[offsets[row] : offsets[row + 1]], colorspace="RGB"))
 
+    def images(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
+        """Several pictures, one after another: what lies far away is fetched all at once."""
+        return map(self.image, indices)
+
     def addresses(self, indices: np.ndarray) -> np.ndarray | None:
-        """Where in memory raw pictures lie, for as long as this object lives; None where they must be decoded.
+        """Where in memory raw pictures lie, for as long as this object lives; None where no picture does.
 
         Args:
             indices: (N,) int64.
@@ -250,7 +309,7 @@ class Split:
         Returns:
             (N,) uint64, each the first of size * size * 3 bytes.
         """
-        if self._encoding != "raw":
+        if self._bases is None:
             return None
         if len(indices) and not (indices.min() >= 0 and indices.max() < len(self)):
             raise IndexError(f"pictures {indices.min()} to {indices.max()} of split {self.name!r}: it has {len(self)}")
@@ -260,13 +319,19 @@ class Split:
         return found
 
 
-def _read_shard(path: Path) -> list[pa.RecordBatch]:
-    """The record batches of a shard, as views of its memory map."""
+def read_shard(path: Path) -> tuple[list[pa.RecordBatch], pa.Buffer]:
+    """The record batches of a shard, as views of its memory map, and all of that map.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
     try:
         # The batches keep the mapping alive after the file is closed, so that no descriptor stays open: a large set
         # has more shards than a process may have open files.
         with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
-            return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+            batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+            file.seek(0)
+            return batches, file.read_buffer()
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path}: damaged ({error}); remove the store and prepare it again") from error
 
@@ -289,56 +354,82 @@ def read_about(path: Path) -> dict[str, Any]:
     return dict(about)
 
 
+def find_shards(folder: Path, split: str) -> list[Path]:
+    """The shards of a split in order, none missing in between.
+
+    Raises:
+        ValueError: One is missing.
+    """
+    found = {int(match[2]): path for path in folder.iterdir() if (match := SHARD_NAME.fullmatch(path.name))
+             and match[1] == split}  # fmt: skip
+    numbers = [-1, *sorted(found)]
+    missing = [a + 1 for a, b in pairwise(numbers) if b != a + 1] or ([] if found else [0])
+    if missing:
+        lost = shard_name(split, missing[0])
+        raise ValueError(f"{folder}: {lost} is missing; remove the store and prepare it again")
+    return [found[number] for number in sorted(found)]
+
+
 class Store:
     """A prepared set of pictures.
 
     Args:
-        path: The folder that `prepare` wrote.
+        path: The folder that `prepare` wrote, or the URL where a copy of it lies (s3://bucket/folder).
+
+    Attributes:
+        path: The same.
+        size: Side of the pictures, in pixels.
+        encoding: "raw" or "jpeg".
+        classes: The class names; a label is a place in them.
+        splits: The names of its parts.
 
     Raises:
         FileNotFoundError: There is no such folder.
         ValueError: It is no store, is half prepared, damaged, or of another format.
+        OSError: It lies elsewhere and cannot be reached.
     """
 
+    path: Path | Address
+    size: int
+    encoding: str
+    classes: tuple[str, ...]
+    splits: tuple[str, ...]
+
+    def __new__(cls, path: str | Path) -> "Store":
+        if cls is Store and isinstance(place_of(path), Address):
+            from alexnet.data.remote import RemoteStore  # which needs this module
+
+            return super().__new__(RemoteStore)
+        return super().__new__(cls)
+
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        if not self.path.is_dir():
-            raise FileNotFoundError(f"{self.path}: no such store; make it with: alexnet prepare SOURCE {self.path}")
-        if not (self.path / STATISTICS).is_file():
-            if (self.path / PROGRESS).is_file():
-                raise ValueError(f"{self.path}: half prepared; run the same `alexnet prepare` again and it goes on")
-            raise ValueError(f"{self.path}: not a store (no {STATISTICS}); make one with: alexnet prepare SOURCE STORE")
-        counts = read_tensors(self.path / STATISTICS)[1].get("counts")
-        if not isinstance(counts, dict) or not all(isinstance(counts.get(name, 0), int) for name in SPLITS):
-            counts = {}
-        if "train" not in counts:
-            raise ValueError(
-                f"{self.path}: not a store ({STATISTICS} has no count of train); remove it and prepare again"
-            )
-        self._shards: dict[str, list[Path]] = {name: self._find(name) for name in SPLITS if name in counts}
-        self._counts: dict[str, int] = counts
-        self.splits: tuple[str, ...] = tuple(self._shards)
-        about = read_about(self._shards["train"][0])
-        self.size: int = about["size"]
-        self.encoding: str = about["encoding"]
-        self.classes: tuple[str, ...] = tuple(about["classes"])
+        folder = Path(path)
+        self.path = folder
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such store; make it with: alexnet prepare SOURCE {folder}")
+        if not (folder / STATISTICS).is_file():
+            if (folder / PROGRESS).is_file():
+                raise ValueError(f"{folder}: half prepared; run the same `alexnet prepare` again and it goes on")
+            raise ValueError(f"{folder}: not a store (no {STATISTICS}); make one with: alexnet prepare SOURCE STORE")
+        self._counts = counts_in(read_tensors(folder / STATISTICS)[1], folder)
+        self._shards = {name: find_shards(folder, name) for name in self._counts}
+        self._describe(read_about(self._shards["train"][0]))
+
+    def _describe(self, about: dict[str, Any]) -> None:
+        """Set what all stores have, from what a shard says of itself."""
+        self.splits = tuple(self._counts)
+        self.size, self.encoding = about["size"], about["encoding"]
+        self.classes = tuple(about["classes"])
         self._opened: dict[str, Split] = {}
 
-    def _find(self, split: str) -> list[Path]:
-        """The shards of a split in order, none missing in between."""
-        found = {int(match[2]): path for path in self.path.iterdir() if (match := SHARD_NAME.fullmatch(path.name))
-                 and match[1] == split}  # fmt: skip
-        numbers = [-1, *sorted(found)]
-        missing = [a + 1 for a, b in pairwise(numbers) if b != a + 1] or ([] if found else [0])
-        if missing:
-            lost = shard_name(split, missing[0])
-            raise ValueError(f"{self.path}: {lost} is missing; remove the store and prepare it again")
-        return [found[number] for number in sorted(found)]
+    def _open(self, name: str, parts: tuple[str, ...]) -> Split:
+        """The pictures of some splits, one after another, under a name."""
+        return Split(name, [path for part in parts for path in self._shards[part]], self.size, self.encoding)
 
     @cached_property
     def statistics(self) -> Statistics:
         """The mean activity and colour components of the training part."""
-        return Statistics.load(self.path / STATISTICS)
+        return Statistics.load(Path(self.path) / STATISTICS)
 
     def split(self, name: str) -> Split:
         """One part of the store.
@@ -346,10 +437,10 @@ class Store:
         Raises:
             ValueError: There is no part of that name, or pictures of it are missing.
         """
-        if name not in self._shards:
+        if name not in self.splits:
             raise ValueError(f"{self.path}: no split {name!r}; it has {', '.join(self.splits)}: choose one of these")
         if name not in self._opened:
-            split = Split(name, self._shards[name], self.size, self.encoding)
+            split = self._open(name, (name,))
             if len(split) != self._counts[name]:
                 raise ValueError(
                     f"{self.path}: split {name!r} has {len(split)} of {self._counts[name]} pictures; "
@@ -366,8 +457,7 @@ class Store:
         """
         self.split("train"), self.split("val")  # whole, or it is said
         if "train+val" not in self._opened:
-            both = [*self._shards["train"], *self._shards["val"]]
-            self._opened["train+val"] = Split("train+val", both, self.size, self.encoding)
+            self._opened["train+val"] = self._open("train+val", ("train", "val"))
         return self._opened["train+val"]
 
     def validation(self) -> Split:
@@ -377,6 +467,6 @@ class Store:
             ValueError: The store has neither.
         """
         for name in ("val", "test"):
-            if name in self._shards:
+            if name in self.splits:
                 return self.split(name)
         raise ValueError(f"{self.path}: it must have val or test pictures; it has train only: prepare the source again")

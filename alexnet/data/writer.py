@@ -1,27 +1,36 @@
-"""A store in the making: shards written beside their places and renamed, and one file that says how far it is.
+"""A store in the making: shards written beside their places and renamed, each followed by a record of what it adds.
 
-After each shard `progress.safetensors` is replaced: the number of shards made, their sums and counts, and the length
-of skipped.jsonl. It is the only truth about how far the work is, so that a process killed anywhere loses one shard at
-most. The statistics, written last, make the folder a store.
+The record of a shard (train-00007.safetensors beside train-00007.arrow) holds its sums, its counts and the files that
+were skipped, and is written last: a shard with a record is made, one without is not. That is the only truth about how
+far the work is, so that a process killed anywhere loses one shard at most, and any number of processes may share the
+shards and any other number go on with them. In the end one process adds the records up; sums of whole numbers do not
+depend on the order. The statistics, written last, make the folder a store.
 """
 
 import errno
 import fcntl
 import json
 import os
+import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
 from alexnet.data.parts import Source
+from alexnet.data.peers import Peers
+from alexnet.data.remote import write_places
 from alexnet.data.store import (
     METADATA_KEY,
+    PLACES,
     PROGRESS,
     SHARD_NAME,
     SKIPPED,
@@ -35,63 +44,12 @@ from alexnet.data.store import (
 )
 
 FEWEST_FAILURES = 3  # fewer never stop the work, however few pictures there are, unless none is allowed
-
-
-@dataclass
-class Progress:
-    """How far the work is, and the sums over what is done: the contents of progress.safetensors."""
-
-    key: dict[str, Any]  # the arguments and the source's fingerprint
-    source: str
-    sums: np.ndarray  # (size, size, 3) int64
-    products: np.ndarray  # (3, 3) int64
-    class_counts: np.ndarray  # (splits, classes) int64
-    shards: int = 0
-    skipped: int = 0
-    skipped_bytes: int = 0
-    image_bytes: int = 0
-    sampled: int = 0
-    sampled_bytes: int = 0
-
-    @classmethod
-    def start(cls, key: dict[str, Any], source: Source) -> "Progress":
-        """The state before any work."""
-        size = key["size"]
-        counts = np.zeros((len(source.parts), len(source.classes)), np.int64)
-        return cls(key, source.name, np.zeros((size, size, 3), np.int64), np.zeros((3, 3), np.int64), counts)
-
-    def about(self) -> dict[str, Any]:
-        """All of it but the arrays."""
-        return {name: value for name, value in vars(self).items() if not isinstance(value, np.ndarray)}
-
-    def save(self, path: Path) -> None:
-        """Write its file, whole or not at all."""
-        tensors = {"sums": self.sums, "products": self.products, "class_counts": self.class_counts}
-        write_aside(path, bytes(safetensors_bytes(tensors, metadata={METADATA_KEY: json.dumps(self.about())})))
-
-    @classmethod
-    def load(cls, path: Path) -> "Progress":
-        """Read its file.
-
-        Raises:
-            ValueError: The file is damaged, or not what `save` writes.
-        """
-        tensors, about = read_tensors(path)
-        if not _whole(about) or not set(ARRAYS) <= tensors.keys():
-            raise ValueError(f"{path}: not the progress file of a store; remove the store and prepare it again")
-        facts = {name: about[name] for name in FACTS}
-        return cls(**facts, **{name: tensors[name].copy() for name in ARRAYS})
-
-
-# What its file keeps as tensors, and what as JSON.
-ARRAYS = ("sums", "products", "class_counts")
-FACTS = tuple(field.name for field in fields(Progress) if field.name not in ARRAYS)
-
-
-def _whole(about: dict[str, Any]) -> bool:
-    """Whether what was read from a file has all that `Progress.about` gives."""
-    key = about.get("key")
-    return set(FACTS) <= about.keys() and isinstance(key, dict) and {"size", "encoding", "filter"} <= key.keys()
+LATE_SECONDS = 60.0  # until a folder made on one machine is surely seen on another through a network file system
+OURS = (STATISTICS, PROGRESS, SKIPPED, PLACES)  # beside shards and records
+KEY = {"size", "encoding", "filter", "fingerprint"}  # what each key has
+FACTS = {"key", "source", "counts", "skipped", "image_bytes", "sampled", "sampled_bytes"}  # what a summary is made of
+RECORD_NAME = re.compile(r"(train|val|test)-(\d{5,})\.safetensors")
+PART = re.compile(r"(\.[0-9a-f]{8})?\.part$")  # the ending of a file that is being written
 
 
 @dataclass(frozen=True)
@@ -102,6 +60,19 @@ class Shard:
     number: int
     start: int
     stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def name(self) -> str:
+        """The file's name: "train-00007.arrow"."""
+        return shard_name(self.split, self.number)
+
+    @property
+    def record(self) -> str:
+        """The name of its record."""
+        return self.name.removesuffix("arrow") + "safetensors"
 
 
 @dataclass(frozen=True)
@@ -117,86 +88,181 @@ class Chunk:
     sampled_bytes: int
 
 
-class Writer:
-    """Makes the files of a store, one shard after another."""
+class Record:
+    """What a shard adds to the whole; or, where records were added up, the whole.
 
-    def __init__(self, store: Path, source: Source, state: Progress, max_failures: float) -> None:
-        self.store, self.source, self.state = store, source, state
-        self.size, self.encoding = state.key["size"], state.key["encoding"]
-        self.splits = tuple(source.parts)
+    Args:
+        size: Side of the pictures, in pixels.
+        classes: Number of classes.
+        kind: Of the sums: 32 bits are enough for 255 times a shard's pictures, and added to several times as fast.
+    """
+
+    def __init__(self, size: int, classes: int, kind: type[np.integer[Any]] = np.uint32) -> None:
+        self.sums = np.zeros((size, size, 3), kind)
+        self.products = np.zeros((3, 3), np.int64)
+        self.class_counts = np.zeros(classes, np.int64)
+        self.numbers = np.zeros(4, np.int64)  # files skipped, bytes of pictures, pictures sampled, their bytes
+        self.lines = bytearray()  # of skipped.jsonl
+
+    def add(self, chunk: Chunk) -> None:
+        """Add a chunk of the shard."""
+        if chunk.sums is not None and chunk.products is not None:
+            self.sums += chunk.sums
+            self.products += chunk.products
+        self.class_counts += np.bincount(chunk.batch.column("label").to_numpy(), minlength=len(self.class_counts))
+        self.numbers += (len(chunk.skipped), chunk.image_bytes, chunk.sampled, chunk.sampled_bytes)
+        for name, reason in chunk.skipped:
+            self.lines += json.dumps({"name": name, "reason": reason}, ensure_ascii=False).encode() + b"\n"
+
+    def save(self, path: Path) -> None:
+        """Write its file, whole or not at all."""
+        tensors = {name: value for name, value in vars(self).items() if name != "lines"}
+        write_aside(path, bytes(safetensors_bytes(tensors | {"lines": np.frombuffer(self.lines, np.uint8)})))
+
+    def include(self, path: Path) -> np.ndarray:
+        """Add the record in a file; returns its class counts.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
+        found = _read(path, *vars(self))
+        for name, value in vars(self).items():
+            if name == "lines":
+                self.lines += found[name].tobytes()
+            elif value.shape != found[name].shape:
+                raise ValueError(f"{path}: not the record of a shard; remove it and prepare again")
+            else:
+                value += found[name]
+        return found["class_counts"]
+
+
+def _read(path: Path, *names: str) -> dict[str, np.ndarray]:
+    """Some of the arrays in a record."""
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged ({error}); remove it and prepare again") from error
+
+
+class Writer:
+    """Makes the files of a store, one shard after another.
+
+    Args:
+        store: The folder.
+        source: What is prepared.
+        key: The arguments and the source's fingerprint, to which later calls are held.
+        shards: The whole plan, in order.
+        max_failures: Share of the files that may be no readable pictures.
+        peers: The processes that share the work.
+    """
+
+    def __init__(
+        self, store: Path, source: Source, key: dict[str, Any], shards: list[Shard], max_failures: float, peers: Peers
+    ) -> None:
+        self.store, self.source, self.key, self.shards, self.peers = store, source, key, shards, peers
+        self.size, self.encoding = key["size"], key["encoding"]
         self.total = sum(len(part) for part in source.parts.values())
         fewest = FEWEST_FAILURES if max_failures > 0 else 1
         self.most_failures = max(fewest - 1, int(max_failures * self.total))
+        self.begun = {"key": key, "source": source.name, "shards": len(shards), "longest_shard": max(map(len, shards))}
+        # No other process ever writes under this ending, not even one that a lost machine left behind.
+        self.ending = f".{secrets.token_hex(4)}.part"
 
     def schema(self, split: str) -> pa.Schema:
         """The schema of a split's shards."""
-        return shard_schema(
-            self.size, self.encoding, self.source.classes, split, self.state.source, self.state.key["filter"]
-        )
+        return shard_schema(self.size, self.encoding, self.source.classes, split, self.source.name, self.key["filter"])
+
+    def resume(self) -> list[int] | None:
+        """The places in the plan of the shards to make, where no process is at work; None where all is complete.
+
+        Raises:
+            ValueError: The folder holds other files, or a store of another source or other arguments; or the files
+                that an earlier call skipped are too many for this one.
+        """
+        names = begin(self.store, self.begun)
+        if names is None:
+            settle(self.store)
+            return None
+        made = [{shard.name, shard.record} <= names for shard in self.shards]
+        records = [self.store / shard.record for shard in compress(self.shards, made)]
+        self._count(sum(int(_read(path, "numbers")["numbers"][0]) for path in records), None, bytearray())
+        return [place for place, there in enumerate(made) if not there]
 
     def write(self, shard: Shard, chunks: Iterable[Chunk], done: Callable[[int], None]) -> None:
-        """Write one shard beside its place, rename it, and say so in the progress file.
+        """Write one shard beside its place, rename it, and write its record.
 
         Args:
             shard: Which.
             chunks: Its chunks, in order.
             done: Told after each chunk how many files were seen.
+
+        Raises:
+            ValueError: With this shard too many files were no readable pictures.
         """
-        path = self.store / shard_name(shard.split, shard.number)
-        beside = path.with_name(path.name + ".part")
-        skipped: list[tuple[str, str]] = []
-        # Of this shard, in 32 bits: 255 times its pictures fit, and adding to 64 takes many times as long.
-        sums = np.zeros((self.size, self.size, 3), np.uint32)
+        path = self.store / shard.name
+        beside = path.with_name(path.name + self.ending)
+        record = Record(self.size, len(self.source.classes))
         try:
             with beside.open("wb") as file:
                 with pa.ipc.new_file(file, self.schema(shard.split)) as writer:
                     for chunk in chunks:
                         if chunk.batch.num_rows:
                             writer.write_batch(chunk.batch)
-                        skipped += chunk.skipped
-                        self._add(shard.split, chunk, sums)
+                        record.add(chunk)
                         done(chunk.batch.num_rows + len(chunk.skipped))
-                        if self.state.skipped > self.most_failures:
-                            break
+                        self._count(len(chunk.skipped), shard, record.lines)
                 flush(file)
-            self._log(skipped)
-            if self.state.skipped > self.most_failures:
-                self._too_many(skipped[-1])
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
-        self.state.sums += sums
-        self.state.shards += 1
-        self.state.save(self.store / PROGRESS)
+        record.save(self.store / shard.record)
 
-    def _add(self, split: str, chunk: Chunk, sums: np.ndarray) -> None:
-        """Add a chunk to the counts, and to the sums of its shard."""
-        state = self.state
-        if chunk.sums is not None and chunk.products is not None:
-            sums += chunk.sums
-            state.products += chunk.products
-        labels = chunk.batch.column("label").to_numpy()
-        state.class_counts[self.splits.index(split)] += np.bincount(labels, minlength=len(self.source.classes))
-        state.skipped += len(chunk.skipped)
-        state.image_bytes += chunk.image_bytes
-        state.sampled += chunk.sampled
-        state.sampled_bytes += chunk.sampled_bytes
-
-    def _log(self, skipped: list[tuple[str, str]]) -> None:
-        """Add lines to skipped.jsonl, in place of any that a stopped run left behind the last finished shard."""
-        lines = [json.dumps({"name": name, "reason": reason}, ensure_ascii=False) + "\n" for name, reason in skipped]
-        with (self.store / SKIPPED).open("ab") as file:
-            file.truncate(self.state.skipped_bytes)
-            file.write("".join(lines).encode())
-            flush(file)
-            self.state.skipped_bytes = os.fstat(file.fileno()).st_size
-
-    def _too_many(self, last: tuple[str, str]) -> None:
-        raise ValueError(
-            f"{self.store}: {self.state.skipped} files of {self.total} are no readable pictures, "
-            f"{self.most_failures} are allowed; the last: {last[0]} ({last[1]}); see {self.store / SKIPPED}, "
-            "mend or remove them, or raise max_failures"
+    def _count(self, skipped: int, shard: Shard | None, lines: bytearray) -> None:
+        """Count files skipped by any process; the one with which they become too many says so."""
+        if not skipped:
+            return
+        count = self.peers.add("skipped", skipped)
+        if not count - skipped <= self.most_failures < count:
+            return
+        whole = b"".join(
+            bytes(lines) if one == shard else _read(self.store / one.record, "lines")["lines"].tobytes()
+            for one in self.shards
+            if one == shard or (self.store / one.record).exists()
         )
+        write_aside(self.store / SKIPPED, whole)
+        last = json.loads(whole.splitlines()[-1])
+        raise ValueError(
+            f"{self.store}: {count} files of {self.total} are no readable pictures, "
+            f"{self.most_failures} are allowed; the last: {last['name']} ({last['reason']}); see "
+            f"{self.store / SKIPPED}, mend or remove them, or raise max_failures"
+        )
+
+    def finish(self) -> None:
+        """Add up the records and write the statistics, which makes the folder a store.
+
+        Raises:
+            ValueError: A record is damaged, or a class or split has no pictures.
+        """
+        whole = Record(self.size, len(self.source.classes), np.int64)
+        counts = {split: np.zeros_like(whole.class_counts) for split in self.source.parts}
+        for shard in self.shards:
+            counts[shard.split] += whole.include(self.store / shard.record)
+        write_aside(self.store / SKIPPED, bytes(whole.lines))
+        for name, count in zip(self.source.classes, counts["train"], strict=True):
+            if count == 0:
+                self._none_readable(f"class {name!r} has no readable picture to train on")
+        for split, of_split in counts.items():
+            if not of_split.any():
+                self._none_readable(f"split {split!r} has no readable picture")
+        pictures = {split: int(of_split.sum()) for split, of_split in counts.items()}
+        skipped, image_bytes, sampled, sampled_bytes = whole.numbers.tolist()
+        about = {"key": self.key, "source": self.source.name, "shards": len(self.shards), "skipped": skipped}
+        about |= {"skipped_bytes": len(whole.lines), "image_bytes": image_bytes}
+        about |= {"sampled": sampled, "sampled_bytes": sampled_bytes, "counts": pictures}
+        statistics = Statistics.from_sums(whole.sums, whole.products, pictures["train"])
+        statistics.save(self.store / STATISTICS, about)
+        settle(self.store)
 
     def _none_readable(self, fact: str) -> None:
         raise ValueError(
@@ -204,36 +270,47 @@ class Writer:
             "then remove the store and prepare it again"
         )
 
-    def finish(self) -> None:
-        """Write the statistics, which makes the folder a store, and remove the progress file."""
-        state = self.state
-        for split, counts in zip(self.splits, state.class_counts, strict=True):
-            for name, count in zip(self.source.classes, counts, strict=True):
-                if split == "train" and count == 0:
-                    self._none_readable(f"class {name!r} has no readable picture to train on")
-            if not counts.any():
-                self._none_readable(f"split {split!r} has no readable picture")
-        pictures = dict(zip(self.splits, state.class_counts.sum(axis=1).tolist(), strict=True))
-        statistics = Statistics.from_sums(state.sums, state.products, pictures["train"])
-        statistics.save(self.store / STATISTICS, state.about() | {"counts": pictures})
-        (self.store / PROGRESS).unlink()
+
+def settle(store: Path) -> None:
+    """Bring a complete store to its final form: just finished, left so by a kill, or made by an earlier version."""
+    for path in [path for path in store.iterdir() if RECORD_NAME.fullmatch(path.name)]:
+        path.unlink()
+    (store / PROGRESS).unlink(missing_ok=True)
+    if not (store / PLACES).exists():
+        write_places(store)
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Keep a second process out of a store or a run, and turn a full disk into a line that says what to do.
 
+    On a network file system only processes on the same machine are kept out.
+
     Raises:
         ValueError: Another process works in the folder.
         OSError: The disk is full.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    held = os.open(folder, os.O_RDONLY)
-    try:
+    with naming_a_full_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY)
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{folder}: another process is at work in it; wait for it or stop it") from None
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"{folder}: another process is at work in it; wait for it or stop it") from None
+            yield
+        finally:
+            os.close(held)
+
+
+@contextmanager
+def naming_a_full_disk(folder: Path) -> Iterator[None]:
+    """Turn a full disk into a line that says what to do.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    try:
         yield
     except OSError as error:
         if error.errno != errno.ENOSPC:
@@ -241,46 +318,57 @@ def alone(folder: Path) -> Iterator[None]:
         full = OSError(f"{folder}: the disk is full; free some space and run the same again: it goes on")
         full.errno = errno.ENOSPC
         raise full from error
-    finally:
-        os.close(held)
 
 
-def resume(store: Path, source: Source, key: dict[str, Any]) -> tuple[Progress, bool]:
-    """How far a store is, a new one's progress file written; and whether it is complete.
+def begin(store: Path, begun: dict[str, Any]) -> set[str] | None:
+    """The files of a half prepared store, a new one's progress file written; None where it is complete.
+
+    Args:
+        store: The folder.
+        begun: What its progress file says, or is to say: the key, the source's name, and how it is cut into shards.
 
     Raises:
         ValueError: The folder holds other files, or a store of another source or other arguments.
     """
-    names = sorted(path.name for path in store.iterdir())
-    ours = (STATISTICS, PROGRESS, SKIPPED)
-    plain = {name: name.removesuffix(".part") for name in names}
-    foreign = [name for name in names if plain[name] not in ours and not SHARD_NAME.fullmatch(plain[name])]
-    if foreign:
-        raise ValueError(f"{store}: holds {foreign[0]!r}, which is no part of a store; choose a new or empty folder")
-    for name in names:
-        if name.endswith(".part"):
-            (store / name).unlink()
-    names = [name for name in names if not name.endswith(".part")]
-    complete = STATISTICS in names
-    if not complete and PROGRESS not in names:
-        if names:
-            raise ValueError(f"{store}: holds {names[0]!r} but no {PROGRESS}; remove the folder and prepare again")
-        state = Progress.start(key, source)
-        state.save(store / PROGRESS)
-    elif complete:
+    names = {path.name for path in store.iterdir()}
+    for name in sorted(names):
+        plain = PART.sub("", name)
+        if plain not in OURS and not SHARD_NAME.fullmatch(plain) and not RECORD_NAME.fullmatch(plain):
+            raise ValueError(f"{store}: holds {name!r}, which is no part of a store; choose a new or empty folder")
+    for name in filter(PART.search, names):
+        (store / name).unlink()
+    names = {name for name in names if not PART.search(name)}
+    if STATISTICS in names:
         about = read_tensors(store / STATISTICS)[1]
-        if not _whole(about) or not isinstance(about.get("counts"), dict):
+        if not about.keys() >= FACTS or not isinstance(about["counts"], dict):
             raise ValueError(f"{store}: a store that `prepare` did not make; use another STORE")
-        state = Progress.start(about["key"], source)
-        state.class_counts = np.array(list(about["counts"].values()))[:, None]
-        vars(state).update({name: about[name] for name in state.about()})
-        (store / PROGRESS).unlink(missing_ok=True)  # a kill between the last two steps leaves it
-    else:
-        state = Progress.load(store / PROGRESS)
-    for name, value in key.items():
-        if state.key.get(name) != value:
-            was = f"{name}={state.key.get(name)!r}, not {value!r}"
+        check_key(store, about, begun)
+        return None
+    if PROGRESS not in names:
+        if names:
+            raise ValueError(f"{store}: holds {min(names)!r} but no {PROGRESS}; remove the folder and prepare again")
+        metadata = {METADATA_KEY: json.dumps(begun, ensure_ascii=False)}
+        write_aside(store / PROGRESS, bytes(safetensors_bytes({}, metadata=metadata)))
+    kept = read_tensors(store / PROGRESS)[1]
+    check_key(store / PROGRESS, kept, begun)
+    if any(kept.get(name) != begun[name] for name in ("shards", "longest_shard")):
+        raise ValueError(f"{store}: half prepared by another version of this program; remove it and prepare it again")
+    return names
+
+
+def check_key(store: Path, was: dict[str, Any], begun: dict[str, Any]) -> None:
+    """Check that a store was begun from the same source with the same arguments."""
+    if not isinstance(was.get("key"), dict) or not was["key"].keys() >= KEY:
+        raise ValueError(f"{store}: not what `prepare` writes; remove the store and prepare it again")
+    if found := difference(was, begun):
+        raise ValueError(f"{store}: prepared with {found}; use another STORE, or remove this one")
+
+
+def difference(was: dict[str, Any], begun: dict[str, Any]) -> str:
+    """In what the key that was differs from another, in words; "" for nothing."""
+    for name, value in begun["key"].items():
+        if was["key"].get(name) != value:
             if name == "fingerprint":
-                was = f"a source of other files (some of {source.name!r} were added, removed or changed since)"
-            raise ValueError(f"{store}: prepared with {was}; use another STORE, or remove this one")
-    return state, complete
+                return f"a source of other files (some of {was['source']!r} were added, removed or changed since)"
+            return f"{name}={was['key'].get(name)!r}, not {value!r}"
+    return ""

@@ -83,7 +83,7 @@ def run(lab: Lab) -> Finding:
     of_paper = recipe == recipe_named("alexnet-2012-paper")
     for stage in drawn:
         paper = PAPER.get(stage.name) if of_paper else None
-        finding.rows.append(Row(stage.name, (paper,), ((float(stage.neurons),),)))
+        finding.rows.append(Row(stage.name, (paper,), ((stage.neurons,),)))
     draw(drawn).savefig(lab.folder / "figure2.png", dpi=150)
     finding.figures = ["figure2.png"]
     return finding

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from alexnet.data.store import Split
 from alexnet.experiments.lab import ILSVRC2010, Finding, Lab, Row, percent
 from alexnet.learning import checkpoint
-from alexnet.learning.measure import choose_device, probabilities, usual_views
+from alexnet.learning.device import choose_device
+from alexnet.learning.measure import probabilities, usual_views
 from alexnet.recipes import recipe_named
 from alexnet.results import figures
 from alexnet.results.report import choose, examples

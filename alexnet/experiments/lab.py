@@ -77,10 +77,12 @@ class Row:
     how: str = ""
 
     def spread(self, place: int) -> str:
-        """Our mean of a measure, with the standard deviation over seeds where there are several."""
+        """Our mean of a measure, with the standard deviation over seeds where there are several; a count as it is."""
         values = [value for seed in self.ours if (value := seed[place]) is not None]
         if not values:
             return "not measured"
+        if len(values) == 1 and isinstance(values[0], int):
+            return str(values[0])
         deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
         return f"{statistics.mean(values):.2f}{deviation}"
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from alexnet.data.store import Statistics
+from alexnet.learning.parallel import Team
 from alexnet.learning.sgd import SGD
 from alexnet.nets.alexnet import AlexNet
 from alexnet.recipe import Recipe
@@ -39,6 +40,7 @@ class Progress:
             where the schedule is another.
         metrics_bytes: Length of metrics.jsonl at this moment, so that later lines can be cut off on resuming.
         finished: Whether the training has ended.
+        micro_batch: Pictures that each process took through the net at a time when the training began.
     """
 
     step: int = 0
@@ -51,6 +53,7 @@ class Progress:
     folded: int | None = None
     metrics_bytes: int = 0
     finished: bool = False
+    micro_batch: int = 0
 
     def clock(self, recipe: Recipe) -> int:
         """Epochs done as the recipe's schedule counts them: with "fold" from the folding on, and none before."""
@@ -88,34 +91,44 @@ class Checkpoint:
         return {k.removeprefix(f"{name}."): v for k, v in self.tensors.items() if k.startswith(f"{name}.")}
 
 
+def state(net: AlexNet, optimiser: SGD, team: Team | None = None) -> dict[str, Tensor]:
+    """The tensors that a training goes on from: weights, velocity, random state; all processes must call this.
+
+    Returns:
+        In the leading process whole tensors by the names they have in the file, whatever each process has of the net.
+    """
+    team = team or Team()
+    named = dict(net.named_parameters())
+    tensors = {f"net.{name}": value for name, value in team.whole(named).items()}
+    velocities = team.whole({name: optimiser.velocity(weight) for name, weight in named.items()})
+    tensors |= {f"velocity.{name}": value for name, value in velocities.items()}
+    tensors["random.cpu"] = torch.get_rng_state()
+    device = net.fc8.weight.device
+    if device.type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state(device)
+    return tensors
+
+
 def save(
     path: Path,
+    tensors: Mapping[str, Tensor],
     *,
     recipe: Recipe,
     classes: tuple[str, ...],
     statistics: Statistics,
     progress: Progress,
-    net: AlexNet,
-    optimiser: SGD | None = None,
 ) -> None:
     """Write a checkpoint beside its place and rename it, so that a kill leaves the old one or the new one whole.
 
     Args:
         path: The file.
-        recipe, classes, statistics, progress, net: What it keeps.
-        optimiser: Its velocity is kept too, and the random state; leave it out for a checkpoint to predict with.
+        tensors: What `state` returns, or for a checkpoint to predict with those of its names that begin with "net.".
+        recipe, classes, statistics, progress: What else it keeps.
 
     Raises:
         OSError: It cannot be written; nothing is left behind.
     """
-    tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
-    if optimiser is not None:
-        tensors |= {f"velocity.{name}": optimiser.velocity(w) for name, w in net.named_parameters()}
-        tensors["random.cpu"] = torch.get_rng_state()
-        device = net.fc8.weight.device
-        if device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(device)
-    tensors |= {f"statistics.{name}": torch.from_numpy(getattr(statistics, name).copy()) for name in STATISTICS}
+    of_store = {f"statistics.{name}": torch.from_numpy(getattr(statistics, name).copy()) for name in STATISTICS}
     about = {
         "format": FORMAT,
         "recipe": json.loads(recipe.to_json()),
@@ -123,11 +136,10 @@ def save(
         "progress": dataclasses.asdict(progress),
         "pictures": statistics.count,
     }
+    contents = {name: value.detach().cpu().contiguous() for name, value in (*tensors.items(), *of_store.items())}
     beside = path.with_name(f".{path.name}.writing")
     try:
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, beside, {"alexnet": json.dumps(about)}
-        )
+        save_file(contents, beside, {"alexnet": json.dumps(about)})
         with beside.open("rb") as file:
             os.fsync(file.fileno())
         beside.replace(path)

@@ -10,9 +10,12 @@ from torch import Tensor
 
 from alexnet.data.ahead import cores, in_order
 from alexnet.data.augment import View, centre_mean
+from alexnet.data.loader import own_rows
 from alexnet.data.store import Split
 from alexnet.data.views import batch_of_views, views_of
+from alexnet.learning.device import autocast
 from alexnet.learning.memory import keep_freed_memory
+from alexnet.learning.parallel import Team
 from alexnet.nets.alexnet import AlexNet
 from alexnet.recipe import Recipe
 
@@ -37,24 +40,6 @@ class Errors:
     log_prob: float
 
 
-def autocast(device: torch.device, recipe: Recipe) -> torch.autocast:
-    """The context the net runs in: bfloat16 where the recipe asks for it, or leaves it open and the device has it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=autocast_wanted(device, recipe))
-
-
-def autocast_wanted(device: torch.device, recipe: Recipe) -> bool:
-    """Whether the net computes in bfloat16 on this device."""
-    return recipe.precision == "bfloat16" or (recipe.precision == "auto" and has_bfloat16(device))
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies in bfloat16 itself, rather than slower by way of float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-
-
 def usual_views(recipe: Recipe) -> int:
     """The number of views to predict from: the recipe's, or 1 where crops are as large as the pictures."""
     return recipe.views if recipe.net.image_size < recipe.store_size else 1
@@ -63,24 +48,6 @@ def usual_views(recipe: Recipe) -> int:
 def views_text(views: int) -> str:
     """A number of views in words."""
     return "one view" if views == 1 else f"{views} views"
-
-
-def choose_device(device: str | torch.device | None) -> torch.device:
-    """The device of that name, made the current one; by default the first GPU, or the CPU where there is none.
-
-    Raises:
-        ValueError: This machine has no such device.
-    """
-    count = torch.cuda.device_count()
-    if device is None:
-        device = "cuda" if count else "cpu"
-    known = ["cpu", *(["cuda"] if count else []), *(f"cuda:{n}" for n in range(count))]
-    if str(device) not in known:
-        raise ValueError(f"device must be one of this machine's, {', '.join(known)}; got {str(device)!r}")
-    chosen = torch.device(device)
-    if chosen.type == "cuda" and chosen.index is not None:
-        torch.cuda.set_device(chosen)  # events, streams and kernels of our own go to the current one
-    return chosen
 
 
 def probabilities(net: AlexNet, pictures: list[np.ndarray], mean: np.ndarray, recipe: Recipe, views: int) -> Tensor:
@@ -129,9 +96,18 @@ def together(device: torch.device, views: int) -> int:
 
 
 def predictions(
-    net: AlexNet, split: Split, mean: np.ndarray, recipe: Recipe, *, views: int = 1
+    net: AlexNet, split: Split, mean: np.ndarray, recipe: Recipe, *, views: int = 1, part: int = 0, parts: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The predictions for a set, in its order; the next pictures are read while the net works.
+
+    Args:
+        net: Moved to where it is to work.
+        split: The pictures.
+        mean: (3, size, size) mean activity.
+        recipe: The net's.
+        views: As for `probabilities`.
+        part, parts: Which part of the pictures that go through the net together is this process's, and how many there
+            are: all processes make equally many passes, the last ones of them possibly on no picture that counts.
 
     Yields:
         Probabilities of each view (n, views, classes), the centre first, and labels (n,), on the CPU. The mean over the
@@ -140,42 +116,63 @@ def predictions(
     crop, device = recipe.net.image_size, net.fc8.weight.device
     wanted = views_of(views, split.size, crop)
     centre = torch.from_numpy(centre_mean(mean, crop)).to(device)
-    size = together(device, len(wanted))
+    size = together(device, len(wanted)) * parts
+    starts = range(0, len(split), size)
 
-    def read(start: int) -> list[np.ndarray]:
-        return [split.image(i) for i in range(start, min(start + size, len(split)))]
+    def read(start: int) -> tuple[list[np.ndarray], Tensor]:
+        rows, count = own_rows(min(size, len(split) - start), part, parts)
+        rows += start
+        return list(split.images(rows.tolist())), torch.from_numpy(split.labels[rows[:count]])
 
     net.eval()
     keep_freed_memory()  # a third of the time, where glibc would map 140 MB anew for each batch
-    starts = range(0, len(split), size)
     # A thread reads faster than a CPU computes; a GPU would wait for one.
     workers = 1 if device.type == "cpu" else cores()
     with closing(in_order(read, starts, workers=workers, ahead=workers)) as coming:
-        for start, pictures in zip(starts, coming, strict=True):
-            labels = torch.from_numpy(split.labels[start : start + size])
-            yield outputs(net, pictures, centre, recipe, wanted), labels
+        for pictures, labels in coming:
+            yield outputs(net, pictures, centre, recipe, wanted)[: len(labels)], labels
 
 
 def errors(predicted: Tensor, labels: Tensor) -> Errors:
-    """The errors of predictions (N, classes) for labels (N,).
+    """The errors of predictions (N, classes) for labels (N,)."""
+    return mean_errors(tally(predicted, labels))
+
+
+def tally(predicted: Tensor, labels: Tensor) -> Tensor:
+    """Pictures, top-1 and top-5 errors and sum of log-probabilities: what may be added up over parts of a set.
 
     A class only counts as ahead of the correct one if it is strictly more probable, or equally so and earlier: ties
     are settled as by a stable sort, so that a net that says the same of every class is not taken for right.
+
+    Args:
+        predicted: (N, classes) probabilities, on the CPU.
+        labels: (N,) int64.
+
+    Returns:
+        (4,) float64.
     """
     right = predicted.gather(1, labels[:, None])
     places = torch.arange(predicted.shape[1])
     # Asked this way round, so that NaN counts as ahead: a broken net is wrong about everything.
     behind = (predicted < right) | ((predicted == right) & (places >= labels[:, None]))
     rank = (~behind).sum(1)
-    return Errors(
-        images=len(labels),
-        top1_error=float((rank >= 1).double().mean()),
-        top5_error=float((rank >= 5).double().mean()),
-        log_prob=float(-right.double().clamp_min(1e-30).log().mean()),
-    )
+    logarithms = right.double().clamp_min(1e-30).log()
+    count = torch.tensor(len(labels))
+    return torch.stack([count, (rank >= 1).sum(), (rank >= 5).sum(), logarithms.sum()]).double()
 
 
-def measure(net: AlexNet, split: Split, mean: np.ndarray, recipe: Recipe, *, views: int = 1) -> Errors:
-    """The errors of one net on a set."""
-    parts = list(predictions(net, split, mean, recipe, views=views))
-    return errors(torch.cat([p.mean(1) for p, _ in parts]), torch.cat([label for _, label in parts]))
+def mean_errors(sums: Tensor) -> Errors:
+    """The errors of a set, from the sum of its parts' tallies (4,)."""
+    count, top1, top5, logarithm = sums.tolist()
+    return Errors(int(count), top1 / count, top5 / count, -logarithm / count)
+
+
+def measure(
+    net: AlexNet, split: Split, mean: np.ndarray, recipe: Recipe, *, views: int = 1, team: Team | None = None
+) -> Errors:
+    """The errors of one net on a set, each picture of which counts once, however many processes share the work."""
+    team = team or Team()
+    of = team.pictures
+    parts = predictions(net, split, mean, recipe, views=views, part=of.part, parts=of.parts)
+    sums = sum((tally(p.mean(1), labels) for p, labels in parts), torch.zeros(4, dtype=torch.float64))
+    return mean_errors(team.sum(sums * team.counts))

@@ -1,6 +1,7 @@
 """What a training tells: metrics.jsonl, TensorBoard's files, and lines on standard error."""
 
 import json
+import os
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -11,25 +12,33 @@ from tqdm import tqdm
 
 from alexnet.data.store import Store
 from alexnet.learning.checkpoint import Progress
-from alexnet.learning.measure import Errors, autocast_wanted
+from alexnet.learning.device import autocast_wanted
+from alexnet.learning.measure import Errors
+from alexnet.learning.parallel import Team
 from alexnet.learning.schedule import Rates
 from alexnet.nets.alexnet import AlexNet
 from alexnet.recipe import Recipe
 
 
 class Metrics:
-    """metrics.jsonl, a line per event, cut to what the checkpoint knows of; TensorBoard's files beside it if asked."""
+    """metrics.jsonl, a line per event, cut to what the checkpoint knows of; TensorBoard's files beside it if asked.
 
-    def __init__(self, run: Path, length: int, step: int, *, tensorboard: bool) -> None:
-        self.path = run / "metrics.jsonl"
+    Without a run nothing is written: of several processes one tells.
+    """
+
+    def __init__(self, run: Path | None, length: int, step: int, *, tensorboard: bool) -> None:
         self.board: Any = None
+        self.path = run / "metrics.jsonl" if run else Path(os.devnull)
+        if run is None:
+            self.file: TextIO = self.path.open("a", encoding="utf-8")
+            return
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise ValueError("--tensorboard needs a package: pip install tensorboard") from error
             self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step)
-        self.file: TextIO = self.path.open("a", encoding="utf-8")
+        self.file = self.path.open("a", encoding="utf-8")
         # Lines after the checkpoint are cut off; a file that has lost some stays as it is.
         self.file.truncate(min(length, self.length()))
 
@@ -66,8 +75,10 @@ def progress_bar(at: Progress, recipe: Recipe, batches: int, *, shown: bool) -> 
     )
 
 
-def about(recipe: Recipe, store: Store, net: AlexNet, device: torch.device) -> dict[str, Any]:
+def about(recipe: Recipe, store: Store, team: Team) -> dict[str, Any]:
     """The facts of the first line of metrics.jsonl."""
+    with torch.device("meta"):  # the whole net, of which a process may have a part
+        net = AlexNet(len(store.classes), recipe.net)
     return {
         "store": str(store.path.resolve()),
         "classes": len(store.classes),
@@ -75,9 +86,11 @@ def about(recipe: Recipe, store: Store, net: AlexNet, device: torch.device) -> d
         "validation_pictures": len(store.validation()),
         "validation_split": store.validation().name,
         "parameters": sum(p.numel() for p in net.parameters()),
-        "device": str(device),
+        "device": str(team.device),
+        "parallel": team.scheme,
+        "processes": team.world,
         "threads": torch.get_num_threads(),
-        "bfloat16": autocast_wanted(device, recipe),
+        "bfloat16": autocast_wanted(team.device, recipe),
         "torch": torch.__version__,
         "seed": recipe.seed,
     }

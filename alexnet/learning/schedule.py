@@ -67,8 +67,6 @@ def rates(recipe: Recipe, epoch: float, plateau: Plateau | None = None) -> Rates
     elif recipe.schedule == "cosine":
         done = (epoch - recipe.warmup) / max(recipe.epochs - recipe.warmup, 1e-9)
         common *= 0.5 * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0)))
-    if epoch < recipe.warmup:
-        common = recipe.learning_rate * max(epoch / recipe.warmup, 1e-3)
     weights = dict.fromkeys(recipe.net.layers(), common)
     colour = True
     for change in recipe.changes:
@@ -81,4 +79,7 @@ def rates(recipe: Recipe, epoch: float, plateau: Plateau | None = None) -> Rates
     biases = {
         name: rate if recipe.bias_rate is None or rate == 0 else recipe.bias_rate for name, rate in weights.items()
     }
+    if epoch < recipe.warmup:
+        share = max(epoch / recipe.warmup, 1e-3)  # not 0, which would freeze
+        weights, biases = ({name: rate * share for name, rate in of.items()} for of in (weights, biases))
     return Rates(weights, biases, colour)

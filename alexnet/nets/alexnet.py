@@ -9,6 +9,16 @@ from alexnet.nets.layers import Convolution, Dropout, LocallyConnected, activati
 from alexnet.recipe import Conv, Full, Net
 
 
+class Convolutions(nn.ModuleDict):
+    """The convolutional layers, by name, one after the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, 224, 224) -> (N, 256, 6, 6)."""
+        for conv in self.values():
+            x = conv(x)  # (N, 96, 27, 27), (N, 256, 13, 13), (N, 384, 13, 13), (N, 384, 13, 13), (N, 256, 6, 6)
+        return x
+
+
 class AlexNet(nn.Module):
     """The paper's convolutional net, or the variant of it that a `Net` describes (section 4).
 
@@ -28,7 +38,7 @@ class AlexNet(nn.Module):
             raise ValueError(f"classes must be at least 2; got {classes}")
         self.net = net = net or Net()
         self.classes = classes
-        self.convs = nn.ModuleDict()  # conv1 ... each a Sequential: the convolution, then what follows it
+        self.convs = Convolutions()  # conv1 ... each a Sequential: the convolution, then what follows it
         channels, side, sides = 3, net.image_size, net.sides()
         for name, conv in net.convs().items():
             towers = 1 if not self.convs or conv.all_towers else net.towers  # the first reads the picture
@@ -41,7 +51,9 @@ class AlexNet(nn.Module):
         for name, full in net.hidden().items():
             assert full.units is not None
             parts: list[nn.Module] = [nn.Linear(width, full.units), activation(net)]
-            self.hidden[name] = nn.Sequential(*parts, *([Dropout(full.dropout)] if full.dropout else []))
+            self.hidden[name] = nn.Sequential(
+                *parts, *([Dropout(full.dropout, len(self.hidden))] if full.dropout else [])
+            )
             width = full.units
         self.linear = nn.Linear(width, net.linear.units) if net.linear and net.linear.units else None
         self.fc8 = nn.Linear(self.linear.out_features if self.linear else width, classes)
@@ -59,22 +71,35 @@ class AlexNet(nn.Module):
         Raises:
             ValueError: Pictures of another size.
         """
+        return self.hidden_activities(self.convs(self.scaled(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, 224, 224) centred pixels -> (N, classes) logits."""
+        return self.logits(self.convs(self.scaled(x)))
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """The pictures as the first layer takes them; a ValueError where they have another size."""
         side = self.net.image_size
         if x.shape[1:] != (3, side, side):
             raise ValueError(f"pictures must have shape (N, 3, {side}, {side}); got {tuple(x.shape)}")
-        x = x * self.net.pixel_scale if self.net.pixel_scale != 1 else x
-        for conv in self.convs.values():
-            x = conv(x)  # (N, 96, 27, 27), (N, 256, 13, 13), (N, 384, 13, 13), (N, 384, 13, 13), (N, 256, 6, 6)
+        return x * self.net.pixel_scale if self.net.pixel_scale != 1 else x
+
+    def hidden_activities(self, x: Tensor) -> Tensor:
+        """The convolutions' maps (N, 256, 6, 6) -> the activities of the last hidden layer (N, 4096)."""
         x = x.flatten(1)  # (N, 9216)
         for full in self.hidden.values():
             x = full(x)  # (N, 4096), twice
         return x
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, 224, 224) centred pixels -> (N, classes) logits."""
-        x = self.features(x)  # (N, 4096)
+    def logits(self, x: Tensor) -> Tensor:
+        """The convolutions' maps (N, 256, 6, 6) -> logits (N, classes)."""
+        x = self.hidden_activities(x)
         logits: Tensor = self.fc8(x if self.linear is None else self.linear(x))
         return logits
+
+    def dropouts(self) -> list[Dropout]:
+        """The net's dropout layers, in order."""
+        return [module for module in self.hidden.modules() if isinstance(module, Dropout)]
 
     def on(self, device: torch.device) -> "AlexNet":
         """This net moved to a device, in channels_last memory, the layout that its operations are fastest in."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alexnet.kernels.dropout import dropout
 from alexnet.kernels.local import locally_connected
 from alexnet.kernels.response_norm import map_norm, response_norm
 from alexnet.recipe import Conv, MapNorm, Net, ResponseNorm, conv_side
@@ -103,17 +104,36 @@ class Dropout(nn.Module):
     """Zeroes each output with probability p while training; multiplies by 1 - p otherwise (section 5.2).
 
     torch.nn.Dropout scales while training instead; the weights the paper's rule learns differ by that factor.
+
+    Args:
+        p: The probability.
+        layer: Number that sets this layer's masks apart from those of others that draw from the same key.
+
+    Attributes:
+        key: What the masks are drawn from, one int64 on the device; None to draw a key from torch's generator each
+            time. The training draws one for each step, so that a step may go through the net in several parts.
+        rows: Where the input is a part of a batch, the place of its first row there; several where it is several parts
+            of equal size. So the mask does not depend on how a batch is spread over processes.
+        column: Where the input has a part of the units, the number of the first.
     """
 
-    def __init__(self, p: float) -> None:
+    def __init__(self, p: float, layer: int = 0) -> None:
         super().__init__()
-        self.p = p
+        self.p, self.layer = p, layer
+        self.key: Tensor | None = None
+        self.rows: tuple[int, ...] = (0,)
+        self.column = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape -> the same shape."""
-        if self.training:
-            return x * torch.empty_like(x).bernoulli_(1 - self.p)
-        return x * (1 - self.p)
+        """(N, units) -> (N, units)."""
+        if not self.training:
+            return x * (1 - self.p)
+        key = torch.randint(2**63 - 1, (1,), device=x.device) if self.key is None else self.key
+        parts = [
+            dropout(part, key, p=self.p, layer=self.layer, row=row, column=self.column)
+            for part, row in zip(x.chunk(len(self.rows)), self.rows, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

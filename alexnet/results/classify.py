@@ -9,7 +9,8 @@ from alexnet.data.image import read_image
 from alexnet.data.views import check_views
 from alexnet.learning import checkpoint
 from alexnet.learning.checkpoint import Checkpoint
-from alexnet.learning.measure import choose_device, probabilities, usual_views
+from alexnet.learning.device import choose_device
+from alexnet.learning.measure import probabilities, usual_views
 
 Picture = str | Path | bytes
 

@@ -12,9 +12,12 @@ from alexnet.data.store import Split, Store
 from alexnet.data.views import check_views, views_of
 from alexnet.learning import checkpoint
 from alexnet.learning.checkpoint import Checkpoint
-from alexnet.learning.measure import choose_device, errors, predictions, views_text
+from alexnet.learning.measure import errors, predictions, views_text
+from alexnet.learning.parallel import Team, joined
 from alexnet.recipe import Recipe
 from alexnet.results.predictions import Predictions, averaged, digest, mixture
+
+HANG_SECONDS = 300  # of several processes, one that stands still for so long is given up
 
 
 def evaluate(
@@ -26,6 +29,7 @@ def evaluate(
     weights_on: str | None = None,
     save: str | Path | None = None,
     device: str | torch.device | None = None,
+    parallel: str = "none",
 ) -> dict[str, Any]:
     """The errors of a run, or of the mean of several runs' predictions (section 7, Table 2).
 
@@ -41,6 +45,7 @@ def evaluate(
         weights_on: The part of the store on which the weights of the average are chosen; equal weights by default.
         save: A file to keep the averaged predictions in.
         device: Where; the first GPU or else the CPU by default.
+        parallel: How the processes that torchrun has started share the work, as for `train`; each picture counts once.
 
     Returns:
         images, views (those that differ), top1_error and top5_error (fractions), log_prob (mean of -ln p), split, runs;
@@ -51,19 +56,12 @@ def evaluate(
             predictions of other pictures or views; weights chosen on the pictures that are measured on.
         FileNotFoundError: A run without a trained net, or no store.
     """
-    check_views(views)
-    of_store = Store(store)
     names = [runs] if isinstance(runs, (str, Path)) else list(runs)
-    if not names:
-        raise ValueError("runs must name at least one run; got none")
-    recipes = [
-        Recipe.from_json(path.read_text(encoding="utf-8")) for n in names if (path := Path(n, "recipe.json")).exists()
-    ]
-    of = of_store.split(split) if split else to_measure_on(of_store, recipes)
-    if weights_on == of.name:
-        raise ValueError(f"weights_on must be another part than the one measured on; got {weights_on!r} for both")
-    splits = [of.name, *([weights_on] if weights_on else [])]
-    nets = [predictions_of(Path(name), of_store, splits, views, choose_device(device)) for name in names]
+    with joined(parallel, device, HANG_SECONDS) as team:
+        with team.together():
+            of_store, of = opened(names, store, views, split, weights_on)
+        splits = [of.name, *([weights_on] if weights_on else [])]
+        nets = [predictions_of(Path(name), of_store, splits, views, team) for name in names]
     if weights_on:
         labels = torch.from_numpy(of_store.split(weights_on).labels)
         weights = mixture([net.probabilities[weights_on] for net in nets], labels)
@@ -71,7 +69,7 @@ def evaluate(
         count = torch.tensor([len(net.nets) for net in nets], dtype=torch.float64)
         weights = count / count.sum()
     both = {part: averaged([net.probabilities[part] for net in nets], weights) for part in splits}
-    if save is not None:
+    if save is not None and team.leads:
         of_nets = tuple(run for net in nets for run in net.nets)
         Predictions(of_nets, of_store.classes, views, nets[0].differing, nets[0].pictures, both).save(Path(save))
     result = errors(both[of.name], torch.from_numpy(of.labels))
@@ -86,28 +84,47 @@ def evaluate(
     } | ({"weights": weights.tolist()} if weights_on else {})
 
 
+def opened(
+    names: Sequence[str | Path], store: str | Path, views: int, split: str | None, weights_on: str | None
+) -> tuple[Store, Split]:
+    """The store, and the part of it to measure on, where the arguments of `evaluate` are sound."""
+    check_views(views)
+    of_store = Store(store)
+    if not names:
+        raise ValueError("runs must name at least one run; got none")
+    recipes = [
+        Recipe.from_json(path.read_text(encoding="utf-8")) for n in names if (path := Path(n, "recipe.json")).exists()
+    ]
+    of = of_store.split(split) if split else to_measure_on(of_store, recipes)
+    if weights_on == of.name:
+        raise ValueError(f"weights_on must be another part than the one measured on; got {weights_on!r} for both")
+    return of_store, of
+
+
 def to_measure_on(store: Store, recipes: Sequence[Recipe]) -> Split:
     """The pictures to measure nets on: those to validate on, but the test pictures where some net learns from these."""
     folded = any(recipe.schedule == "fold" for recipe in recipes)
     return store.split("test") if folded and "test" in store.splits else store.validation()
 
 
-def predictions_of(name: Path, store: Store, splits: Sequence[str], views: int, device: torch.device) -> Predictions:
+def predictions_of(name: Path, store: Store, splits: Sequence[str], views: int, team: Team) -> Predictions:
     """A run's predictions for parts of a store; where `name` is a file, those that were kept in it."""
-    if name.is_file():
-        kept = Predictions.load(name)
-        kept.check(name, store, splits, views)
-        return kept
-    found = checkpoint.best(name)
-    check_same_pictures(found, store)
+    with team.together():
+        if name.is_file():
+            kept = Predictions.load(name)
+            kept.check(name, store, splits, views)
+            return kept
+        found = checkpoint.best(name)
+        check_same_pictures(found, store)
+        team.form(found.recipe.net, len(found.classes))
     counted = len(views_of(views, store.size, found.recipe.net.image_size))
-    parts = {part: predict_all(found, store.split(part), views, device)[views] for part in splits}
+    parts = {part: predict_all(found, store.split(part), views, team)[views] for part in splits}
     digests = {part: digest(store.split(part)) for part in splits}
     return Predictions((str(name),), found.classes, views, counted, digests, parts)
 
 
 def predict_all(
-    found: Checkpoint, split: Split, views: int, device: torch.device, *, progress: bool = True
+    found: Checkpoint, split: Split, views: int, team: Team, *, progress: bool = True
 ) -> dict[int, torch.Tensor]:
     """One net's probabilities for every picture of a split, in its order, from the centre and from all views.
 
@@ -115,19 +132,24 @@ def predict_all(
         found: The net.
         split: The pictures.
         views: 1, 9 or 10.
-        device: Where.
+        team: Where; formed for the net.
         progress: Whether to show a bar on standard error when that is a terminal.
 
     Returns:
         By number of views, 1 and `views`: (N, classes) float32 on the CPU, the mean over so many.
     """
-    net, centres, means = found.net().on(device), [], []
-    shown = progress and sys.stderr.isatty()
+    net, centres, means = found.net(), list[torch.Tensor](), list[torch.Tensor]()
+    team.split(net)
+    net.on(team.device)
+    of = team.pictures
+    shown = progress and team.leads and sys.stderr.isatty()
     with tqdm(total=len(split), desc=views_text(views), unit="picture", leave=False, disable=not shown) as bar:
-        for part, labels in predictions(net, split, found.statistics.mean, found.recipe, views=views):
-            centres.append(part[:, 0].clone())  # or all of `part` would stay in memory
-            means.append(part.mean(1))
-            bar.update(len(labels))
+        mean, recipe = found.statistics.mean, found.recipe
+        for mine, _ in predictions(net, split, mean, recipe, views=views, part=of.part, parts=of.parts):
+            team.watch.beat(len(means), "evaluation")
+            centres.append(team.gathered(mine[:, 0].clone()))  # or all of `mine` would stay in memory
+            means.append(team.gathered(mine.mean(1)))
+            bar.update(len(means[-1]))
     return {1: torch.cat(centres), views: torch.cat(means)}
 
 

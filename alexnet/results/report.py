@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alexnet.data.store import Split, Store, write_aside
+from alexnet.data.store import Address, Split, Store, place_of, write_aside
 from alexnet.learning import checkpoint
 from alexnet.learning.checkpoint import Checkpoint
-from alexnet.learning.measure import choose_device, errors, probabilities, usual_views
+from alexnet.learning.device import choose_device
+from alexnet.learning.measure import errors, probabilities, usual_views
+from alexnet.learning.parallel import Team
 from alexnet.results import figures as drawn
 from alexnet.results import page
 from alexnet.results.evaluate import check_same_pictures, predict_all, to_measure_on
@@ -52,7 +54,8 @@ def report(
     of = of_store.split(split) if split else to_measure_on(of_store, [found.recipe])
     views = usual_views(found.recipe)
     chosen_device = choose_device(device)
-    predicted = predict_all(found, of, views, chosen_device, progress=progress)  # the centre is one of the views
+    team = Team(device=chosen_device)
+    predicted = predict_all(found, of, views, team, progress=progress)  # the centre is one of the views
     chances, labels = predicted[views].numpy(), of.labels
     chosen, mistaken = choose(labels, EXAMPLES, seed), confident_mistakes(chances, labels, MISTAKES)
     text = page.render(
@@ -63,7 +66,7 @@ def report(
         # On the pictures whose error chose the epoch a net looks a little too good.
         chosen_here=of.name == "val"
         and found.recipe.schedule != "fold"
-        and of_store.path.resolve() == Path(history.start["store"]).resolve(),
+        and of_store.path.resolve() == place_of(history.start["store"]).resolve(),
         results={n: errors(p, torch.from_numpy(labels)) for n, p in predicted.items()},
         kernels=first_kernels(found),
         guesses=examples(of, found.classes, chances[chosen], chosen),
@@ -127,14 +130,14 @@ def trained(run: Path, store: Store) -> tuple[History, Checkpoint]:
     return history, found
 
 
-def store_of(run: str | Path) -> Path:
+def store_of(run: str | Path) -> Path | Address:
     """The store that a run was trained on.
 
     Raises:
         FileNotFoundError: It is no run, or that store is not there any more.
     """
-    path = Path(History.read(Path(run)).start["store"])
-    if not path.is_dir():
+    path = place_of(History.read(Path(run)).start["store"])
+    if isinstance(path, Path) and not path.is_dir():
         raise FileNotFoundError(
             f"store {path}, which run {run} was trained on, is not there: name it with --data STORE"
         )

@@ -20,7 +20,7 @@ from alexnet.data.store import Split, Store
 from alexnet.data.views import batch_of_views, views_of
 from alexnet.learning import checkpoint
 from alexnet.learning.checkpoint import Checkpoint
-from alexnet.learning.measure import autocast, choose_device
+from alexnet.learning.device import autocast, choose_device
 from alexnet.results.codes import Autoencoder, train_autoencoder
 from alexnet.results.evaluate import check_same_pictures
 
@@ -273,6 +273,7 @@ def similar(
     count: int = 6,
     codes: bool = False,
     device: str | torch.device | None = None,
+    unreadable: dict[int, Exception] | None = None,
 ) -> list[list[Neighbour]]:
     """The pictures of RUN/index that look most like others to the net (7.1, Figure 4 right).
 
@@ -282,9 +283,11 @@ def similar(
         count: How many for each.
         codes: Whether to search by the binary codes, and rank what they find by the activities.
         device: Where the net computes; the first GPU or else the CPU by default.
+        unreadable: Where given, files that are no pictures do not end the search: their places in `pictures` are put
+            here, with the reason.
 
     Returns:
-        For each picture its neighbours, nearest first.
+        For each picture its neighbours, nearest first; none for one that cannot be read.
 
     Raises:
         FileNotFoundError: No index, or no such file.
@@ -297,6 +300,17 @@ def similar(
             f"{of.about['step']}: make it anew with alexnet index {run} STORE"
         )
     features = Features(found, device)
-    squares = [read_image(picture, features.recipe.store_size) for picture in pictures]
-    distances, places = of.nearest(features(squares), count, codes=codes)
-    return [of.neighbours(*one) for one in zip(distances, places, strict=True)]
+    squares: dict[int, np.ndarray] = {}
+    for place, picture in enumerate(pictures):
+        try:
+            squares[place] = read_image(picture, features.recipe.store_size)
+        except (ValueError, OSError) as error:
+            if unreadable is None:
+                raise
+            unreadable[place] = error
+    near: list[list[Neighbour]] = [[] for _ in pictures]
+    if squares:
+        distances, places = of.nearest(features(list(squares.values())), count, codes=codes)
+        for place, *one in zip(squares, distances, places, strict=True):
+            near[place] = of.neighbours(*one)
+    return near

@@ -13,7 +13,8 @@ from alexnet.data.ahead import cores, in_order
 from alexnet.data.image import read_image
 from alexnet.data.store import write_aside
 from alexnet.learning import checkpoint
-from alexnet.learning.measure import choose_device, probabilities, usual_views
+from alexnet.learning.device import choose_device
+from alexnet.learning.measure import probabilities, usual_views
 
 GUESSES = 5
 BATCH = 32

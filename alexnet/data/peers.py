@@ -1,0 +1,159 @@
+"""Processes that share one piece of work, and the few words they exchange.
+
+They exchange no tensors, so no process group is formed: the key-value store that torchrun keeps for them is enough. It
+lies in torchrun's own process, so that it outlives any of them, and one that waits can look whether another has failed.
+"""
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 5.0  # for the process that failed to say why, before torchrun sees another one end and ends all
+_numbers = itertools.count()  # of the works that this process has joined
+
+
+class PeerError(ValueError):
+    """Another process has failed, and says why itself."""
+
+
+class LostError(OSError):
+    """The words of the others can no longer be heard."""
+
+
+class Words(Protocol):
+    """What is used of a `torch.distributed.Store`."""
+
+    def add(self, key: str, amount: int, /) -> int:
+        """Add to a number, 0 at first, and return the sum."""
+        ...
+
+    def set(self, key: str, value: str, /) -> None:
+        """Put a value."""
+        ...
+
+    def get(self, key: str, /) -> bytes:
+        """The value of a key."""
+        ...
+
+    def check(self, keys: list[str], /) -> bool:
+        """Whether all the keys have values."""
+        ...
+
+
+class _Own(dict[str, Any]):
+    """The words of a process that works alone, which need no torch."""
+
+    def add(self, key: str, amount: int) -> int:
+        self[key] = self.get(key, 0) + amount
+        return int(self[key])
+
+    def set(self, key: str, value: str) -> None:
+        self[key] = value
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self for key in keys)
+
+
+class Peers:
+    """The processes that share a piece of work, this one being one of them.
+
+    Args:
+        words: Their key-value store; by default this process works alone.
+        rank: This process's number, from 0.
+        count: How many they are.
+        here: How many of them are on this machine.
+    """
+
+    def __init__(self, words: Words | None = None, rank: int = 0, count: int = 1, here: int = 1) -> None:
+        self._words: Any = _Own() if words is None else words
+        self.rank, self.count, self.here = rank, count, here
+
+    @classmethod
+    def of_torchrun(cls) -> "Peers":
+        """The processes that torchrun started, each of which must call this as often as the others.
+
+        Raises:
+            ValueError: torchrun did not start this process.
+        """
+        missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if missing:
+            raise ValueError(f"several processes must be started by torchrun, which sets {missing[0]}; got none of it")
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
+
+        words, rank, count = next(rendezvous("env://"))
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return cls(PrefixStore(f"alexnet/{attempt}/{next(_numbers)}", words), rank, count, here)
+
+    def _ask(self, call: Callable[..., Any], *given: Any) -> Any:
+        try:
+            return call(*given)
+        except RuntimeError as error:  # torch.distributed.DistError is one
+            raise LostError(
+                f"process {self.rank} of {self.count} has lost the others ({str(error).splitlines()[0]}); "
+                "run the same again: it goes on"
+            ) from error
+
+    def add(self, name: str, number: int = 0) -> int:
+        """Add to a number that all share, and return the sum; it is 0 at first."""
+        return int(self._ask(self._words.add, name, number))
+
+    def tell(self, name: str, text: str) -> None:
+        """Say something to the others."""
+        self._ask(self._words.set, name, text)
+
+    def hear(self, name: str) -> str:
+        """What another process says under a name, once it does.
+
+        Raises:
+            PeerError: A process failed meanwhile.
+        """
+        self.wait(lambda: bool(self._ask(self._words.check, [name])))
+        return bytes(self._ask(self._words.get, name)).decode()
+
+    def check(self) -> None:
+        """Look whether another process has failed.
+
+        Raises:
+            PeerError: One has.
+        """
+        if self._ask(self._words.check, ["failed"]):
+            raise PeerError("another of the processes that share the work has failed, and says why")
+
+    def wait(self, until: Callable[[], bool], seconds: float = float("inf")) -> bool:
+        """Wait until something is so; False where it is not after so many seconds.
+
+        Raises:
+            PeerError: A process failed meanwhile.
+        """
+        last = time.monotonic() + seconds
+        while not until():
+            self.check()
+            if time.monotonic() > last:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
+
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Stop all processes where one fails; the exception of the first is its own, the others have a PeerError.
+
+        Raises:
+            PeerError: Another failed first.
+        """
+        try:
+            yield
+        except LostError:
+            raise
+        except BaseException as error:
+            if not isinstance(error, PeerError) and self.add("failed", 1) == 1:
+                raise
+            time.sleep(GRACE_SECONDS)
+            if isinstance(error, PeerError):
+                raise
+            raise PeerError("another of the processes that share the work failed first, and says why") from error

@@ -1,0 +1,352 @@
+"""One net trained by several processes: its towers apart, its batches apart, or both (section 4.2).
+
+`torchrun` starts the processes and says who is who; torch.distributed carries what they exchange.
+"""
+
+import atexit
+import contextlib
+import json
+import math
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from importlib.metadata import version
+from typing import Any, Literal, cast, get_args
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from alexnet.data.ahead import cores
+from alexnet.learning.device import choose_device
+from alexnet.learning.exchange import Group, all_rows, split_cross_entropy
+from alexnet.learning.split import Dims, check_split, deal, split, whole
+from alexnet.learning.watch import Watch, watched
+from alexnet.nets.alexnet import AlexNet
+from alexnet.recipe import Net, Recipe
+
+START_SECONDS = 300  # for all processes to have been started
+Scheme = Literal["none", "data", "towers", "hybrid"]
+
+
+class Team:
+    """The processes that train one net together, and what this one has of the net and of each batch.
+
+    Args:
+        scheme: "none": this process is alone. "data": each has the whole net and its part of each batch. "towers":
+            neighbours have a tower each of the convolutions and a part of each full layer; where there are more
+            processes than towers, such groups have a part of each batch each. "hybrid": convolutions as "data", full
+            layers split over all processes (Krizhevsky 2014).
+        device: Where this process works.
+        watch: Told how the work comes forward, to find a process that hangs.
+
+    Attributes:
+        rank, world: This process's number and how many there are.
+        pictures: The processes that have different pictures of a batch; known after `form`.
+        units: Those that have different units of the layers; known after `form`.
+    """
+
+    def __init__(self, scheme: Scheme = "none", device: torch.device | None = None, watch: Watch | None = None) -> None:
+        self.scheme, self.device = scheme, device or torch.device("cpu")
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if scheme != "none" else (0, 1)
+        self.watch = watch or Watch(0, 1, math.inf, None)
+        self.dims: Dims = {}
+        self.pictures = self.units = Group()
+
+    def form(self, net: Net, classes: int) -> None:
+        """Settle which process has which part, of a net and of a batch; all must call this.
+
+        Raises:
+            ValueError: The number of processes does not suit the scheme or the net.
+        """
+        if self.world == 1 and self.scheme != "towers":
+            return
+        everyone = Group(dist.group.WORLD, self.rank, self.world)
+        if self.scheme in ("data", "hybrid"):
+            self.pictures = everyone
+        if self.scheme == "hybrid":
+            self.units = everyone
+        if self.scheme == "towers":
+            if net.towers < 2 or self.world % net.towers:
+                raise ValueError(
+                    f"parallel 'towers' must have a process for each of at least two towers, or a multiple; got "
+                    f"{self.world} for a net of {net.towers}: change --nproc-per-node, or use --parallel data"
+                )
+            shape = (self.world // net.towers, net.towers)
+            mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=("pictures", "units"))
+            self.pictures, self.units = (
+                Group(mesh.get_group(name), mesh.get_local_rank(name), size)
+                for name, size in zip(("pictures", "units"), shape, strict=True)
+            )
+        check_split(net, classes, self.units.parts)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes and tells."""
+        return self.rank == 0
+
+    def threads(self) -> int:
+        """This process's share of the machine's cores."""
+        return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1") if self.world > 1 else 1))
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What is done here succeeds in all processes, or fails in all; nothing in it may wait for another process.
+
+        Raises:
+            ValueError, OSError: As raised inside, in the first process where it was; it is the one that tells.
+            SystemExit: In the others.
+        """
+        failed: Exception | None = None
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            failed = error
+        if self.world == 1:
+            if failed:
+                raise failed
+            return
+        told: list[bool] = [False] * self.world
+        dist.all_gather_object(told, failed is not None)
+        if True in told:
+            if failed and told.index(True) == self.rank:
+                raise failed
+            raise SystemExit(2)
+
+    def check_same(self, facts: Mapping[str, Any]) -> None:
+        """Raise a ValueError where processes differ in something they must have in common."""
+        if self.world == 1:
+            return
+        told: list[Any] = [None] * self.world
+        dist.all_gather_object(told, (socket.gethostname(), dict(facts)))
+        ours = told[0][1]
+        for rank, (machine, theirs) in enumerate(told):
+            for name in ours:
+                if theirs[name] != ours[name]:
+                    raise ValueError(
+                        f"{name} must be the same in all processes; in process {rank} on machine {machine} it is "
+                        f"{theirs[name]!r}, in process 0 {ours[name]!r}: start all of them alike"
+                    )
+
+    def split(self, net: AlexNet) -> None:
+        """Keep this process's part of the net."""
+        if self.units.parts > 1:
+            self.dims = split(net, self.units, self.pictures if self.scheme == "hybrid" else None)
+
+    def model(self, net: AlexNet) -> nn.Module:
+        """What to call in place of the net while training, so that gradients are averaged as they come."""
+        if self.pictures.parts == 1:
+            return net
+        if self.scheme == "hybrid":
+            return Hybrid(net, self.pictures)
+        return averaged(net, self.pictures)
+
+    def losses(self, logits: Tensor, labels: Tensor, classes: int, smoothing: float) -> tuple[Tensor, Tensor]:
+        """The losses of this process's pictures, and the classes of greatest output.
+
+        Args:
+            logits: What the model put out, float32.
+            labels: (n,) int64, of this process's pictures.
+            classes: Of the whole net.
+            smoothing: Share of the target spread evenly.
+
+        Returns:
+            Losses (n,) or, where the processes work on each other's pictures too, (parts * n,); and classes likewise.
+        """
+        if self.units.parts == 1:
+            return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing), logits.argmax(1)
+        return split_cross_entropy(logits, labels, self.units, classes, smoothing)
+
+    def seen(self, mine: Tensor) -> Tensor:
+        """A value of each picture that the model put out something for, from those of this process's pictures (n,)."""
+        return all_rows(mine, self.pictures, "labels") if self.scheme == "hybrid" else mine
+
+    def own(self, seen: Tensor) -> Tensor:
+        """The values of this process's pictures from those of all that the model put out something for."""
+        return seen.chunk(self.pictures.parts)[self.pictures.part] if self.scheme == "hybrid" else seen
+
+    @property
+    def counts(self) -> bool:
+        """Whether what this process counts of its pictures is added up; where several have the same, one's is."""
+        return self.scheme == "hybrid" or self.units.part == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of all processes' values, in every process."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def agree(self, yes: bool) -> bool:
+        """Whether all processes say yes."""
+        return int(self.sum(torch.tensor(int(not yes)))) == 0
+
+    def gathered(self, rows: Tensor) -> Tensor:
+        """The rows of all parts of a batch (n, ...), as many in each as there may be, one after the other."""
+        if self.pictures.parts == 1:
+            return rows
+        parts: list[Any] = [None] * self.pictures.parts
+        dist.all_gather_object(parts, rows, group=self.pictures.handle)
+        return torch.cat(parts)
+
+    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The net's tensors brought together, in the process that leads; all must call this."""
+        if self.units.parts == 1:
+            return dict(tensors)
+        return whole(tensors, self.dims, self.units)
+
+    @torch.no_grad()
+    def deal(self, tensors: Mapping[str, Tensor] | None, into: Mapping[str, Tensor]) -> None:
+        """Give each process its part of what the leading one has whole; all must call this."""
+        if self.world > 1:
+            deal(tensors, into.items(), self.dims, self.units)
+        elif tensors is not None:
+            for name, tensor in into.items():
+                tensor.copy_(tensors[name])
+
+    def told(self, thing: Any) -> Any:
+        """What the leading process says, in every process."""
+        if self.world == 1:
+            return thing
+        box = [thing]
+        dist.broadcast_object_list(box, 0)
+        return box[0]
+
+
+class Hybrid(nn.Module):
+    """A net whose convolutions every process has, and whose full layers are split (Krizhevsky 2014).
+
+    Each process computes its units for everyone's pictures, so the gradient of a unit's weights is whole where it is
+    made; that of the convolutions is the sum over the processes, of which averaging makes a `parts`-th.
+    """
+
+    def __init__(self, net: AlexNet, pictures: Group) -> None:
+        super().__init__()
+        self.convs, self.parts = averaged(net.convs, pictures), pictures.parts
+        self._net = (net,)  # not a child: its parameters are not this module's
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 3, 224, 224) -> (parts * n, this process's classes)."""
+        (net,) = self._net
+        maps: Tensor = _Scaled.apply(self.convs(net.scaled(x)), self.parts)
+        return net.logits(maps)
+
+
+class _Scaled(torch.autograd.Function):
+    """The same forth; back the gradient times a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: int) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return gradients[0] * ctx.factor, None
+
+
+def averaged(module: nn.Module, pictures: Group) -> DistributedDataParallel:
+    """A module whose gradients are averaged over processes, each as soon as it is there."""
+    device = next(module.parameters()).device
+    return DistributedDataParallel(
+        module, device_ids=[device] if device.type == "cuda" else None, process_group=pictures.handle
+    )
+
+
+def no_averaging(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """While gradients of several passes are added up, they need not be averaged after each."""
+    wrapped = model.convs if isinstance(model, Hybrid) else model
+    return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def joined(scheme: str, device: str | torch.device | None, seconds: float) -> Iterator[Team]:
+    """Be one of the processes that torchrun has started, watched over while it lasts.
+
+    Args:
+        scheme: One of `Scheme`.
+        device: Where this process works; by default, where there are GPUs, the one of its number on this machine.
+        seconds: Time after which a process that does not come forward is given up.
+
+    Raises:
+        ValueError: No such scheme, or one that does not suit how the process was started or this machine's GPUs.
+    """
+    if fault := _fault(scheme):
+        if os.environ.get("RANK", "0") == "0":  # the others find the same
+            raise ValueError(fault)
+        raise SystemExit(2)
+    if scheme == "none":
+        yield Team(device=choose_device(device))
+        return
+    if not dist.is_initialized():
+        _join(device, seconds)
+    with watched(seconds) as watch:
+        team = Team(cast(Scheme, scheme), watch=watch)
+        with team.together():
+            team.device = choose_device(_own_gpu(device))
+        yield team
+
+
+def _join(device: str | torch.device | None, seconds: float) -> None:
+    """Join torchrun's processes, until this one ends: joining a second time is not provided for."""
+    gpus = torch.cuda.is_available() and str(device) != "cpu"
+    store, rank, world = next(rendezvous("env://", timeout=timedelta(seconds=max(seconds, START_SECONDS))))
+    # torchrun's own store outlives the processes it starts again, with the addresses of those that are gone in it.
+    store = PrefixStore(f"life {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if gpus else "gloo",
+        store=store,
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(seconds=2 * seconds),
+    )
+    atexit.register(dist.destroy_process_group)
+
+
+def _fault(scheme: str) -> str | None:
+    """What is wrong with a scheme, or with how this process was started for it; None if nothing."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if scheme not in get_args(Scheme):
+        return f"parallel must be one of {', '.join(get_args(Scheme))}; got {scheme!r}"
+    if scheme == "none" and world > 1:
+        return f"parallel must be data, towers or hybrid with torchrun's {world} processes; got 'none'"
+    if scheme != "none" and "RANK" not in os.environ:
+        return f"parallel {scheme!r} must be started by torchrun: torchrun --nproc-per-node 2 -m alexnet train ..."
+    machines, restarts = os.environ.get("GROUP_WORLD_SIZE", "1"), os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    if machines != "1" and restarts != "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # Each machine counts its own restarts, so that nothing tells this life's addresses from those before.
+        return (
+            "torchrun's store must be a new one after each restart on several machines; it is kept: start torchrun "
+            "with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment on each"
+        )
+    return None
+
+
+def _own_gpu(device: str | torch.device | None) -> str | torch.device | None:
+    """The GPU of this process's number on its machine, where there are GPUs and another device is not asked for.
+
+    Raises:
+        ValueError: This machine has fewer GPUs than processes.
+    """
+    count = torch.cuda.device_count()
+    if not count or str(device) == "cpu":
+        return device
+    local, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if here > count:
+        raise ValueError(
+            f"processes on a machine must be at most its {count} GPUs; got {here}: change --nproc-per-node, or use "
+            "--device cpu"
+        )
+    return f"cuda:{local}"
+
+
+def in_common(recipe: Recipe, classes: tuple[str, ...], pictures: int) -> dict[str, Any]:
+    """What all processes must have in common, by name."""
+    fields = {f"recipe.{name}": value for name, value in json.loads(recipe.to_json()).items()}
+    versions = {"the version of alexnet": version("alexnet"), "the version of torch": torch.__version__}
+    return versions | fields | {"the store's classes": classes, "the number of training pictures": pictures}

@@ -1,0 +1,192 @@
+"""Several processes that train one net: the same run as one process's, whatever has which part (4.2)."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import write_store
+from parallel_worker import RECIPE, SCHEMES
+from torch.nn import functional as F
+
+from alexnet.data.loader import own_rows
+from alexnet.learning import checkpoint
+from alexnet.learning.traffic import traffic
+from alexnet.learning.train import train
+from alexnet.nets.alexnet import AlexNet
+from alexnet.recipe import Net
+from alexnet.results.evaluate import evaluate
+from alexnet.results.predictions import Predictions
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+WORKER = Path(__file__).with_name("parallel_worker.py")
+
+
+def torchrun(folder: Path, *jobs: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Let two processes do jobs of parallel_worker.py."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
+    return subprocess.run([*command, str(WORKER), *jobs, str(folder)], capture_output=True, text=True, check=False)
+
+
+def results(folder: Path, job: str) -> list[dict[str, Any]]:
+    """What both processes returned."""
+    return [json.loads((folder / f"{job}-{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store, a run by one process, and what two processes have made of the same."""
+    folder = tmp_path_factory.mktemp("parallel")
+    write_store(folder / "store", train=47, val=21)
+    train(folder / "store", folder / "alone", RECIPE, progress=False)
+    torch.save(50 * torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1)), folder / "images.pt")
+    done = torchrun(folder, "same_runs", "one_step", "changing_layouts", "mistakes")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def last(run: Path) -> checkpoint.Checkpoint:
+    return checkpoint.load(checkpoint.checkpoints(run)[-1])
+
+
+def losses(run: Path) -> list[tuple[float, float, float]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(at["train_loss"], at["val_top1_error"], at["val_log_prob"]) for at in lines if at["event"] == "epoch"]
+
+
+@torch.no_grad()
+def assert_same_to_rounding(run: Path, alone: Path) -> None:
+    """Two runs have come to the same weights, velocities and errors, as far as their moves allow to tell."""
+    ours, theirs = last(run), last(alone)
+    assert ours.tensors.keys() == theirs.tensors.keys()
+    assert torch.equal(ours.tensors["random.cpu"], theirs.tensors["random.cpu"])
+    torch.manual_seed(RECIPE.seed)
+    for name, start in AlexNet(3, RECIPE.net).named_parameters():
+        moved = float((theirs.part("net")[name] - start).abs().max())
+        assert moved > 0.01, name
+        for part in ("net", "velocity"):
+            torch.testing.assert_close(
+                ours.part(part)[name], theirs.part(part)[name], rtol=0, atol=1e-3 * moved, msg=f"{part}.{name}"
+            )
+    assert ours.progress.step == theirs.progress.step == 20
+    torch.testing.assert_close(torch.tensor(losses(run)), torch.tensor(losses(alone)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("run", [*SCHEMES, "micro"])
+def test_twenty_steps_end_as_those_of_one_process(run: str, folder: Path) -> None:
+    assert_same_to_rounding(folder / run, folder / "alone")
+
+
+def test_a_run_goes_on_under_another_scheme_and_with_fewer_processes(folder: Path) -> None:
+    for found in results(folder, "changing_layouts"):
+        assert found == {"steps": [7, 13], "signals": [15, 15]}  # both stop, though one was told
+    assert last(folder / "mixed").progress.micro_batch == 5  # half of a batch: the one left takes two passes
+    train(folder / "store", folder / "mixed", progress=False)
+    assert_same_to_rounding(folder / "mixed", folder / "alone")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_predictions_are_the_same_and_count_each_picture_once(scheme: str, folder: Path) -> None:
+    saved = folder / f"{scheme}-again.predictions"
+    again = evaluate(folder / scheme, folder / "store", views=10, save=saved)
+    for found in results(folder, "same_runs"):
+        assert found[scheme].pop("runs") == again["runs"]
+        assert found[scheme] == pytest.approx({name: value for name, value in again.items() if name != "runs"})
+        assert found[scheme]["images"] == 21
+    ours, theirs = (Predictions.load(path) for path in (folder / f"{scheme}.predictions", saved))
+    torch.testing.assert_close(ours.probabilities["val"], theirs.probabilities["val"], rtol=1e-5, atol=1e-6)
+
+
+def test_two_towers_put_out_and_learn_what_the_whole_net_does(folder: Path) -> None:
+    logits, lost, predicted, gradients = torch.load(folder / "towers.pt")
+    torch.manual_seed(0)
+    net, images = AlexNet(5, Net()), torch.load(folder / "images.pt")
+    torch.testing.assert_close(net.eval()(images), logits, rtol=1e-4, atol=1e-5)
+    net.train()
+    for dropout in net.dropouts():
+        dropout.key = torch.tensor([7])
+    whole = net(images)
+    loss = F.cross_entropy(whole, torch.tensor([4, 0]), reduction="none", label_smoothing=0.1)
+    loss.mean().backward()
+    torch.testing.assert_close(lost, loss.detach(), rtol=1e-5, atol=1e-6)
+    assert torch.equal(predicted, whole.argmax(1))
+    for name, weight in net.named_parameters():
+        assert weight.grad is not None
+        scale = float(weight.grad.abs().max())
+        assert scale > 0
+        torch.testing.assert_close(gradients[name], weight.grad, rtol=1e-3, atol=1e-4 * scale, msg=name)
+
+
+def test_towers_talk_before_conv3_and_the_full_layers_only(folder: Path) -> None:
+    activities = {"conv3": 128 * 13 * 13, "fc6": 128 * 6 * 6, "fc7": 2048, "fc8": 2048}
+    expected = {f"{name} {way}": 2 * 4 * count for name, count in activities.items() for way in ("forward", "backward")}
+    for sent in results(folder, "one_step"):
+        passes = {name: 2 * size if name.endswith("forward") else size for name, size in expected.items()}
+        assert {name: size for name, size in sent.items() if name != "softmax"} == passes  # forward twice: with eval
+    rows = {row.layer: row for row in traffic(Net(), 5, 2, "towers", 2)}
+    for name, row in rows.items():
+        if name != "softmax":
+            assert (expected.get(f"{name} forward", 0), expected.get(f"{name} backward", 0)) == (
+                row.forward,
+                row.backward,
+            )
+    assert sent["softmax"] == rows["softmax"].forward
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("scheme", "parallel must be one of none, data, towers, hybrid; got 'both'"),
+        ("none", "parallel must be data, towers or hybrid with torchrun's 2 processes"),
+        ("one tower", "got 2 for a net of 1: change --nproc-per-node, or use --parallel data"),
+        ("units", "fc7.units must be divisible by the 2 processes that share the layer; got 15"),
+        ("batch", "batch_size must be divisible by the 2 processes that share a batch; got 9"),
+        ("recipe", "recipe.learning_rate must be the same in all processes; in process 1 on machine"),
+        ("store", "nowhere: no such store"),
+        ("run", "nowhere must hold a trained net"),
+        ("version", "the version of alexnet must be the same in all processes; in process 1 on machine"),
+        ("diverges", "must stay finite"),
+    ],
+)
+def test_mistakes_are_told_by_one_process(case: str, words: str, folder: Path) -> None:
+    said = [found[case] for found in results(folder, "mistakes")]
+    telling = [text for text in said if words in text]
+    assert telling
+    if case != "diverges":
+        assert len(telling) == 1
+        assert [text for text in said if words not in text] == ["SystemExit: 2"]
+
+
+def test_a_killed_process_costs_what_was_done_since_the_last_checkpoint(folder: Path) -> None:
+    done = torchrun(folder, "killed", options=("--max-restarts", "1"))
+    assert done.returncode == 0, done.stderr
+    assert [found["life"] for found in results(folder, "killed")] == ["1", "1"]
+    ours, theirs = last(folder / "killed"), last(folder / "data")
+    assert all(torch.equal(ours.tensors[name], value) for name, value in theirs.tensors.items())
+
+
+def test_the_command_tells_one_line_and_no_traceback(folder: Path) -> None:
+    arguments = ["-m", "alexnet", "train", str(folder / "store"), str(folder / "new"), "--recipe", "tiny"]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    asked = [*start, *arguments, "--parallel", "towers", "--set", "net.towers=1"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    ours = [line for line in done.stderr.splitlines() if line.startswith("alexnet: ")]
+    assert len(ours) == 1
+    assert "/alexnet/" not in done.stderr  # in the traceback that torchrun adds of itself
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 7, 9])
+@pytest.mark.parametrize("count", [1, 7, 8, 128])
+def test_rows_of_all_processes_are_all_rows_once(count: int, parts: int) -> None:
+    found: list[int] = []
+    sizes = set()
+    for part in range(parts):
+        rows, counted = own_rows(count, part, parts)
+        sizes.add(len(rows))
+        assert all(0 <= row < count for row in rows)
+        found += rows[:counted].tolist()
+    assert found == list(range(count))
+    assert len(sizes) == 1
