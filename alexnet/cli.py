@@ -209,7 +209,12 @@ def train_arguments(one: argparse.ArgumentParser) -> None:
 def run_train(options: argparse.Namespace) -> int:
     from alexnet.learning.train import train
 
-    recipe = asked_recipe(options)
+    try:
+        recipe = asked_recipe(options)
+    except ValueError as error:  # the same in all of torchrun's processes
+        if leads():
+            raise
+        raise SystemExit(2) from error
     outcome = train(
         options.store,
         options.run,

@@ -1,15 +1,18 @@
 """What each process does for tests/test_parallel.py: `torchrun parallel_worker.py JOB FOLDER`, results in FOLDER."""
 
+import contextlib
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+import torch.distributed as dist
 from conftest import small_net
 
 from alexnet.learning import parallel
@@ -42,7 +45,8 @@ def same_runs(folder: Path) -> dict[str, Any]:
         found[scheme] = evaluate(
             folder / scheme, folder / "store", views=10, save=folder / f"{scheme}.predictions", parallel=scheme
         )
-    train(folder / "store", folder / "micro", RECIPE, parallel="hybrid", micro_batch=2, progress=False)
+    for scheme in SCHEMES:  # 5 pictures a process (towers: 10), in passes of 2, the last one shorter
+        train(folder / "store", folder / f"{scheme}-micro", RECIPE, parallel=scheme, micro_batch=2, progress=False)
     return found
 
 
@@ -54,21 +58,42 @@ def one_step(folder: Path) -> dict[str, Any]:
         net = AlexNet(5, Net())
         team.form(net.net, 5)
         team.split(net)
-        net.eval()
-        logits = net(images)
+        logits = net.eval()(images)
         net.train()
         for dropout in net.dropouts():
             dropout.key = torch.tensor([7])
-        labels = torch.tensor([4, 0])
-        losses, predicted = team.losses(net(images), labels, 5, 0.1)
-        losses.mean().backward()
-        gradients = team.whole(
-            {name: weight.grad for name, weight in net.named_parameters() if weight.grad is not None}
-        )
-        sent = dict(team.units.sent)
+        team.units.sent.clear()
+        with recorded_collectives() as calls:
+            losses, predicted = team.losses(net(images), torch.tensor([4, 0]), 5, 0.1)
+            losses.mean().backward()
+        found = {name: weight.grad for name, weight in net.named_parameters() if weight.grad is not None}
+        gradients = team.whole(found)
     if RANK == 0:
         torch.save((logits, losses.detach(), predicted, gradients), folder / "towers.pt")
-    return sent
+    return {"sent": dict(team.units.sent), "calls": calls}
+
+
+@contextlib.contextmanager
+def recorded_collectives() -> Iterator[list[tuple[str, int]]]:
+    """Every collective that is called, and the bytes that this process puts into it."""
+    calls: list[tuple[str, int]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        # Where the process puts in its part: after the output, or alone.
+        for name, place in {
+            "all_gather": 1,
+            "all_to_all_single": 1,
+            "all_reduce": 0,
+            "broadcast": 0,
+            "gather": 0,
+        }.items():
+            plain = getattr(dist, name)
+
+            def call(*given: Any, name: str = name, place: int = place, plain: Any = plain, **options: Any) -> Any:
+                calls.append((name, given[place].nbytes))
+                return plain(*given, **options)
+
+            patch.setattr(dist, name, call)
+        yield calls
 
 
 def changing_layouts(folder: Path) -> dict[str, Any]:
@@ -113,6 +138,9 @@ def mistakes(folder: Path) -> dict[str, Any]:
         "store": lambda: train(folder / ("store" if RANK == 0 else "nowhere"), folder / "new", RECIPE, parallel="data"),
         "run": lambda: evaluate(folder / "nowhere", store, parallel="data"),
         "version": lambda: with_version(f"1.{RANK}", store, folder / "new"),
+        "damaged": lambda: train(folder / f"damaged-{RANK}", folder / "new", RECIPE, parallel="data"),
+        "hang": lambda: train(store, folder / "new", RECIPE, parallel="data", hang_seconds=0),
+        "parallel": lambda: train(store, folder / "new", RECIPE, parallel=SCHEMES[RANK]),
         "diverges": lambda: train(store, folder / "big", replace(RECIPE, learning_rate=1e9), parallel="towers"),
     }
     said = {}
@@ -134,8 +162,9 @@ def with_version(number: str, store: Path, run: Path) -> None:
 
 
 def killed(folder: Path) -> dict[str, Any]:
-    """Train; in the first life one process is killed after its ninth step."""
-    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and RANK == 1:
+    """Train towers on parts of batches, undisturbed; then again, one process being killed after its ninth step."""
+    train(folder / "store", folder / "four", RECIPE, parallel="towers", progress=False)
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and RANK == 3:
         plain, made = Step.__call__, 0
 
         def call(self: Step, *batch: Any) -> Any:
@@ -146,7 +175,8 @@ def killed(folder: Path) -> dict[str, Any]:
             return plain(self, *batch)
 
         loop.Step.__call__ = call  # type: ignore[method-assign]
-    outcome = train(folder / "store", folder / "killed", RECIPE, parallel="data", checkpoint_minutes=0, progress=False)
+    run = folder / "killed"
+    outcome = train(folder / "store", run, RECIPE, parallel="towers", checkpoint_minutes=0, progress=False)
     return {"step": outcome.step, "life": os.environ["TORCHELASTIC_RESTART_COUNT"]}
 
 

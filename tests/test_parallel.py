@@ -1,6 +1,7 @@
 """Several processes that train one net: the same run as one process's, whatever has which part (4.2)."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import write_store
 from parallel_worker import RECIPE, SCHEMES
 from torch.nn import functional as F
 
 from alexnet.data.loader import own_rows
-from alexnet.learning import checkpoint
+from alexnet.data.peers import life_of_store
+from alexnet.learning import checkpoint, parallel
 from alexnet.learning.traffic import traffic
 from alexnet.learning.train import train
 from alexnet.nets.alexnet import AlexNet
@@ -25,15 +28,16 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 WORKER = Path(__file__).with_name("parallel_worker.py")
 
 
-def torchrun(folder: Path, *jobs: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """Let two processes do jobs of parallel_worker.py."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
+def torchrun(folder: Path, *jobs: str, processes: int = 2, restarts: int = 0) -> subprocess.CompletedProcess[str]:
+    """Let processes do jobs of parallel_worker.py."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += ["--max-restarts", str(restarts)]
     return subprocess.run([*command, str(WORKER), *jobs, str(folder)], capture_output=True, text=True, check=False)
 
 
-def results(folder: Path, job: str) -> list[dict[str, Any]]:
-    """What both processes returned."""
-    return [json.loads((folder / f"{job}-{rank}.json").read_text()) for rank in range(2)]
+def results(folder: Path, job: str, processes: int = 2) -> list[dict[str, Any]]:
+    """What the processes returned."""
+    return [json.loads((folder / f"{job}-{rank}.json").read_text()) for rank in range(processes)]
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +47,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_store(folder / "store", train=47, val=21)
     train(folder / "store", folder / "alone", RECIPE, progress=False)
     torch.save(50 * torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1)), folder / "images.pt")
+    for rank in range(2):
+        shutil.copytree(folder / "store", folder / f"damaged-{rank}")
+    shard = folder / "damaged-1" / "val-00000.arrow"
+    shard.write_bytes(shard.read_bytes()[:-2000])
     done = torchrun(folder, "same_runs", "one_step", "changing_layouts", "mistakes")
     assert done.returncode == 0, done.stderr
     return folder
@@ -75,7 +83,7 @@ def assert_same_to_rounding(run: Path, alone: Path) -> None:
     torch.testing.assert_close(torch.tensor(losses(run)), torch.tensor(losses(alone)), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("run", [*SCHEMES, "micro"])
+@pytest.mark.parametrize("run", [*SCHEMES, *(f"{scheme}-micro" for scheme in SCHEMES)])
 def test_twenty_steps_end_as_those_of_one_process(run: str, folder: Path) -> None:
     assert_same_to_rounding(folder / run, folder / "alone")
 
@@ -121,19 +129,22 @@ def test_two_towers_put_out_and_learn_what_the_whole_net_does(folder: Path) -> N
 
 
 def test_towers_talk_before_conv3_and_the_full_layers_only(folder: Path) -> None:
-    activities = {"conv3": 128 * 13 * 13, "fc6": 128 * 6 * 6, "fc7": 2048, "fc8": 2048}
-    expected = {f"{name} {way}": 2 * 4 * count for name, count in activities.items() for way in ("forward", "backward")}
-    for sent in results(folder, "one_step"):
-        passes = {name: 2 * size if name.endswith("forward") else size for name, size in expected.items()}
-        assert {name: size for name, size in sent.items() if name != "softmax"} == passes  # forward twice: with eval
     rows = {row.layer: row for row in traffic(Net(), 5, 2, "towers", 2)}
-    for name, row in rows.items():
-        if name != "softmax":
-            assert (expected.get(f"{name} forward", 0), expected.get(f"{name} backward", 0)) == (
-                row.forward,
-                row.backward,
-            )
-    assert sent["softmax"] == rows["softmax"].forward
+    activities = {"conv3": 128 * 13 * 13, "fc6": 128 * 6 * 6, "fc7": 2048, "fc8": 2048}
+    ways = ("forward", "backward")
+    for found in results(folder, "one_step"):
+        for name, row in rows.items():
+            if name == "softmax":
+                assert found["sent"][name] == row.forward
+            else:
+                size = 2 * 4 * activities.get(name, 0)  # of two pictures, in float32
+                assert (row.forward, row.backward) == (size, size), name
+                assert tuple(found["sent"].get(f"{name} {way}", 0) for way in ways) == (size, size), name
+        forth = [("all_gather", 8 * count) for count in activities.values()]
+        softmax = [("all_gather", 2 * 2 * 8), ("all_reduce", 3 * 2 * 4)]
+        # Both halves are put in, of which the own one stays.
+        back = [("all_to_all_single", 2 * 8 * count) for count in reversed(activities.values())]
+        assert [tuple(call) for call in found["calls"]] == [*forth, *softmax, *back]
 
 
 @pytest.mark.parametrize(
@@ -148,24 +159,25 @@ def test_towers_talk_before_conv3_and_the_full_layers_only(folder: Path) -> None
         ("store", "nowhere: no such store"),
         ("run", "nowhere must hold a trained net"),
         ("version", "the version of alexnet must be the same in all processes; in process 1 on machine"),
+        ("damaged", "damaged-1/val-00000.arrow: damaged"),
+        ("hang", "hang_seconds must be above 0"),
+        ("parallel", "parallel must be the same in all processes; in process 1 on machine"),
         ("diverges", "must stay finite"),
     ],
 )
 def test_mistakes_are_told_by_one_process(case: str, words: str, folder: Path) -> None:
     said = [found[case] for found in results(folder, "mistakes")]
-    telling = [text for text in said if words in text]
-    assert telling
-    if case != "diverges":
-        assert len(telling) == 1
-        assert [text for text in said if words not in text] == ["SystemExit: 2"]
+    assert len([text for text in said if words in text]) == 1
+    assert [text for text in said if words not in text] == ["SystemExit: 2"]
 
 
 def test_a_killed_process_costs_what_was_done_since_the_last_checkpoint(folder: Path) -> None:
-    done = torchrun(folder, "killed", options=("--max-restarts", "1"))
+    done = torchrun(folder, "killed", processes=4, restarts=1)
     assert done.returncode == 0, done.stderr
-    assert [found["life"] for found in results(folder, "killed")] == ["1", "1"]
-    ours, theirs = last(folder / "killed"), last(folder / "data")
+    assert [found["life"] for found in results(folder, "killed", 4)] == ["1"] * 4
+    ours, theirs = last(folder / "killed"), last(folder / "four")
     assert all(torch.equal(ours.tensors[name], value) for name, value in theirs.tensors.items())
+    assert_same_to_rounding(folder / "four", folder / "alone")
 
 
 def test_the_command_tells_one_line_and_no_traceback(folder: Path) -> None:
@@ -176,6 +188,38 @@ def test_the_command_tells_one_line_and_no_traceback(folder: Path) -> None:
     ours = [line for line in done.stderr.splitlines() if line.startswith("alexnet: ")]
     assert len(ours) == 1
     assert "/alexnet/" not in done.stderr  # in the traceback that torchrun adds of itself
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert parallel._own_gpu(None) == "cuda:1"
+    assert parallel._own_gpu("cpu") == "cpu"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="processes on a machine must be at most its 2 GPUs; got 3"):
+        parallel._own_gpu(None)
+
+
+def test_towers_want_a_multiple_of_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 3)
+    with pytest.raises(ValueError, match="each of at least two towers, or a multiple; got 3 for a net of 2"):
+        parallel.Team("towers").form(Net(), 10)
+
+
+def test_torchrun_s_kept_store_is_refused_where_machines_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "GROUP_WORLD_SIZE": "2", "TORCHELASTIC_MAX_RESTARTS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    with pytest.raises(ValueError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"), parallel.joined("data", "cpu", 1):
+        pass
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "1")  # one machine: the count tells one life from another
+    assert life_of_store() == "0"
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "3")
+    assert life_of_store() == "3"
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")  # counts differ where a machine has come back
+    assert life_of_store() == "only"
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7, 9])

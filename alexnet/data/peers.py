@@ -1,7 +1,7 @@
 """Processes that share one piece of work, and the few words they exchange.
 
-They exchange no tensors, so no process group is formed: the key-value store that torchrun keeps for them is enough. It
-lies in torchrun's own process, so that it outlives any of them, and one that waits can look whether another has failed.
+They exchange no tensors, so no process group is formed: the key-value store that torchrun arranges for them is enough.
+It lies in torchrun's own process or in process 0, which therefore leaves last.
 """
 
 import itertools
@@ -14,6 +14,23 @@ from typing import Any, Protocol
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 5.0  # for the process that failed to say why, before torchrun sees another one end and ends all
 _numbers = itertools.count()  # of the works that this process has joined
+
+
+def life_of_store() -> str:
+    """What sets the keys that torchrun's processes put into its store apart from those of earlier, ended ones.
+
+    Raises:
+        ValueError: The store outlives a restart on several machines, each of which counts its own restarts, so that
+            nothing tells one life from another.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return "only"  # each life has a store of its own
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1" and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        raise ValueError(
+            "torchrun's store must be a new one after each restart on several machines; it is kept: start torchrun "
+            "with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment on each"
+        )
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 
 class PeerError(ValueError):
@@ -85,10 +102,9 @@ class Peers:
         from torch.distributed.distributed_c10d import PrefixStore
         from torch.distributed.rendezvous import rendezvous
 
-        words, rank, count = next(rendezvous("env://"))
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        life, (words, rank, count) = life_of_store(), next(rendezvous("env://"))
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        return cls(PrefixStore(f"alexnet/{attempt}/{next(_numbers)}", words), rank, count, here)
+        return cls(PrefixStore(f"alexnet/{life}/{next(_numbers)}", words), rank, count, here)
 
     def _ask(self, call: Callable[..., Any], *given: Any) -> Any:
         try:
@@ -139,6 +155,12 @@ class Peers:
             time.sleep(POLL_SECONDS)
         return True
 
+    def leave(self) -> None:
+        """Be done; process 0, which may hold the words, once all others are or have had time to be."""
+        self.add("left", 1)
+        if self.rank == 0:
+            self.wait(lambda: self.add("left") >= self.count, GRACE_SECONDS)
+
     @contextmanager
     def failing_together(self) -> Iterator[None]:
         """Stop all processes where one fails; the exception of the first is its own, the others have a PeerError.
@@ -152,6 +174,8 @@ class Peers:
             raise
         except BaseException as error:
             if not isinstance(error, PeerError) and self.add("failed", 1) == 1:
+                if self.rank == 0 and self.count > 1:
+                    time.sleep(GRACE_SECONDS / 5)  # the others must hear of it while the words are there
                 raise
             time.sleep(GRACE_SECONDS)
             if isinstance(error, PeerError):

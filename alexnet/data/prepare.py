@@ -231,6 +231,7 @@ def prepare(
         writer = Writer(Path(store), opened, key, _plan(opened, size, encoding), max_failures, peers)
         workers = workers or max(1, cores() // peers.here)
         seen = _follow(writer, workers) if peers.rank else _lead(writer, workers, progress)
+        peers.leave()
     return _summary(Path(store), opened, seen, time.perf_counter() - began)
 
 

@@ -168,11 +168,25 @@ def mean_errors(sums: Tensor) -> Errors:
 
 
 def measure(
-    net: AlexNet, split: Split, mean: np.ndarray, recipe: Recipe, *, views: int = 1, team: Team | None = None
+    net: AlexNet,
+    split: Split,
+    mean: np.ndarray,
+    recipe: Recipe,
+    *,
+    views: int = 1,
+    team: Team | None = None,
+    step: int = 0,
 ) -> Errors:
-    """The errors of one net on a set, each picture of which counts once, however many processes share the work."""
+    """The errors of one net on a set, each picture of which counts once, however many processes share the work.
+
+    Args:
+        net, split, mean, recipe, views: As for `predictions`.
+        team: The processes, all of which must call this.
+        step: That the net is of, for who watches over them.
+    """
     team = team or Team()
-    of = team.pictures
-    parts = predictions(net, split, mean, recipe, views=views, part=of.part, parts=of.parts)
-    sums = sum((tally(p.mean(1), labels) for p, labels in parts), torch.zeros(4, dtype=torch.float64))
+    of, sums = team.pictures, torch.zeros(4, dtype=torch.float64)
+    for predicted, labels in predictions(net, split, mean, recipe, views=views, part=of.part, parts=of.parts):
+        team.watch.beat(step, "validation")
+        sums += tally(predicted.mean(1), labels)
     return mean_errors(team.sum(sums * team.counts))

@@ -5,6 +5,7 @@
 
 import atexit
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -24,6 +25,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from alexnet.data.ahead import cores
+from alexnet.data.peers import life_of_store
+from alexnet.data.store import Store
 from alexnet.learning.device import choose_device
 from alexnet.learning.exchange import Group, all_rows, split_cross_entropy
 from alexnet.learning.split import Dims, check_split, deal, split, whole
@@ -32,6 +35,7 @@ from alexnet.nets.alexnet import AlexNet
 from alexnet.recipe import Net, Recipe
 
 START_SECONDS = 300  # for all processes to have been started
+LONGEST = 7 * 24 * 3600  # seconds that a process may stand still: torch's timeouts have an end
 Scheme = Literal["none", "data", "towers", "hybrid"]
 
 
@@ -118,6 +122,10 @@ class Team:
             if failed and told.index(True) == self.rank:
                 raise failed
             raise SystemExit(2)
+
+    def alike(self, error: Exception) -> BaseException:
+        """What to raise for an error that all processes come to alike: one of them tells it."""
+        return error if self.leads else SystemExit(2)
 
     def check_same(self, facts: Mapping[str, Any]) -> None:
         """Raise a ValueError where processes differ in something they must have in common."""
@@ -276,7 +284,7 @@ def joined(scheme: str, device: str | torch.device | None, seconds: float) -> It
     Raises:
         ValueError: No such scheme, or one that does not suit how the process was started or this machine's GPUs.
     """
-    if fault := _fault(scheme):
+    if fault := _fault(scheme, seconds):
         if os.environ.get("RANK", "0") == "0":  # the others find the same
             raise ValueError(fault)
         raise SystemExit(2)
@@ -296,8 +304,7 @@ def _join(device: str | torch.device | None, seconds: float) -> None:
     """Join torchrun's processes, until this one ends: joining a second time is not provided for."""
     gpus = torch.cuda.is_available() and str(device) != "cpu"
     store, rank, world = next(rendezvous("env://", timeout=timedelta(seconds=max(seconds, START_SECONDS))))
-    # torchrun's own store outlives the processes it starts again, with the addresses of those that are gone in it.
-    store = PrefixStore(f"life {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    store = PrefixStore(f"life {life_of_store()}", store)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if gpus else "gloo",
         store=store,
@@ -308,22 +315,21 @@ def _join(device: str | torch.device | None, seconds: float) -> None:
     atexit.register(dist.destroy_process_group)
 
 
-def _fault(scheme: str) -> str | None:
+def _fault(scheme: str, seconds: float) -> str | None:
     """What is wrong with a scheme, or with how this process was started for it; None if nothing."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if scheme not in get_args(Scheme):
         return f"parallel must be one of {', '.join(get_args(Scheme))}; got {scheme!r}"
+    if not 0 < seconds <= LONGEST:
+        return f"hang_seconds must be above 0 and at most {LONGEST:,}; got {seconds}"
     if scheme == "none" and world > 1:
         return f"parallel must be data, towers or hybrid with torchrun's {world} processes; got 'none'"
     if scheme != "none" and "RANK" not in os.environ:
         return f"parallel {scheme!r} must be started by torchrun: torchrun --nproc-per-node 2 -m alexnet train ..."
-    machines, restarts = os.environ.get("GROUP_WORLD_SIZE", "1"), os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
-    if machines != "1" and restarts != "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        # Each machine counts its own restarts, so that nothing tells this life's addresses from those before.
-        return (
-            "torchrun's store must be a new one after each restart on several machines; it is kept: start torchrun "
-            "with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment on each"
-        )
+    try:
+        life_of_store()
+    except ValueError as error:
+        return str(error)
     return None
 
 
@@ -345,8 +351,23 @@ def _own_gpu(device: str | torch.device | None) -> str | torch.device | None:
     return f"cuda:{local}"
 
 
-def in_common(recipe: Recipe, classes: tuple[str, ...], pictures: int) -> dict[str, Any]:
+def in_common(recipe: Recipe, store: Store) -> dict[str, Any]:
     """What all processes must have in common, by name."""
     fields = {f"recipe.{name}": value for name, value in json.loads(recipe.to_json()).items()}
-    versions = {"the version of alexnet": version("alexnet"), "the version of torch": torch.__version__}
-    return versions | fields | {"the store's classes": classes, "the number of training pictures": pictures}
+    return versions() | fields | {"the store's pictures": pictures_of(store)}
+
+
+def versions() -> dict[str, str]:
+    """The versions that processes must have in common, by name."""
+    return {"the version of alexnet": version("alexnet"), "the version of torch": torch.__version__}
+
+
+def pictures_of(store: Store) -> str:
+    """A store's classes and numbers of pictures, and a digest of the labels and the mean activity."""
+    parts = {name: store.split(name) for name in store.splits}
+    digest = hashlib.sha256(repr(store.classes).encode())
+    for part in parts.values():
+        digest.update(part.labels.tobytes())
+    digest.update(store.statistics.mean.tobytes())
+    counts = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
+    return f"{len(store.classes)} classes, {counts} ({digest.hexdigest()[:12]})"

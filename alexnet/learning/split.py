@@ -137,7 +137,10 @@ def whole(tensors: Mapping[str, Tensor], dims: Dims, units: Group) -> dict[str, 
     """
     found = {}
     for name, tensor in tensors.items():
-        parts = _collected(tensor.detach(), dims[name], units) if name in dims else [tensor.detach()]
+        if name in dims:
+            parts = _collected(tensor.detach(), dims[name], units)
+        else:
+            parts = [tensor.detach()] if units.part == 0 else []
         if parts:
             found[name] = torch.cat([part.cpu() for part in parts], dims.get(name, 0))
     return found

@@ -104,7 +104,6 @@ class Step:
 
     def _eager(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         self._draw_masks()
-        self._place_masks((0,))
         with autocast(self.device, self.recipe):
             logits = self.model(images)  # (N, classes)
         if self.team.units.parts == 1:
@@ -115,6 +114,7 @@ class Step:
             loss = losses.mean()
         self.optimiser.zero_grad()
         loss.backward()
+        self._forget_masks()
         self.optimiser.step()
         return loss.detach(), (found != labels).sum()
 
@@ -142,6 +142,7 @@ class Step:
             own = self.team.own
             shares.append((own(losses.detach()) * own(real)).sum() / total)
             wrongs.append(((own(found) != labels[part]) & own(real)).sum())
+        self._forget_masks()
         self.optimiser.step()
         return torch.stack(shares).sum(), torch.stack(wrongs).sum()
 
@@ -153,6 +154,11 @@ class Step:
         key = torch.randint(2**63 - 1, (1,), device=self.device)
         for dropout in self.net.dropouts():
             dropout.key = key
+
+    def _forget_masks(self) -> None:
+        """Leave the net as others expect it, drawing masks of its own."""
+        for dropout in self.net.dropouts():
+            dropout.key, dropout.rows = None, (0,)
 
     def _place_masks(self, rows: tuple[int, ...]) -> None:
         for dropout in self.net.dropouts():

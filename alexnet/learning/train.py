@@ -129,7 +129,7 @@ def train(
             require(micro_batch is None or micro_batch >= 1, "micro_batch", "at least 1 picture", micro_batch)
             store = store if isinstance(store, Store) else Store(store)
             settled = settle_recipe(run, recipe, store) if team.leads else None
-        recipe = agreed(team, recipe, settled, store, run)
+        recipe = agreed(team, recipe, settled, store, run, micro_batch)
         if progress and team.leads and recipe.precision == "auto" and not has_bfloat16(team.device):
             kind = team.device.type
             note(f"training is slower here than it can be: in float32, since the {kind} has no bfloat16 arithmetic")
@@ -146,7 +146,10 @@ def train(
             at.micro_batch = at.micro_batch or micro_batch or share
             few = min(micro_batch or at.micro_batch, share)
             step = Step(net, optimiser, recipe, graph=graph, team=team, micro_batch=few if few < share else None)
-            return loop(kept, step, at, metrics, stop, workers=workers, minutes=checkpoint_minutes, progress=progress)
+            try:
+                return loop(kept, step, at, metrics, stop, workers, checkpoint_minutes, progress=progress)
+            except DivergenceError as error:
+                raise team.alike(error) from error
 
 
 def loop(
@@ -155,9 +158,9 @@ def loop(
     at: Progress,
     metrics: Metrics,
     stop: "Stop",
-    *,
     workers: int,
     minutes: float,
+    *,
     progress: bool,
 ) -> Outcome:
     """The loop itself: epochs of steps, each epoch followed by a validation and a checkpoint.
@@ -207,15 +210,14 @@ def loop(
                     losses.settle()
                     at.seconds = time.monotonic() - started
                     kept.save(at, metrics, plateau)
-                    saved = time.monotonic()
+                    losses.save, saved = False, time.monotonic()
                 if losses.stop:
                     return Outcome(False, at.epoch, at.step, at.error, at.seconds, stop.number or signal.SIGTERM)
         losses.settle()
         speed = (at.totals["pictures"] - pictures) / (time.monotonic() - began)
 
         # Evaluate, tell, save.
-        team.watch.beat(at.step, "validation")
-        found = measure(kept.net, validation, store.statistics.mean, recipe, team=team)
+        found = measure(kept.net, validation, store.statistics.mean, recipe, team=team, step=at.step)
         if not math.isfinite(found.log_prob):
             raise DivergenceError(divergence("log-probability", found.log_prob, at.epoch, at.step, now, recipe))
         at.seconds, at.epoch, at.batch = time.monotonic() - started, at.epoch + 1, 0
@@ -241,14 +243,17 @@ def loop(
     return Outcome(True, at.epoch, at.step, at.error, at.seconds)
 
 
-def agreed(team: Team, recipe: Recipe | None, settled: Recipe | None, store: Store, run: Path) -> Recipe:
+def agreed(
+    team: Team, recipe: Recipe | None, settled: Recipe | None, store: Store, run: Path, micro_batch: int | None
+) -> Recipe:
     """The recipe that the leading process has settled on, once all processes have been found to want the same."""
     chosen: Recipe = team.told(settled)
-    begun = team.told(bool(checkpoint.checkpoints(run)))
+    begun = team.told((run / "recipe.json").exists())
     with team.together():
-        pictures = len(store.split("train"))
         store.validation()
-        team.check_same(in_common(recipe or chosen, store.classes, pictures))
+        facts = in_common(recipe or chosen, store)
+    with team.together():
+        team.check_same(facts | {"parallel": team.scheme, "micro_batch": micro_batch})
         team.form(chosen.net, len(store.classes))
         if not begun and chosen.batch_size % team.pictures.parts:  # a begun run goes on with however many are left
             raise ValueError(
@@ -347,8 +352,9 @@ class LateLosses:
             stop, save: Whether this process asks for it.
         """
         counted = torch.stack([loss.double(), wrong.double()]) * self.team.counts
-        values = torch.cat([counted, torch.tensor([stop, save], dtype=torch.float64).to(counted.device)])
-        values, copied = self.team.sum(values), None
+        # Filled in where they are: a copy would have to wait for all that the device still has to do.
+        asked = [counted.new_full((1,), float(wish)) for wish in (stop, save)]
+        values, copied = self.team.sum(torch.cat([counted, *asked])), None
         if values.is_cuda:  # copied as soon as they are there; meanwhile the device goes on with the next step
             values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
             copied = torch.cuda.Event()

@@ -13,7 +13,7 @@ from alexnet.data.views import check_views, views_of
 from alexnet.learning import checkpoint
 from alexnet.learning.checkpoint import Checkpoint
 from alexnet.learning.measure import errors, predictions, views_text
-from alexnet.learning.parallel import Team, joined
+from alexnet.learning.parallel import Team, joined, pictures_of, versions
 from alexnet.recipe import Recipe
 from alexnet.results.predictions import Predictions, averaged, digest, mixture
 
@@ -60,6 +60,9 @@ def evaluate(
     with joined(parallel, device, HANG_SECONDS) as team:
         with team.together():
             of_store, of = opened(names, store, views, split, weights_on)
+            facts = {**versions(), "the store's pictures": pictures_of(of_store), "the part measured on": of.name}
+        with team.together():
+            team.check_same(facts | {"views": views, "weights_on": weights_on, "parallel": team.scheme})
         splits = [of.name, *([weights_on] if weights_on else [])]
         nets = [predictions_of(Path(name), of_store, splits, views, team) for name in names]
     if weights_on:
@@ -96,6 +99,8 @@ def opened(
         Recipe.from_json(path.read_text(encoding="utf-8")) for n in names if (path := Path(n, "recipe.json")).exists()
     ]
     of = of_store.split(split) if split else to_measure_on(of_store, recipes)
+    if weights_on:
+        of_store.split(weights_on)
     if weights_on == of.name:
         raise ValueError(f"weights_on must be another part than the one measured on; got {weights_on!r} for both")
     return of_store, of
@@ -116,10 +121,13 @@ def predictions_of(name: Path, store: Store, splits: Sequence[str], views: int, 
             return kept
         found = checkpoint.best(name)
         check_same_pictures(found, store)
+    with team.together():
+        team.check_same({f"the step of run {name}": found.progress.step})
         team.form(found.recipe.net, len(found.classes))
     counted = len(views_of(views, store.size, found.recipe.net.image_size))
     parts = {part: predict_all(found, store.split(part), views, team)[views] for part in splits}
-    digests = {part: digest(store.split(part)) for part in splits}
+    # Of all names, which the process that keeps the predictions alone needs to read.
+    digests = {part: digest(store.split(part)) for part in splits} if team.leads else {}
     return Predictions((str(name),), found.classes, views, counted, digests, parts)
 
 
