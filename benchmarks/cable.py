@@ -262,7 +262,7 @@ def main() -> int:
 
     def command(run: Path) -> list[str]:
         words = ["-m", "alexnet", "train", str(options.store.resolve()), str(run), "--parallel", "data"]
-        words += ["--recipe", options.recipe, "--device", "cpu", "--checkpoint-minutes", "0.05"]
+        words += ["--recipe", options.recipe, "--device", "cpu", "--checkpoint-minutes", "0.01"]
         words += ["--hang-seconds", str(options.hang_seconds)]
         return words + [word for one in options.set or CALM for word in ("--set", one)]
 
