@@ -231,7 +231,8 @@ def tiny() -> Recipe:
         start="he",
         pixel_scale=1 / 64,
     )
-    return Recipe(net=net, store_size=64, batch_size=32, learning_rate=0.03, schedule="cosine", epochs=40, warmup=0.5)
+    # Batches of 16: with 32 at rate 0.03 the loss leaves ln(10) late for some seeds, and the error ends at 6 to 27 %.
+    return Recipe(net=net, store_size=64, batch_size=16, learning_rate=0.02, schedule="cosine", epochs=50, warmup=0.5)
 
 
 def photos() -> Recipe:

@@ -201,6 +201,7 @@ def tiny_without_dropout() -> Recipe:
     The rate is lower than its own, at which rounding would grow faster.
     """
     given = {"net.fc6.dropout": 0, "net.fc7.dropout": 0, "precision": "float32", "learning_rate": 0.01, "epochs": 6}
+    given["batch_size"] = 32
     return recipe_named("tiny").with_settings([f"{name}={value}" for name, value in given.items()])
 
 
