@@ -228,10 +228,21 @@ _operator(operator.truediv, ir.IRBuilder.fdiv)
 _operator(operator.pow, _by_name("pow"))
 
 
+# What makes the greatest error of `guess` smallest, |1 - a * guess**4| < 0.124, found by trying all for float32; in
+# float64 the exponent has another offset and lies further left.
+_GUESS = {ir.FloatType(): 0x4F581893, ir.DoubleType(): (0x4F581893 + ((1023 - 127) * 5 << 21)) << 29}
+
+
 @intrinsic
-def root(_context: Any, a: Any) -> Code:
-    """The square roots."""
-    return _lanewise((a,), _by_name("sqrt"))
+def guess(_context: Any, a: Any) -> Code:
+    """a**-0.25 of positive finite numbers, to 4 %: an exponent's quarter is a shift of the bits that hold it."""
+
+    def write(builder: Any, a: Any) -> Any:
+        bits = ir.VectorType(ir.IntType(32 if a.type == _F32 else 64), LANES)
+        quarter = builder.lshr(builder.bitcast(a, bits), _all(bits, 2))
+        return builder.bitcast(builder.sub(_all(bits, _GUESS[a.type.element]), quarter), a.type)
+
+    return _lanewise((a,), write)
 
 
 @intrinsic
