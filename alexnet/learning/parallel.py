@@ -10,7 +10,7 @@ import json
 import math
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from importlib.metadata import version
 from typing import Any, Literal, cast, get_args
@@ -127,19 +127,27 @@ class Team:
         """What to raise for an error that all processes come to alike: one of them tells it."""
         return error if self.leads else SystemExit(2)
 
-    def check_same(self, facts: Mapping[str, Any]) -> None:
-        """Raise a ValueError where processes differ in something they must have in common."""
+    def check_same(self, facts: Callable[[], Mapping[str, Any]]) -> None:
+        """Raise a ValueError, which one process tells, where processes differ in what they must have in common.
+
+        Args:
+            facts: Finds what that is here; not called where this process is alone.
+        """
         if self.world == 1:
             return
+        with self.together():
+            here = (socket.gethostname(), dict(facts()))
         told: list[Any] = [None] * self.world
-        dist.all_gather_object(told, (socket.gethostname(), dict(facts)))
+        dist.all_gather_object(told, here)
         ours = told[0][1]
         for rank, (machine, theirs) in enumerate(told):
             for name in ours:
                 if theirs[name] != ours[name]:
-                    raise ValueError(
-                        f"{name} must be the same in all processes; in process {rank} on machine {machine} it is "
-                        f"{theirs[name]!r}, in process 0 {ours[name]!r}: start all of them alike"
+                    raise self.alike(
+                        ValueError(
+                            f"{name} must be the same in all processes; in process {rank} on machine {machine} it is "
+                            f"{theirs[name]!r}, in process 0 {ours[name]!r}: start all of them alike"
+                        )
                     )
 
     def split(self, net: AlexNet) -> None:

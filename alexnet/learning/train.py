@@ -249,11 +249,11 @@ def agreed(
     """The recipe that the leading process has settled on, once all processes have been found to want the same."""
     chosen: Recipe = team.told(settled)
     begun = team.told((run / "recipe.json").exists())
+    asked = {"parallel": team.scheme, "micro_batch": micro_batch}
     with team.together():
         store.validation()
-        facts = in_common(recipe or chosen, store)
+    team.check_same(lambda: in_common(recipe or chosen, store) | asked)
     with team.together():
-        team.check_same(facts | {"parallel": team.scheme, "micro_batch": micro_batch})
         team.form(chosen.net, len(store.classes))
         if not begun and chosen.batch_size % team.pictures.parts:  # a begun run goes on with however many are left
             raise ValueError(

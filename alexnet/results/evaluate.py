@@ -60,9 +60,8 @@ def evaluate(
     with joined(parallel, device, HANG_SECONDS) as team:
         with team.together():
             of_store, of = opened(names, store, views, split, weights_on)
-            facts = {**versions(), "the store's pictures": pictures_of(of_store), "the part measured on": of.name}
-        with team.together():
-            team.check_same(facts | {"views": views, "weights_on": weights_on, "parallel": team.scheme})
+        asked = {"the part measured on": of.name, "views": views, "weights_on": weights_on, "parallel": team.scheme}
+        team.check_same(lambda: {**versions(), "the store's pictures": pictures_of(of_store), **asked})
         splits = [of.name, *([weights_on] if weights_on else [])]
         nets = [predictions_of(Path(name), of_store, splits, views, team) for name in names]
     if weights_on:
@@ -121,8 +120,8 @@ def predictions_of(name: Path, store: Store, splits: Sequence[str], views: int, 
             return kept
         found = checkpoint.best(name)
         check_same_pictures(found, store)
+    team.check_same(lambda: {f"the step of run {name}": found.progress.step})
     with team.together():
-        team.check_same({f"the step of run {name}": found.progress.step})
         team.form(found.recipe.net, len(found.classes))
     counted = len(views_of(views, store.size, found.recipe.net.image_size))
     parts = {part: predict_all(found, store.split(part), views, team)[views] for part in splits}
