@@ -289,8 +289,9 @@ def test_a_batch_of_views_is_cut_out_by_hand_and_the_same_on_a_device(number: in
 
 @pytest.fixture(scope="module")
 def local_recipe() -> Recipe:
-    """Two epochs of a small net with local layers, trained and tested as the nets "13%" and "11%"."""
+    """Two epochs of a small net with local layers, trained and tested as the nets "13%" and "11%"; in float32."""
     recipe = Recipe(net=local_net(), store_size=32, batch_size=10, learning_rate=0.01, bias_rate=0.02, views=9)
+    recipe = replace(recipe, precision="float32")  # on every machine, as the plain computations it is compared with
     return replace(recipe, decays={"conv3": 0.004}, colour_deviation=0.0, schedule="cosine", epochs=2)
 
 
