@@ -16,6 +16,7 @@ EXPERIMENTS = {
     "table1": "alexnet.experiments.table1",
     "table2": "alexnet.experiments.table2",
     "fall2009": "alexnet.experiments.fall2009",
+    "pretraining": "alexnet.experiments.pretraining",
     "figure2": "alexnet.experiments.figure2",
     "figure3": "alexnet.experiments.figure3",
     "figure4": "alexnet.experiments.figure4",

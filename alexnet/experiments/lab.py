@@ -57,6 +57,13 @@ ILSVRC2012 = DataSet(
     1_281_167,
     f"ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, https://image-net.org/download, {FOLDERS}",
 )
+CALTECH101 = DataSet(
+    "Caltech-101",
+    101,
+    3030,
+    "101_ObjectCategories without its BACKGROUND_Google, https://data.caltech.edu/records/mzrjq-6wc02, 30 pictures a "
+    "class to train on: --train-per-class 30",
+)
 FALL2009 = DataSet("ImageNet's Fall 2009 release", 10_184, None, "its 10,184 archives, https://image-net.org/download")
 
 
@@ -237,26 +244,30 @@ class Lab:
         """The part of the store to measure on where the paper used its test pictures: "test" where there are such."""
         return "test" if "test" in self.store.splits else self.store.validation().name
 
-    def predictions(self, run: Path, views: int, split: str) -> Path:
+    def predictions(self, run: Path, views: int, split: str, store: Store | None = None) -> Path:
         """A file with a finished run's predictions; made once."""
         path = self.folder / "predictions" / f"{run.name}, {split}, {views} views"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            evaluate(run, self.store.path, views=views, split=split, save=path, device=self.device)
+            evaluate(run, (store or self.store).path, views=views, split=split, save=path, device=self.device)
         return path
 
-    def errors(self, runs: Sequence[Path], views: int | None = None, *, split: str | None = None) -> Mapping[str, Any]:
+    def errors(
+        self, runs: Sequence[Path], views: int | None = None, *, split: str | None = None, store: Store | None = None
+    ) -> Mapping[str, Any]:
         """What `evaluate` says of finished runs, their predictions averaged.
 
         Args:
             runs: Their folders.
             views: As for `evaluate`; by default as many as the recipe's pictures have.
             split: "val", "test" or "train"; "val" by default where the store has it, else "test".
+            store: The pictures; the lab's own by default.
         """
+        store = store or self.store
         views = usual_views(History.read(runs[0]).recipe) if views is None else views
-        split = split or self.store.validation().name
-        files = [self.predictions(run, views, split) for run in runs]
-        return evaluate(files, self.store.path, views=views, split=split)
+        split = split or store.validation().name
+        files = [self.predictions(run, views, split, store) for run in runs]
+        return evaluate(files, store.path, views=views, split=split)
 
     def training_errors(self, run: Path) -> list[float]:
         """The training error of each epoch of a run, as it went, as a fraction."""
