@@ -204,6 +204,10 @@ def test_table1_measures_the_test_pictures_with_ten_views_and_one(tmp_path: Path
     for row, views in zip(found.rows[2:], (10, 1), strict=True):
         direct = evaluate(tmp_path / "table1/cnn-0", drawn, views=views, split="test")
         assert row.ours == ((100 * direct["top1_error"], None),)  # of three classes five guesses say nothing
+        assert row.spread(1) == "-"
+    assert found.notes[-1] == (
+        "No top-5 error here: five guesses name more than half of 3 classes; a store of at least 10 has one."
+    )
 
 
 def test_table2_averages_and_pre_trains(store: Path, tmp_path: Path, trainings: list[str]) -> None:

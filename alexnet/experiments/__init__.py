@@ -74,6 +74,7 @@ def reproduce(
         workers=workers,
     )
     finding: Finding = experiment.run(lab)
+    finding.notes += lab.without_top5(finding)
     given = {"data": data, "more": more, "epochs": epochs, "seeds": seeds}
     finding.command = " ".join(
         ["alexnet reproduce", name, *(f"--{option} {value}" for option, value in given.items() if value is not None)]

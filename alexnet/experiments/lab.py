@@ -46,6 +46,8 @@ class DataSet:
         return len(store.classes) == self.classes and self.train in (None, train, train + held_out)
 
 
+TOP5_CLASSES = 10  # the fewest of which a top-5 error says something
+
 CIFAR10 = DataSet("CIFAR-10", 10, 50_000, "cifar-10-binary.tar.gz, https://www.cs.toronto.edu/~kriz/cifar.html", 32)
 FOLDERS = "unpacked, a folder per class in train/, val/ and test/ where there is one"
 ILSVRC2010 = DataSet(
@@ -84,10 +86,13 @@ class Row:
     how: str = ""
 
     def spread(self, place: int) -> str:
-        """Our mean of a measure, with the standard deviation over seeds where there are several; a count as it is."""
+        """Our mean of a measure, with the standard deviation over seeds where there are several; a count as it is.
+
+        "-" where the measure says nothing of these pictures.
+        """
         values = [value for seed in self.ours if (value := seed[place]) is not None]
         if not values:
-            return "not measured"
+            return "-" if self.ours else "not measured"
         if len(values) == 1 and isinstance(values[0], int):
             return str(values[0])
         deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
@@ -236,9 +241,18 @@ class Lab:
                 )
 
     def pair(self, found: Mapping[str, Any]) -> tuple[float, float | None]:
-        """Top-1 and top-5 error in percent; no top-5 where five guesses name most of the classes."""
-        few = len(self.store.classes) < 10
+        """Top-1 and top-5 error in percent; no top-5 where five guesses name more than half of the classes."""
+        few = len(self.store.classes) < TOP5_CLASSES
         return percent(found["top1_error"]), None if few else percent(found["top5_error"])
+
+    def without_top5(self, finding: Finding) -> list[str]:
+        """A line that says why the table has no top-5 error of ours, where it has none."""
+        if self._store is None or len(self.store.classes) >= TOP5_CLASSES or "top-5" not in " ".join(finding.measures):
+            return []
+        return [
+            f"No top-5 error here: five guesses name more than half of {len(self.store.classes)} classes; a store of "
+            f"at least {TOP5_CLASSES} has one."
+        ]
 
     def tested(self) -> str:
         """The part of the store to measure on where the paper used its test pictures: "test" where there are such."""
