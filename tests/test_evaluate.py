@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet.data.store import Store
+from alexnet.kernels import note
 from alexnet.learning import checkpoint
 from alexnet.learning.measure import errors, probabilities
 from alexnet.learning.train import train
@@ -55,7 +56,8 @@ def test_ten_views_are_the_mean_of_ten_softmax_outputs(runs: list[Path], store: 
     np.testing.assert_allclose(ours, [views_by_hand(found, picture) for picture in pictures], atol=1e-6)
 
 
-def test_several_runs_are_averaged(runs: list[Path], store: Path) -> None:
+def test_several_runs_are_averaged(runs: list[Path], store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    note.cache_clear()
     split = Store(store).split("val")
     found = [checkpoint.best(run) for run in runs]
     each = [[views_by_hand(f, split.image(i)) for i in range(len(split))] for f in found]
@@ -65,6 +67,9 @@ def test_several_runs_are_averaged(runs: list[Path], store: Path) -> None:
     assert result["views"] == 10
     assert result["top1_error"] == pytest.approx(np.mean(mean.argmax(1) != split.labels))
     assert result["top5_error"] == 0  # three classes
+    assert capsys.readouterr().err == (
+        "note: five guesses name all 3 classes: go by the top-1 error, not the top-5 error\n"
+    )
     right = mean[np.arange(20), split.labels]
     assert result["log_prob"] == pytest.approx(-np.log(right).mean(), rel=1e-5)
 

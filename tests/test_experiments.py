@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import small_net, write_store
+from conftest import draw_pictures, small_net, write_store
+from PIL import Image
 
 from alexnet.cli import main
+from alexnet.data.prepare import prepare
 from alexnet.data.store import Store
+from alexnet.data.subset import Subset
 from alexnet.experiments import (
     EXPERIMENTS,
     ablations,
@@ -19,6 +22,7 @@ from alexnet.experiments import (
     figure2,
     figure3,
     figure4,
+    pretraining,
     reproduce,
 )
 from alexnet.experiments.lab import CIFAR10, DataSet, Finding, Lab, Row, settings_between, shortened
@@ -200,6 +204,10 @@ def test_table1_measures_the_test_pictures_with_ten_views_and_one(tmp_path: Path
     for row, views in zip(found.rows[2:], (10, 1), strict=True):
         direct = evaluate(tmp_path / "table1/cnn-0", drawn, views=views, split="test")
         assert row.ours == ((100 * direct["top1_error"], None),)  # of three classes five guesses say nothing
+        assert row.spread(1) == "-"
+    assert found.notes[-1] == (
+        "No top-5 error here: five guesses name more than half of 3 classes; a store of at least 10 has one."
+    )
 
 
 def test_table2_averages_and_pre_trains(store: Path, tmp_path: Path, trainings: list[str]) -> None:
@@ -226,6 +234,92 @@ def test_fall2009_has_conv6(store: Path, tmp_path: Path) -> None:
     assert found.notes[0] == "48 pictures to train on, 20 to test on."
     recipe = Recipe.from_json((tmp_path / "fall2009/conv6-0/recipe.json").read_text(encoding="utf-8"))
     assert recipe.net.conv6 is not None
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of ten classes, eleven pictures each to train on and three to test on."""
+    folder = tmp_path_factory.mktemp("many")
+    pictures = draw_pictures(140, 32)[0]
+    for number, picture in enumerate(pictures):
+        path = folder / "pictures" / f"class {number % 10}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    prepare(folder / "pictures", folder / "store", size=32, train_per_class=11, progress=False)
+    return folder / "store"
+
+
+def test_a_subset_is_a_store_of_its_own(many: Path, tmp_path: Path) -> None:
+    of = Store(many)
+    train, test = of.split("train"), of.split("test")
+    classes = ("class 7", "class 2")
+    places = pretraining.places_of(train, (7, 2), 5, seed=1)
+    assert set(places) < set(pretraining.places_of(train, (7, 2), 10, seed=1))
+    tested = pretraining.places_of(test, (7, 2), None, seed=0)
+    assert np.isin(test.labels, (7, 2)).nonzero()[0].tolist() == tested.tolist()
+    source = Subset(of, classes, {"train": (train, places), "test": (test, tested)})
+    prepare(source, tmp_path / "small", progress=False)
+    small = Store(tmp_path / "small")
+    assert (small.classes, small.size, small.splits) == (classes, 32, ("train", "test"))
+    assert np.bincount(small.split("train").labels).tolist() == [5, 5]
+    for index, place in enumerate(places):
+        assert np.array_equal(small.split("train").image(index), train.image(int(place)))
+        assert small.split("train").name_of(index) == train.name_of(int(place))
+        assert classes[small.split("train").labels[index]] == of.classes[train.labels[place]]
+    chosen = np.stack([train.image(int(place)) for place in places])
+    assert np.allclose(small.statistics.mean, chosen.mean(0).transpose(2, 0, 1), atol=1e-4)
+    other = Subset(of, classes, {"train": (train, places[:-1]), "test": (test, tested)})
+    with pytest.raises(ValueError, match="prepared with a source of other files"):
+        prepare(other, tmp_path / "small", progress=False)
+
+
+def test_pretraining_against_from_scratch_at_equal_steps(many: Path, tmp_path: Path, trainings: list[str]) -> None:
+    found = reproduce("pretraining", tmp_path, many, recipe=RECIPE, epochs=1, seeds=2)
+    of_seed = [f"{way}-{few}-0" for few in ("5", "10", "all") for way in ("pre-trained", "from-scratch")]
+    assert trainings == ["pretrained-0", *of_seed, *(name[:-1] + "1" for name in ("pretrained-0", *of_seed))]
+    assert reproduce("pretraining", tmp_path, many, recipe=RECIPE, epochs=1, seeds=2) == found
+    assert len(trainings) == 14
+    folder = tmp_path / "pretraining"
+    assert [(row.name, len(row.ours)) for row in found.rows[:2]] == [
+        ("pre-trained, 5 pictures a class", 2),
+        ("from scratch, 5 pictures a class", 2),
+    ]
+    assert "a stand-in for Caltech-101" in found.data
+    assert (folder / "pretraining.png").stat().st_size > 10_000
+
+    old, new = (Store(folder / "stores" / name) for name in ("old-0", "new-0-5"))
+    assert (len(old.classes), len(new.classes)) == (8, 2)
+    assert sorted((*old.classes, *new.classes)) == list(Store(many).classes)
+    assert [len(one.split("test")) for one in (old, new)] == [24, 6]
+    lines = (folder / "pre-trained-5-0/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    start = json.loads(lines[0])
+    assert start["from"] == str(folder / "pretrained-0")
+    assert start["taken"] == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"]
+    steps = {}
+    for name in of_seed:
+        lines = (folder / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        steps[name] = json.loads(lines[-1])["epoch"] * len(
+            Store(folder / "stores" / f"new-0-{name.split('-')[2]}").split("train")
+        )
+    assert set(steps.values()) == {20, 22}  # pictures shown: one epoch of 22, or two of 10, or one of 20
+    direct = evaluate(folder / "from-scratch-all-1", folder / "stores/new-1-all", views=10)
+    assert found.rows[-1].ours[1] == (100 * direct["top1_error"],)
+
+
+def test_pretraining_says_what_a_store_or_recipe_lacks(
+    store: Path, many: Path, tmp_path: Path, trainings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for data, recipe, said in (
+        (store, RECIPE, "must be of at least 10 classes; got 3"),
+        (many, replace(RECIPE, store_size=40), "must hold pictures of the recipe's store_size 40; got 32"),
+        (many, replace(RECIPE, schedule="plateau"), "must be one that follows no error.*; got 'plateau'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            reproduce("pretraining", tmp_path, data, recipe=recipe)
+    monkeypatch.setattr(pretraining, "FEW", (5, 12))
+    with pytest.raises(ValueError, match="at least 12 pictures of each class in 'train'; of 'class 0' it has 11"):
+        reproduce("pretraining", tmp_path, many, recipe=RECIPE)
+    assert trainings == []
 
 
 def test_figure2_has_the_paper_s_numbers_of_neurons(tmp_path: Path) -> None:

@@ -94,7 +94,11 @@ def test_what_does_not_fit_is_refused(runs: list[Path], pictures: Path, store: P
     evaluate(runs[0], pictures, save=tmp_path / "kept")
     for arguments, message in (
         ({"store": store}, "it is of others: save"),
-        ({"split": "test"}, "must hold predictions for 'test'; it has val"),
+        ({"split": "test"}, "must hold predictions for 'test'; it has val: save them with --split test$"),
+        (
+            {"split": "val", "weights_on": "test"},
+            "must hold predictions for 'test'; it has val: save them with --split val --weights-on test$",
+        ),
         ({"views": 10}, "must be of 10 views, as asked for; it is of 1"),
         ({"weights_on": "val"}, "weights_on must be another part than the one measured on; got 'val' for both"),
     ):

@@ -1,7 +1,9 @@
 """The nearest pictures: exact search against NumPy, codes against what they must keep, and the two commands."""
 
 import json
+import runpy
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -172,3 +174,23 @@ def test_an_index_of_another_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "about.json").write_text('{"format": 99}')
     with pytest.raises(ValueError, match="must be of format 1; it is of 99: make it anew"):
         Index(tmp_path)
+
+
+def test_the_benchmark_measures_real_and_made_up_vectors(
+    run: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "retrieval.py"
+    options = ["--bits", "16", "--many", "300", "--queries", "6", "--folder", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [str(script), str(run), str(store), *options, "--json", str(tmp_path / "json")])
+    runpy.run_path(str(script), run_name="__main__")
+    found = json.loads((tmp_path / "json").read_text(encoding="utf-8"))
+    real, made_up = found["rows"][:3], found["rows"][3:]
+    assert [row["bytes"] for row in real] == [32 * 32 * 3, 4 * 16, 2]
+    for row in real:
+        assert sorted(row["by_class"]) == sorted(Store(store).classes)
+        assert np.mean(list(row["by_class"].values())) == pytest.approx(row["precision"])  # two queries of each class
+    assert [row["bytes"] for row in made_up] == [4 * 16, 2]
+    assert made_up[1]["code_MB"] == pytest.approx(300 * 2 / 1e6)
+    assert 0 <= made_up[1]["exact"] <= 100
+    assert "300 vectors made up to the same distribution" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [tmp_path / "json"]

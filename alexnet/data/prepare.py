@@ -176,7 +176,7 @@ class _Bar:
 
 
 def prepare(
-    source: str | Path,
+    source: str | Path | Source,
     store: str | Path,
     *,
     size: int = 256,
@@ -193,7 +193,8 @@ def prepare(
     """Make a store of squares from a source of pictures, going on where it was stopped (section 3).
 
     Args:
-        source: A folder or archive with a folder of pictures for each class, or CIFAR-10's (`open_source`).
+        source: A folder or archive with a folder of pictures for each class, or CIFAR-10's (`open_source`); or a
+            source that is open already, such as a `Subset` of a store.
         store: The folder to write; new, empty, or one that the same call began.
         size: Side of the squares, in pixels; CIFAR-10 keeps its 32.
         encoding: "raw", exact pixels that need no decoding while training, or "jpeg", a seventh of the size or less.
@@ -220,7 +221,11 @@ def prepare(
     peers = Peers.of_torchrun() if parallel else Peers()
     with peers.failing_together():
         _check(source, store, size, encoding, workers, max_failures)
-        opened = open_source(source, held_out=held_out, train_per_class=train_per_class, val_batch=val_batch, seed=seed)
+        opened = (
+            open_source(source, held_out=held_out, train_per_class=train_per_class, val_batch=val_batch, seed=seed)
+            if isinstance(source, (str, Path))
+            else source
+        )
         size = opened.size or size
         key = {"size": size, "encoding": encoding, "held_out": held_out, "train_per_class": train_per_class}
         key |= {"seed": seed, "filter": FILTER, "format": FORMAT, "fingerprint": fingerprint(opened)}
@@ -236,7 +241,7 @@ def prepare(
 
 
 def _check(
-    source: str | Path, store: str | Path, size: int, encoding: str, workers: int | None, max_failures: float
+    source: str | Path | Source, store: str | Path, size: int, encoding: str, workers: int | None, max_failures: float
 ) -> None:
     """Check the arguments that `open_source` does not."""
     if not 1 <= size <= 4096:
@@ -247,7 +252,8 @@ def _check(
         raise ValueError(f"workers must be at least 1 thread; got {workers}")
     if not 0 <= max_failures <= 1:
         raise ValueError(f"max_failures must be a share from 0 to 1, such as 0.05; got {max_failures}")
-    if Path(source).is_dir() and Path(store).resolve().is_relative_to(Path(source).resolve()):
+    folder = Path(source) if isinstance(source, (str, Path)) else None
+    if folder and folder.is_dir() and Path(store).resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{store}: lies inside the source {source}; choose a folder outside it")
 
 

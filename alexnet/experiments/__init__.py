@@ -16,6 +16,7 @@ EXPERIMENTS = {
     "table1": "alexnet.experiments.table1",
     "table2": "alexnet.experiments.table2",
     "fall2009": "alexnet.experiments.fall2009",
+    "pretraining": "alexnet.experiments.pretraining",
     "figure2": "alexnet.experiments.figure2",
     "figure3": "alexnet.experiments.figure3",
     "figure4": "alexnet.experiments.figure4",
@@ -73,6 +74,7 @@ def reproduce(
         workers=workers,
     )
     finding: Finding = experiment.run(lab)
+    finding.notes += lab.without_top5(finding)
     given = {"data": data, "more": more, "epochs": epochs, "seeds": seeds}
     finding.command = " ".join(
         ["alexnet reproduce", name, *(f"--{option} {value}" for option, value in given.items() if value is not None)]

@@ -46,6 +46,8 @@ class DataSet:
         return len(store.classes) == self.classes and self.train in (None, train, train + held_out)
 
 
+TOP5_CLASSES = 10  # the fewest of which a top-5 error says something
+
 CIFAR10 = DataSet("CIFAR-10", 10, 50_000, "cifar-10-binary.tar.gz, https://www.cs.toronto.edu/~kriz/cifar.html", 32)
 FOLDERS = "unpacked, a folder per class in train/, val/ and test/ where there is one"
 ILSVRC2010 = DataSet(
@@ -56,6 +58,13 @@ ILSVRC2012 = DataSet(
     1000,
     1_281_167,
     f"ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, https://image-net.org/download, {FOLDERS}",
+)
+CALTECH101 = DataSet(
+    "Caltech-101",
+    101,
+    3030,
+    "101_ObjectCategories without its BACKGROUND_Google, https://data.caltech.edu/records/mzrjq-6wc02, 30 pictures a "
+    "class to train on: --train-per-class 30",
 )
 FALL2009 = DataSet("ImageNet's Fall 2009 release", 10_184, None, "its 10,184 archives, https://image-net.org/download")
 
@@ -77,10 +86,13 @@ class Row:
     how: str = ""
 
     def spread(self, place: int) -> str:
-        """Our mean of a measure, with the standard deviation over seeds where there are several; a count as it is."""
+        """Our mean of a measure, with the standard deviation over seeds where there are several; a count as it is.
+
+        "-" where the measure says nothing of these pictures.
+        """
         values = [value for seed in self.ours if (value := seed[place]) is not None]
         if not values:
-            return "not measured"
+            return "-" if self.ours else "not measured"
         if len(values) == 1 and isinstance(values[0], int):
             return str(values[0])
         deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
@@ -229,34 +241,47 @@ class Lab:
                 )
 
     def pair(self, found: Mapping[str, Any]) -> tuple[float, float | None]:
-        """Top-1 and top-5 error in percent; no top-5 where five guesses name most of the classes."""
-        few = len(self.store.classes) < 10
+        """Top-1 and top-5 error in percent; no top-5 where five guesses name more than half of the classes."""
+        few = len(self.store.classes) < TOP5_CLASSES
         return percent(found["top1_error"]), None if few else percent(found["top5_error"])
+
+    def without_top5(self, finding: Finding) -> list[str]:
+        """A line that says why the table has no top-5 error of ours, where it has none."""
+        if self._store is None or len(self.store.classes) >= TOP5_CLASSES or "top-5" not in " ".join(finding.measures):
+            return []
+        return [
+            f"No top-5 error here: five guesses name more than half of {len(self.store.classes)} classes; a store of "
+            f"at least {TOP5_CLASSES} has one."
+        ]
 
     def tested(self) -> str:
         """The part of the store to measure on where the paper used its test pictures: "test" where there are such."""
         return "test" if "test" in self.store.splits else self.store.validation().name
 
-    def predictions(self, run: Path, views: int, split: str) -> Path:
+    def predictions(self, run: Path, views: int, split: str, store: Store | None = None) -> Path:
         """A file with a finished run's predictions; made once."""
         path = self.folder / "predictions" / f"{run.name}, {split}, {views} views"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            evaluate(run, self.store.path, views=views, split=split, save=path, device=self.device)
+            evaluate(run, (store or self.store).path, views=views, split=split, save=path, device=self.device)
         return path
 
-    def errors(self, runs: Sequence[Path], views: int | None = None, *, split: str | None = None) -> Mapping[str, Any]:
+    def errors(
+        self, runs: Sequence[Path], views: int | None = None, *, split: str | None = None, store: Store | None = None
+    ) -> Mapping[str, Any]:
         """What `evaluate` says of finished runs, their predictions averaged.
 
         Args:
             runs: Their folders.
             views: As for `evaluate`; by default as many as the recipe's pictures have.
             split: "val", "test" or "train"; "val" by default where the store has it, else "test".
+            store: The pictures; the lab's own by default.
         """
+        store = store or self.store
         views = usual_views(History.read(runs[0]).recipe) if views is None else views
-        split = split or self.store.validation().name
-        files = [self.predictions(run, views, split) for run in runs]
-        return evaluate(files, self.store.path, views=views, split=split)
+        split = split or store.validation().name
+        files = [self.predictions(run, views, split, store) for run in runs]
+        return evaluate(files, store.path, views=views, split=split)
 
     def training_errors(self, run: Path) -> list[float]:
         """The training error of each epoch of a run, as it went, as a fraction."""

@@ -83,7 +83,8 @@ class Predictions:
         for name in splits:
             if name not in self.probabilities:
                 held = ", ".join(self.probabilities)
-                raise ValueError(f"{path} must hold predictions for {name!r}; it has {held}: save them with --split")
+                how = f"--split {name}" if len(splits) == 1 else f"--split {splits[0]} --weights-on {splits[1]}"
+                raise ValueError(f"{path} must hold predictions for {name!r}; it has {held}: save them with {how}")
             if self.pictures[name] != digest(store.split(name)):
                 raise ValueError(
                     f"{path} must be of the pictures of {name!r} in store {store.path}; it is of others: save "
