@@ -12,12 +12,18 @@ from typing import Any
 
 import torch
 
-from alexnet.learning.device import has_bfloat16
+from alexnet.learning.device import autocast_wanted, has_bfloat16
+from alexnet.recipe import Recipe
 
 # Sides of the matrices whose product gives the rate, and bytes of the copy: so large that calling costs nothing and
 # that no cache holds them, so small that the CPU is done within a second.
 SIDE = {"cpu": 2048, "cuda": 8192}
 COPIED = {"cpu": 2**28, "cuda": 2**31}
+
+
+def activity_bytes(device: torch.device, recipe: Recipe) -> int:
+    """Bytes of an activity of a recipe's net on a device: 2 in bfloat16, 4 in float32."""
+    return 2 if autocast_wanted(device, recipe) else 4
 
 
 def synchronise(device: torch.device) -> None:

@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from machine import about, memory_copy, table, write_json
+from machine import about, activity_bytes, memory_copy, table, write_json
 from stores import write_store
 
 from alexnet.learning.traffic import SCHEMES, LayerSize, Layout, every_layer_talks, layer_sizes, traffic
@@ -41,7 +41,9 @@ from alexnet.recipes import recipe_named
 
 COUNTS = [2**n for n in range(11)]
 BUCKET = 25 * 2**20  # bytes of gradients that DDP averages together
-FLOAT32_WEIGHT = 32  # bytes read and written for a weight in a step: three products, gradient, update (20 of them)
+# Bytes read and written for a weight in a step, by those of an activity: casts, three products, gradient, and the
+# update, which takes 20 of them.
+WEIGHT_BYTES = {4: 32, 2: 38}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,9 @@ class Cluster:
     speed_batch: float = given(128, "batch at which it has that speed")
     fixed: float = given(5e-4, "seconds of a step that no smaller batch saves")
     memory: float = given(4e12, "bytes/s of one GPU's memory")
-    weight_bytes: float = given(38, "bytes read and written for one weight in a step: casts, products, update")
+    weight_bytes: float = given(
+        WEIGHT_BYTES[2], "bytes read and written for one weight in a step: casts, products, update"
+    )
     activity_bytes: float = given(2, "bytes of an activity: 2 in bfloat16, 4 in float32")
     per_machine: float = given(8, "GPUs of a machine")
     nvlink: float = given(350e9, "bytes/s that one GPU sends to others of its machine")
@@ -450,14 +454,15 @@ def speed_of(trial: Trial, store: Path, way: str, before: Sequence[str]) -> floa
 
 def expected(trial: Trial, speed: float, wire: dict[str, float]) -> dict[str, float]:
     """What the model says of two processes of one thread here, from the speed of one."""
-    net = recipe_named(trial.recipe).net
+    recipe = recipe_named(trial.recipe)
+    net, activity = recipe.net, activity_bytes(torch.device("cpu"), recipe)
     cluster = Cluster(
         speed=speed,
         speed_batch=trial.batch,
         fixed=0.0,
         memory=wire["copied_bytes_per_s"],
-        weight_bytes=FLOAT32_WEIGHT,
-        activity_bytes=4,
+        weight_bytes=WEIGHT_BYTES[activity],
+        activity_bytes=activity,
         per_machine=2,
         nvlink=wire["bytes_per_s"],
         nvlink_latency=wire["latency"],

@@ -22,10 +22,9 @@ import tempfile
 from pathlib import Path
 
 import torch
-from machine import about, table, write_json
+from machine import about, activity_bytes, table, write_json
 from stores import write_store
 
-from alexnet.learning.device import autocast_wanted
 from alexnet.learning.traffic import SCHEMES, traffic
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
@@ -80,7 +79,7 @@ def main() -> int:
         print("wire: needs Linux, root, and the programs ip (iproute2) and unshare (util-linux)", file=sys.stderr)
         return 2
     recipe = recipe_named(given.recipe).with_settings([f"batch_size={given.batch}"])
-    size = 2 if autocast_wanted(torch.device("cpu"), recipe) else 4  # bytes of an activity: bfloat16 or float32
+    size = activity_bytes(torch.device("cpu"), recipe)
     rows, found = [], {}
     with tempfile.TemporaryDirectory() as folder:
         for scheme in given.schemes:
