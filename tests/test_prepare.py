@@ -255,7 +255,7 @@ def test_a_jpeg_store_of_another_quality_is_read_but_not_added_to(
         changed.setattr(room, "JPEG_QUALITY", 95)
         make(source, tmp_path / "store", encoding="jpeg")
     assert len(Store(tmp_path / "store").split("train")) == 6
-    with pytest.raises(ValueError, match="prepared with quality=95, not 90"):
+    with pytest.raises(ValueError, match="prepared with quality=95, not 85"):
         make(source, tmp_path / "store", encoding="jpeg")
 
 

@@ -15,7 +15,9 @@ from PIL import Image, UnidentifiedImageError
 
 from alexnet.data.pixels import area_weights, enlarge, resample
 
-JPEG_QUALITY = 90  # decoded in 85 % of the time of 95, and three quarters of its size; 40.6 dB on photographs, not 43.2
+# Decoded in 85 to 90 % of the time of 90, and four fifths of its size; 39.2 dB on photographs, not 41.1. The decoder's
+# short cuts are the worse bargain: with fast DCT and fast upsampling 90 has 39.6 dB and takes longer than 85 without.
+JPEG_QUALITY = 85
 MOST_PIXELS = 1 << 26  # 67 million: more than cameras make; a small file can claim far more and fill the memory
 BACKGROUND = (255, 255, 255)  # behind transparent pixels
 FILTER = (
@@ -77,7 +79,7 @@ def read_image(source: str | Path | bytes, size: int = 256) -> np.ndarray:
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:
-    """A (size, size, 3) uint8 RGB picture as a JPEG file's bytes, quality 90, colour at half resolution."""
+    """A (size, size, 3) uint8 RGB picture as a JPEG file's bytes, quality 85, colour at half resolution."""
     return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(image), JPEG_QUALITY, "RGB", "420"))
 
 
