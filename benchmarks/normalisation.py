@@ -11,7 +11,7 @@ backward; the copy is measured before each round of the way. (Forward reads x an
 reads x and the gradient and writes dx, one and a half: a loop as fast as the copy would reach 0.8.) "torch" is
 torch.relu and torch.nn.LocalResponseNorm over whole maps, "within towers" the same on each half of the maps, "plain" is
 `response_norm_reference`, "compiled" torch.compile of that, left out where there is no compiler. The rows with "pool"
-have max pooling, 3 x 3 with stride 2, behind.
+have max pooling, 3 x 3 with stride 2, behind: ours of `max_pool`, or torch's.
 """
 
 import argparse
@@ -28,12 +28,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.kernels import has_triton
-from alexnet.kernels.response_norm import response_norm, response_norm_pool, response_norm_reference
+from alexnet.kernels.pool import max_pool
+from alexnet.kernels.response_norm import response_norm, response_norm_reference
 from alexnet.learning.memory import keep_freed_memory
 
 SHAPES = ((96, 55), (256, 27))
 PAPER = {"size": 5, "k": 2.0, "alpha": 1e-4, "beta": 0.75, "towers": 2, "relu": True}
-POOL = {"pool": 3, "stride": 2}
+POOL = {"size": 3, "stride": 2}
 ENOUGH = 6.0  # seconds after which a slow way is not repeated
 WARM = 10  # rounds before, unless they take long: malloc keeps all it needs only after some
 
@@ -65,9 +66,10 @@ def ways(device: torch.device) -> dict[str, tuple[Callable[[Tensor], Tensor], to
         "torch, channels_last": (lambda x: norm(x.relu()), last),
         "torch, within towers": (lambda x: torch.cat([norm(part) for part in x.relu().chunk(2, 1)], 1), wide),
         "plain": (plain, last),
-        "pool alone": (pool, last),
-        "ours, then pool": (lambda x: pool(response_norm(x, **PAPER)), last),
-        "ours, with pool": (lambda x: response_norm_pool(x, **PAPER, **POOL), last),
+        "torch's pool": (pool, last),
+        "our pool": (lambda x: max_pool(x, **POOL), last),
+        "ours, then torch's pool": (lambda x: pool(response_norm(x, **PAPER)), last),
+        "ours, then our pool": (lambda x: max_pool(response_norm(x, **PAPER), **POOL), last),
     }
     if has_compiler(device):
         found["compiled"] = (torch.compile(plain), last)
@@ -143,10 +145,10 @@ def main() -> None:
             ours, _, copy = times["ours"]
             ours += times["ours"][1]
             print(f"\n{shape} {dtype}: a copy takes {copy:.2f} ms")
-            print(f"{'way':22} {'forward ms':>11} {'back ms':>9} {'both':>9} {'/ ours':>8} {'copies':>7}")
+            print(f"{'way':24} {'forward ms':>11} {'back ms':>9} {'both':>9} {'/ ours':>8} {'copies':>7}")
             for name, (forward, back, copy) in times.items():
                 both = forward + back
-                print(f"{name:22} {forward:11.1f} {back:9.1f} {both:9.1f} {both / ours:7.2f}x {2 * copy / both:7.2f}")
+                print(f"{name:24} {forward:11.1f} {back:9.1f} {both:9.1f} {both / ours:7.2f}x {2 * copy / both:7.2f}")
             results.append({"dtype": dtype, "shape": shape, "forward_back_copy_ms": times})
     if given.json:
         given.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -10,10 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn import functional as F
 
 from alexnet.kernels import response_norm as kernel
-from alexnet.kernels.response_norm import map_norm, map_norm_reference, response_norm_pool, response_norm_reference
+from alexnet.kernels.response_norm import map_norm, map_norm_reference, response_norm, response_norm_reference
 
 pytest.importorskip("triton")
 
@@ -97,35 +96,6 @@ def test_huge_activities_and_nan_come_out_as_from_the_plain_version():
 @FEW
 @given(
     shape=SHAPES,
-    pooling=st.sampled_from([(3, 2), (2, 3), (2, 1)]),
-    relu=st.booleans(),
-    dtype=st.sampled_from(list(TOLERANCE)),
-    seed=st.integers(0, 2**32),
-)
-def test_with_pooling(shape, pooling, relu, dtype, seed):
-    (n, maps, h, w), (pool, stride) = shape, pooling
-    x = drawn(n, 2 * maps, h + 1, w + 1, seed=seed, dtype=dtype)
-    norm = {"size": 5, "beta": 0.75, "towers": 2, "relu": relu, **STRONG}
-    y, which = kernel._shape_pooled(x, pool, stride)
-    response_norm_triton.pool_forward(x, y, which, **norm, pool=pool, stride=stride)
-    expected = F.max_pool2d(response_norm_reference(x.double(), **norm), pool, stride, ceil_mode=True)
-    close(y, expected, dtype)
-
-    # The place that each result says it is from holds it, and gets its gradient.
-    rows, columns = torch.meshgrid(*(torch.arange(side, device=DEVICE) * stride for side in y.shape[2:]), indexing="ij")
-    place = (rows + which.long() // pool) * (w + 1) + columns + which % pool
-    normalised = response_norm_triton.forward(x, **norm).flatten(2)
-    assert torch.equal(normalised.gather(2, place.flatten(2)), y.flatten(2))
-    g = drawn(*y.shape, seed=seed + 1, dtype=dtype)
-    spread = torch.zeros(n, 2 * maps, (h + 1) * (w + 1), dtype=torch.float64, device=DEVICE)
-    spread = spread.scatter_add_(2, place.flatten(2), g.double().flatten(2)).view(x.shape)
-    got = response_norm_triton.pool_backward(g, x, which, **norm, pool=pool, stride=stride)
-    close(got, gradient(response_norm_reference, x.double(), spread, **norm), dtype)
-
-
-@FEW
-@given(
-    shape=SHAPES,
     size=st.sampled_from([1, 2, 3, 6]),
     beta=st.sampled_from([0.75, 0.5]),
     dtype=st.sampled_from(list(TOLERANCE)),
@@ -142,13 +112,11 @@ def test_map_norm(shape, size, beta, dtype, seed):
 @pytest.mark.skipif(DEVICE == "cpu", reason="the operators take these kernels on a GPU only")
 def test_the_operators_take_them_on_a_gpu():
     x = drawn(2, 96, 13, 13, seed=0, dtype=torch.bfloat16)
-    pooled = {"size": 5, "beta": 0.75, "towers": 2, "relu": True, "pool": 3, "stride": 2, **STRONG}
-    got, expected = (response_norm_pool(a, **pooled) for a in (x, x.cpu()))
+    got, expected = (response_norm(a, size=5, beta=0.75, towers=2, relu=True, **STRONG) for a in (x, x.cpu()))
     torch.testing.assert_close(got.cpu(), expected, rtol=1 / 128, atol=1e-6)
     got, expected = (map_norm(a, size=3, beta=0.75, **STRONG) for a in (x, x.cpu()))
     torch.testing.assert_close(got.cpu(), expected, rtol=1 / 128, atol=1e-6)
     torch.library.opcheck(kernel._response_norm, (x.requires_grad_(), 5, 2.0, 0.1, 0.75, 2, True))
-    torch.library.opcheck(kernel._response_norm_pool, (x, 5, 2.0, 0.1, 0.75, 2, True, 3, 2))
     torch.library.opcheck(kernel._map_norm, (x, 3, 2.0, 0.1, 0.75))
 
 
@@ -159,10 +127,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from alexnet.kernels import response_norm_triton
-known = dict(before=2, after=2, relu=True, square_roots=True, side=3, step=2, rows=16, padded=64, block=1024)
-types = dict.fromkeys(("x", "y", "g", "dx"), "*bf16") | {"direct": "*fp32", "through": "*fp32", "which": "*u8"}
+known = dict(before=2, after=2, relu=True, square_roots=True, rows=16, padded=64, block=1024)
+types = dict.fromkeys(("x", "y", "g", "dx"), "*bf16") | {"direct": "*fp32", "through": "*fp32"}
 types |= dict.fromkeys(("k", "alpha", "beta", "factor"), "fp32") | dict.fromkeys(known, "constexpr")
-for name in ("forward", "backward", "pool_forward", "pool_backward", "map_forward", "map_through", "map_backward"):
+for name in ("forward", "backward", "map_forward", "map_through", "map_backward"):
     kernel = getattr(response_norm_triton, "_" + name)
     signature = {argument: types.get(argument, "i32") for argument in kernel.arg_names}
     fixed = {argument: known[argument] for argument in kernel.arg_names if argument in known}
@@ -176,4 +144,4 @@ def test_they_compile_for_an_h100_or_h200_without_one(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", COMPILED], check=True, timeout=600, capture_output=True, text=True, env=environment
     )
-    assert done.stdout.count("True") == 7
+    assert done.stdout.count("True") == 5

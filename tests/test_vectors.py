@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from alexnet.kernels import compiled
-from alexnet.kernels.vectors import LANES, at_least, guess, if_greater, like, load, store, where_above, where_equal
+from alexnet.kernels.vectors import LANES, at_least, every, guess, if_greater, load, store, where_above, where_named
 
 EVERY = torch.arange(65536, dtype=torch.int32).to(torch.int16)  # every pattern of 16 bits
 BITS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
@@ -18,13 +18,14 @@ def copy(source, target, count):
 
 
 @compiled
-def compute(a, b, out):
+def compute(a, b, out, names, one):
     x, y = load(a, 0, LANES), load(b, 0, LANES)
     results = (x + y, x - y, 2.0 * x, x / y, y**3.0, x * 0.5, at_least(x, 0.5), where_above(x, 0.5, y))
     for n in range(8):
         store(out, n * LANES, results[n], LANES)
-    store(out, 8 * LANES, where_equal(x, 1.0, y), LANES)
-    store(out, 9 * LANES, if_greater(x, y, like(x, 1), 0), LANES)
+    store(out, 8 * LANES, where_named(load(names, 0, LANES), 200, y), LANES)
+    store(out, 9 * LANES, if_greater(x, y, every(one), 0), LANES)
+    store(names, 0, if_greater(x, y, 255, every(np.uint8(7))), LANES)
 
 
 @pytest.mark.parametrize("dtype", list(BITS))
@@ -62,11 +63,12 @@ def test_no_more_is_read_or_written_than_asked_for(kind):
 def test_arithmetic_is_numpys(kind):
     a = np.array([1, -1, 0.5, 0.4, np.nan, 3, np.inf, -0.0], kind)
     b = np.array([2, 3, 0.5, 5, 1, np.inf, 7, 8], kind)
-    out = np.empty((10, LANES), kind)
+    out, names = np.empty((10, LANES), kind), np.array([200, 0, 200, 7, 255, 199, 201, 200], np.uint8)
     with np.errstate(invalid="ignore"):
         expected = [a + b, a - b, 2 * a, a / b, b**3, a * 0.5, np.where(a < 0.5, 0.5, a), np.where(a <= 0.5, 0, b)]
-        expected += [np.where(a == 1, b, 0), (a > b) | np.isnan(a)]
-    compute(a, b, out.reshape(-1))
+        expected += [np.where(names == 200, b, 0), (a > b) | np.isnan(a)]
+    compute(a, b, out.reshape(-1), names, kind(1))
+    assert (names == np.where((a > b) | np.isnan(a), 255, 7)).all()
     np.testing.assert_allclose(out, expected, rtol=1e-6 if kind == np.float32 else 1e-14)
 
 

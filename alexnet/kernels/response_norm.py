@@ -15,18 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexnet.kernels import compiled, has_triton, in_parallel, note
-from alexnet.kernels.vectors import (
-    LANES,
-    at_least,
-    fetch,
-    guess,
-    if_greater,
-    like,
-    load,
-    store,
-    where_above,
-    where_equal,
-)
+from alexnet.kernels.activities import channels_last, flat
+from alexnet.kernels.vectors import LANES, at_least, fetch, guess, lanes, load, store, where_above
 
 
 def _divide(x: Tensor, divisor: Tensor, beta: float) -> Tensor:
@@ -66,16 +56,6 @@ def map_norm_reference(x: Tensor, *, size: int, k: float, alpha: float, beta: fl
     return _divide(a, k + alpha * total, beta).to(x.dtype)
 
 
-@compiled
-def _powers(divisor, beta, square_roots):  # type: ignore[no-untyped-def]
-    """(divisor**-beta, 1 / divisor); by square roots, which needs beta 0.75, if asked."""
-    one = type(divisor)(1)
-    if square_roots:
-        root = one / math.sqrt(divisor)
-        return root * math.sqrt(root), root * root
-    return divisor**-beta, one / divisor
-
-
 # The loops of `response_norm` take flat arrays and the place of the first activity in each. With towers of 48 maps
 # LLVM's own vectors leave a third of the maps to be done one by one, so the vectors are written out (see vectors.py).
 # `low` is 0 with a ReLU and minus infinity without.
@@ -88,10 +68,10 @@ _BLOCK = 512  # activities: what is stored must have left the store buffer befor
 _AHEAD = 1024  # activities: how far ahead of the loop memory is asked for; half of it for what will be written
 
 
-def _known(x: Tensor, size: int, beta: float, maps: int, pool: int = 0) -> tuple[tuple[int, ...], ...]:
-    """Lengths: the window; steps that make the power, 0 for `pow`; whether vectors fit a tower; the side of pooling."""
+def _known(x: Tensor, size: int, beta: float, count: int) -> tuple[tuple[int, ...], ...]:
+    """Lengths: the window; steps that make the power, 0 for `pow`; whether vectors fit `count` activities."""
     steps = 0 if beta != 0.75 else 3 if x.dtype == torch.float64 else 2
-    return tuple((0,) * int(length) for length in (size, steps, maps % LANES == 0, pool))
+    return tuple((0,) * int(length) for length in (size, steps, count % LANES == 0))
 
 
 @compiled
@@ -103,8 +83,11 @@ def _nearer(divisor, y):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _vector_powers(divisor, beta, known):  # type: ignore[no-untyped-def]
-    """As `_powers`, of vectors; without roots and divisions, which would take most of the time."""
+def _powers(divisor, beta, known):  # type: ignore[no-untyped-def]
+    """(divisor**-beta, 1 / divisor) of a vector; without roots and divisions, where beta is known to be 0.75.
+
+    Those would take most of the time.
+    """
     if len(known[1]) > 0:
         y = guess(divisor)
         for _ in range(len(known[1])):
@@ -125,19 +108,13 @@ def _around(values, at, known):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _count(rest, known):  # type: ignore[no-untyped-def]
-    """How many of a vector's numbers are maps of the tower."""
-    return LANES if len(known[2]) == 1 else rest
-
-
-@compiled
 def _square(x, at, squares, rows, maps, towers, low, known):  # type: ignore[no-untyped-def]
     """Squares of `rows` places; between the towers there remain zeros, for what lies outside a tower."""
     size = len(known[0])
     stride = -(-maps // LANES) * LANES + size - 1
     for tower in range(rows * towers):
         for i in range(0, maps, LANES):
-            a = at_least(load(x, at + tower * maps + i, _count(maps - i, known)), low)
+            a = at_least(load(x, at + tower * maps + i, lanes(maps - i, known[2])), low)
             store(squares, tower * stride + size // 2 + i, a * a, LANES)
 
 
@@ -151,12 +128,12 @@ def _forward(x, x_at, y, y_at, places, maps, towers, k, alpha, beta, low, known)
         _square(x, x_at + done, squares, rows, maps, towers, low, known)
         for tower in range(rows * towers):
             for i in range(0, maps, LANES):
-                at, count = done + tower * maps + i, _count(maps - i, known)
+                at, count = done + tower * maps + i, lanes(maps - i, known[2])
                 fetch(x, x_at + at + _AHEAD)
                 fetch(y, y_at + at + _AHEAD // 2)
                 a = at_least(load(x, x_at + at, count), low)
                 divisor = k + alpha * _around(squares, tower * stride + i, known)
-                store(y, y_at + at, a * _vector_powers(divisor, beta, known)[0], count)
+                store(y, y_at + at, a * _powers(divisor, beta, known)[0], count)
 
 
 @compiled
@@ -175,154 +152,98 @@ def _backward(x, x_at, g, g_at, dx, dx_at, places, maps, towers, k, alpha, beta,
         _square(x, x_at + done, squares, rows, maps, towers, low, known)
         for tower in range(rows * towers):
             for i in range(0, maps, LANES):
-                at, count = done + tower * maps + i, _count(maps - i, known)
+                at, count = done + tower * maps + i, lanes(maps - i, known[2])
                 fetch(x, x_at + at + _AHEAD)
                 fetch(dx, dx_at + at + _AHEAD // 2)
                 a = at_least(load(x, x_at + at, count), low)
                 divisor = k + alpha * _around(squares, tower * stride + i, known)
-                scale, inverse = _vector_powers(divisor, beta, known)
+                scale, inverse = _powers(divisor, beta, known)
                 value = load(g, g_at + at, count) * scale
                 store(direct, tower * width + i, value, LANES)
                 store(through, tower * stride + after + i, value * a * inverse, count)
         for tower in range(rows * towers):
             for i in range(0, maps, LANES):
-                at, count = done + tower * maps + i, _count(maps - i, known)
+                at, count = done + tower * maps + i, lanes(maps - i, known[2])
                 fetch(g, g_at + at + _AHEAD)
                 a, total = load(x, x_at + at, count), _around(through, tower * stride + i, known)
                 value = load(direct, tower * width + i, LANES) - factor * a * total
                 store(dx, dx_at + at, where_above(a, low, value), count)
 
 
+# The loops of `map_norm` see all maps of a picture's row as one row: a map's next activity lies `maps` further. The
+# neighbourhood's size need not be known when they are compiled.
+
+
 @compiled
-def _pool_forward(x, y, which, start, stop, shape, step, maps, towers, k, alpha, beta, low, known):  # type: ignore[no-untyped-def]
-    """The loops of `response_norm_pool`, on pictures start to stop of flat arrays."""
-    height, width, out_height, out_width = shape
-    side, channels = len(known[3]), maps * towers
-    row = width * channels
-    ring = np.empty(side * row, x.dtype)  # the last rows, normalised: row h at h % side
-    at, name = np.empty(side * side, np.intp), np.empty(side * side, type(k))
+def _rows_added(squares, h, size, stride, width, sums, at):  # type: ignore[no-untyped-def]
+    """sums[at : at + width] = the sums of `size` rows from row h on."""
+    for i in range(0, width, LANES):
+        total = load(squares, h * stride + i, LANES)
+        for j in range(1, size):
+            total = total + load(squares, (h + j) * stride + i, LANES)
+        store(sums, at + i, total, LANES)
+
+
+@compiled
+def _apart(sums, at, size, maps):  # type: ignore[no-untyped-def]
+    """The sums of `size` values that lie `maps` apart."""
+    total = load(sums, at, LANES)
+    for j in range(1, size):
+        total = total + load(sums, at + j * maps, LANES)
+    return total
+
+
+@compiled
+def _map_square(x, at, squares, before, stride, height, width, known):  # type: ignore[no-untyped-def]
+    """Squares of a picture, `before` rows down; those around remain zeros, for what lies outside the map."""
+    for h in range(height):
+        for i in range(0, width, LANES):
+            a = load(x, at + h * width + i, lanes(width - i, known[2]))
+            store(squares, (before + h) * stride + i, a * a, LANES)
+
+
+@compiled
+def _map_forward(x, y, start, stop, height, width, maps, size, k, alpha, beta, known):  # type: ignore[no-untyped-def]
+    """Pictures start to stop, rows of `width` activities: sums over rows first, then along the sum."""
+    before, stride = size // 2, -(-width // LANES) * LANES
+    squares = np.zeros((height + size - 1) * stride, type(k))
+    sums = np.zeros(stride + (size - 1) * maps, type(k))  # zeros left and right too
     for n in range(start, stop):
-        ready = 0
-        for i in range(out_height):
-            bottom = min(i * step + side, height)
-            for h in range(max(ready, i * step), bottom):
-                place = (n * height + h) * row
-                _forward(x, place, ring, h % side * row, width, maps, towers, k, alpha, beta, low, known)
-            ready = bottom
-            for j in range(out_width):
-                for place in range(side * side):  # a cut window has its last row or column again
-                    h, w = min(i * step + place // side, height - 1), min(j * step + place % side, width - 1)
-                    at[place] = h % side * row + w * channels
-                    name[place] = (h - i * step) * side + w - j * step
-                out = ((n * out_height + i) * out_width + j) * channels
-                for c in range(0, channels, LANES):
-                    count = _count(channels - c, known)
-                    best = load(ring, at[0] + c, count)
-                    chosen = like(best, name[0])
-                    for place in range(1, side * side):
-                        a = load(ring, at[place] + c, count)
-                        chosen = if_greater(a, best, name[place], chosen)
-                        best = if_greater(a, best, a, best)
-                    store(y, out + c, best, count)
-                    store(which, out + c, chosen, count)
+        _map_square(x, n * height * width, squares, before, stride, height, width, known)
+        for h in range(height):
+            _rows_added(squares, h, size, stride, width, sums, before * maps)
+            for i in range(0, width, LANES):
+                at, count = (n * height + h) * width + i, lanes(width - i, known[2])
+                scale, _ = _powers(k + alpha * _apart(sums, i, size, maps), beta, known)
+                store(y, at, load(x, at, count) * scale, count)
 
 
 @compiled
-def _pool_backward(x, g, which, dx, start, stop, shape, step, maps, towers, k, alpha, beta, low, known):  # type: ignore[no-untyped-def]
-    height, width, out_height, out_width = shape
-    side, channels = len(known[3]), maps * towers
-    row, most = width * channels, -(-side // step)
-    spread = np.empty(row, type(k))  # the normalised activities' gradients, a row of them
-    at, name = np.empty(most * most, np.intp), np.empty(most * most, type(k))
+def _map_backward(x, g, dx, start, stop, height, width, maps, size, k, alpha, beta, known):  # type: ignore[no-untyped-def]
+    """As `_backward`, with the neighbourhood of `_map_forward`."""
+    before, after, stride = size // 2, size - 1 - size // 2, -(-width // LANES) * LANES
+    around = (height + size - 1) * stride
+    squares, through = np.zeros(around, type(k)), np.zeros(around, type(k))
+    wide = stride + (size - 1) * maps
+    sums, sums_back = np.zeros(wide, type(k)), np.zeros(wide, type(k))
+    direct, factor = np.empty(height * stride, type(k)), type(k)(2) * alpha * beta
     for n in range(start, stop):
+        _map_square(x, n * height * width, squares, before, stride, height, width, known)
         for h in range(height):
-            for w in range(width):
-                windows = 0  # those that hold the place, in the order in which torch adds their gradients
-                for i in range(max(0, (h - side + step) // step), min(out_height, h // step + 1)):
-                    for j in range(max(0, (w - side + step) // step), min(out_width, w // step + 1)):
-                        at[windows] = ((n * out_height + i) * out_width + j) * channels
-                        name[windows] = (h - i * step) * side + w - j * step
-                        windows += 1
-                for c in range(0, channels, LANES):
-                    count = _count(channels - c, known)
-                    total = like(load(spread, 0, 0), 0)
-                    for window in range(windows):
-                        chosen = load(which, at[window] + c, count)
-                        part = where_equal(chosen, name[window], load(g, at[window] + c, count))
-                        total = total + part
-                    store(spread, w * channels + c, total, count)
-            place = (n * height + h) * row
-            _backward(x, place, spread, 0, dx, place, width, maps, towers, k, alpha, beta, low, known)
-
-
-@compiled
-def _add_rows(rows, first, last, total):  # type: ignore[no-untyped-def]
-    """total = the sum of rows first to last, as far as there are such."""
-    total[:] = 0
-    for n in range(max(0, first), min(len(rows), last + 1)):
-        row = rows[n]
-        for i in range(len(total)):
-            total[i] += row[i]
-
-
-@compiled
-def _add_neighbours(padded, size, step, total):  # type: ignore[no-untyped-def]
-    """total[i] = the sum of padded[i], padded[i + step] ..., `size` of them."""
-    total[:] = 0
-    for j in range(size):
-        shifted = padded[j * step : j * step + len(total)]
-        for i in range(len(total)):
-            total[i] += shifted[i]
-
-
-@compiled
-def _map_forward(x, y, start, stop, k, alpha, beta, square_roots, size, maps):  # type: ignore[no-untyped-def]
-    """The loops of `map_norm`, on arrays (N, H, W * maps): sums over rows first, then along the sum."""
-    height, width = x.shape[1:]
-    before, after = size // 2, size - 1 - size // 2
-    squares, total = np.empty((height, width), x.dtype), np.empty(width, x.dtype)
-    rows = np.zeros(width + (size - 1) * maps, x.dtype)  # zeros left and right, for what lies outside the map
-    for n in range(start, stop):
-        squares[:] = x[n] * x[n]
+            _rows_added(squares, h, size, stride, width, sums, before * maps)
+            for i in range(0, width, LANES):
+                at, count = (n * height + h) * width + i, lanes(width - i, known[2])
+                scale, inverse = _powers(k + alpha * _apart(sums, i, size, maps), beta, known)
+                value = load(g, at, count) * scale
+                store(direct, h * stride + i, value, LANES)
+                store(through, (after + h) * stride + i, value * load(x, at, count) * inverse, count)
         for h in range(height):
-            _add_rows(squares, h - before, h + after, rows[before * maps : before * maps + width])
-            _add_neighbours(rows, size, maps, total)
-            for i in range(width):
-                y[n, h, i] = x[n, h, i] * _powers(k + alpha * total[i], beta, square_roots)[0]
-
-
-@compiled
-def _map_backward(x, g, dx, start, stop, k, alpha, beta, square_roots, size, maps):  # type: ignore[no-untyped-def]
-    """As `_across_maps`'s backward, with the neighbourhood of `_map_forward`."""
-    height, width = x.shape[1:]
-    before, after = size // 2, size - 1 - size // 2
-    squares, through = np.empty((height, width), x.dtype), np.empty((height, width), x.dtype)
-    rows, rows_back = np.zeros(width + (size - 1) * maps, x.dtype), np.zeros(width + (size - 1) * maps, x.dtype)
-    total, factor = np.empty(width, x.dtype), x.dtype.type(2) * alpha * beta
-    for n in range(start, stop):
-        squares[:] = x[n] * x[n]
-        for h in range(height):
-            _add_rows(squares, h - before, h + after, rows[before * maps : before * maps + width])
-            _add_neighbours(rows, size, maps, total)
-            for i in range(width):
-                scale, inverse = _powers(k + alpha * total[i], beta, square_roots)
-                dx[n, h, i] = g[n, h, i] * scale
-                through[h, i] = dx[n, h, i] * x[n, h, i] * inverse
-        for h in range(height):
-            _add_rows(through, h - after, h + before, rows_back[after * maps : after * maps + width])
-            _add_neighbours(rows_back, size, maps, total)
-            for i in range(width):
-                dx[n, h, i] -= factor * x[n, h, i] * total[i]
-
-
-# 16-bit types, which NumPy and Numba have no arithmetic for, as whole numbers (see vectors.py).
-_BITS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
-
-
-def _flat(x: Tensor) -> np.ndarray:
-    """(N, C, H, W) activities in channels_last memory -> the same memory as a flat array."""
-    x = x.detach().permute(0, 2, 3, 1).reshape(-1)
-    return x.view(_BITS.get(x.dtype, x.dtype)).numpy()
+            _rows_added(through, h, size, stride, width, sums_back, after * maps)
+            for i in range(0, width, LANES):
+                at, count = (n * height + h) * width + i, lanes(width - i, known[2])
+                total = _apart(sums_back, i, size, maps)
+                value = load(direct, h * stride + i, LANES) - factor * load(x, at, count) * total
+                store(dx, at, value, count)
 
 
 def _numbers(x: Tensor, k: float, alpha: float, beta: float, relu: bool) -> tuple[Any, Any, Any, Any]:
@@ -331,14 +252,10 @@ def _numbers(x: Tensor, k: float, alpha: float, beta: float, relu: bool) -> tupl
     return number(k), number(alpha), number(beta), number(0 if relu else -math.inf)
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
 @torch.library.custom_op("alexnet::response_norm", mutates_args=(), device_types="cpu")
 def _response_norm(x: Tensor, size: int, k: float, alpha: float, beta: float, towers: int, relu: bool) -> Tensor:
     y = torch.empty_like(x, memory_format=torch.channels_last)
-    before, after, (n, channels, h, w) = _flat(_channels_last(x)), _flat(y), x.shape
+    before, after, (n, channels, h, w) = flat(channels_last(x)), flat(y), x.shape
     maps, numbers = channels // towers, _numbers(x, k, alpha, beta, relu)
     known = _known(x, size, beta, maps)
 
@@ -355,7 +272,7 @@ def _response_norm_backward(
     g: Tensor, x: Tensor, size: int, k: float, alpha: float, beta: float, towers: int, relu: bool
 ) -> Tensor:
     dx = torch.empty_like(x, memory_format=torch.channels_last)
-    memory, gradients, out = _flat(_channels_last(x)), _flat(_channels_last(g)), _flat(dx)
+    memory, gradients, out = flat(channels_last(x)), flat(channels_last(g)), flat(dx)
     n, channels, h, w = x.shape
     maps, numbers = channels // towers, _numbers(x, k, alpha, beta, relu)
     known = _known(x, size, beta, maps)
@@ -368,102 +285,31 @@ def _response_norm_backward(
     return dx
 
 
-_WIDEST_POOL = 16  # which place of a window was the largest is kept in eight bits
-
-
-def _pooled(side: int, pool: int, stride: int) -> int:
-    """Windows along a side, the last one cut where it reaches over the edge (torch's ceil_mode)."""
-    return -(-(side - pool) // stride) + 1 - (-(-(side - pool) // stride) * stride >= side)
-
-
-@torch.library.custom_op("alexnet::response_norm_pool", mutates_args=(), device_types="cpu")
-def _response_norm_pool(
-    x: Tensor, size: int, k: float, alpha: float, beta: float, towers: int, relu: bool, pool: int, stride: int
-) -> tuple[Tensor, Tensor]:
-    y, which = _shape_pooled(x, pool, stride)
-    arrays = _flat(_channels_last(x)), _flat(y), _flat(which)
-    shape, maps = (*x.shape[2:], *y.shape[2:]), x.shape[1] // towers
-    numbers, known = _numbers(x, k, alpha, beta, relu), _known(x, size, beta, maps, pool)
-
-    def part(start: int, stop: int) -> None:
-        _pool_forward(*arrays, start, stop, shape, stride, maps, towers, *numbers, known)
-
-    in_parallel(part, len(x))
-    return y, which
-
-
-@torch.library.custom_op("alexnet::response_norm_pool_backward", mutates_args=(), device_types="cpu")
-def _response_norm_pool_backward(
-    g: Tensor,
-    x: Tensor,
-    which: Tensor,
-    size: int,
-    k: float,
-    alpha: float,
-    beta: float,
-    towers: int,
-    relu: bool,
-    pool: int,
-    stride: int,
-) -> Tensor:
-    dx = torch.empty_like(x, memory_format=torch.channels_last)
-    arrays = _flat(_channels_last(x)), _flat(_channels_last(g)), _flat(_channels_last(which)), _flat(dx)
-    shape, maps = (*x.shape[2:], *g.shape[2:]), x.shape[1] // towers
-    numbers, known = _numbers(x, k, alpha, beta, relu), _known(x, size, beta, maps, pool)
-
-    def part(start: int, stop: int) -> None:
-        _pool_backward(*arrays, start, stop, shape, stride, maps, towers, *numbers, known)
-
-    in_parallel(part, len(x))
-    return dx
-
-
-def _shape_pooled(x: Tensor, *constants: Any) -> tuple[Tensor, Tensor]:
-    """Empty results for `response_norm_pool`: the pooled activities, and which of its window each is."""
-    pool, stride = constants[-2:]
-    n, channels, height, width = x.shape
-    shape = (n, channels, _pooled(height, pool, stride), _pooled(width, pool, stride))
-    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    return y, torch.empty(shape, dtype=torch.uint8, device=x.device, memory_format=torch.channels_last)
-
-
-def _memory(x: Tensor) -> np.ndarray:
-    """(N, C, H, W) activities as an (N, H, W, C) array, float32 unless they are float64; copied only where needed."""
-    return _wide(x.detach()).permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def _tensor(memory: np.ndarray, like: Tensor) -> Tensor:
-    """An (N, H, W, C) array as (N, C, H, W) activities of the type of `like`."""
-    result = torch.empty_like(like, memory_format=torch.channels_last)
-    return result.copy_(torch.from_numpy(memory).permute(0, 3, 1, 2))
-
-
-def _constants(x: np.ndarray, k: float, alpha: float, beta: float) -> tuple[Any, Any, Any]:
-    number = x.dtype.type
-    return number(k), number(alpha), number(beta)
-
-
 @torch.library.custom_op("alexnet::map_norm", mutates_args=(), device_types="cpu")
 def _map_norm(x: Tensor, size: int, k: float, alpha: float, beta: float) -> Tensor:
-    memory, maps = _memory(x), x.shape[1]
-    out, shape = np.empty_like(memory), (*memory.shape[:2], memory.shape[2] * maps)
-    rows, y = memory.reshape(shape), out.reshape(shape)
-    constants = _constants(memory, k, alpha, beta)
-    in_parallel(lambda start, stop: _map_forward(rows, y, start, stop, *constants, beta == 0.75, size, maps), len(rows))
-    return _tensor(out, x)
+    y = torch.empty_like(x, memory_format=torch.channels_last)
+    before, after, (n, maps, height, w) = flat(channels_last(x)), flat(y), x.shape
+    numbers, known = _numbers(x, k, alpha, beta, relu=False)[:3], _known(x, 0, beta, w * maps)
+
+    def part(start: int, stop: int) -> None:
+        _map_forward(before, after, start, stop, height, w * maps, maps, size, *numbers, known)
+
+    in_parallel(part, n)
+    return y
 
 
 @torch.library.custom_op("alexnet::map_norm_backward", mutates_args=(), device_types="cpu")
 def _map_norm_backward(g: Tensor, x: Tensor, size: int, k: float, alpha: float, beta: float) -> Tensor:
-    memory, maps = _memory(x), x.shape[1]
-    out, shape = np.empty_like(memory), (*memory.shape[:2], memory.shape[2] * maps)
-    rows, g_rows, dx = (array.reshape(shape) for array in (memory, _memory(g), out))
-    constants = _constants(memory, k, alpha, beta)
-    in_parallel(
-        lambda start, stop: _map_backward(rows, g_rows, dx, start, stop, *constants, beta == 0.75, size, maps),
-        len(rows),
-    )
-    return _tensor(out, x)
+    dx = torch.empty_like(x, memory_format=torch.channels_last)
+    memory, gradients, out = flat(channels_last(x)), flat(channels_last(g)), flat(dx)
+    n, maps, height, w = x.shape
+    numbers, known = _numbers(x, k, alpha, beta, relu=False)[:3], _known(x, 0, beta, w * maps)
+
+    def part(start: int, stop: int) -> None:
+        _map_backward(memory, gradients, out, start, stop, height, w * maps, maps, size, *numbers, known)
+
+    in_parallel(part, n)
+    return dx
 
 
 def _register(forward: Any, backward: Any) -> None:
@@ -492,24 +338,6 @@ _register(_response_norm, _response_norm_backward)
 _register(_map_norm, _map_norm_backward)
 
 
-def _keep_pooled(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, *ctx.constants = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(x, output[1])
-
-
-def _gradient_pooled(ctx: Any, g: Tensor, _which: None) -> tuple[Any, ...]:
-    x, which = ctx.saved_tensors
-    return (_response_norm_pool_backward(g, x, which, *ctx.constants), *(None for _ in ctx.constants))
-
-
-_response_norm_pool.register_fake(_shape_pooled)
-_response_norm_pool_backward.register_fake(
-    lambda _g, x, *_: torch.empty_like(x, memory_format=torch.channels_last),
-)
-_response_norm_pool.register_autograd(_gradient_pooled, setup_context=_keep_pooled)
-
-
 # Triton is imported when a GPU first needs it.
 
 
@@ -525,22 +353,6 @@ def _(g: Tensor, x: Tensor, *constants: Any) -> Tensor:
     from alexnet.kernels import response_norm_triton
 
     return response_norm_triton.backward(g, x, *constants)
-
-
-@_response_norm_pool.register_kernel("cuda")
-def _(x: Tensor, *constants: Any) -> tuple[Tensor, Tensor]:
-    from alexnet.kernels import response_norm_triton
-
-    y, which = _shape_pooled(x, *constants)
-    response_norm_triton.pool_forward(x, y, which, *constants)
-    return y, which
-
-
-@_response_norm_pool_backward.register_kernel("cuda")
-def _(g: Tensor, x: Tensor, which: Tensor, *constants: Any) -> Tensor:
-    from alexnet.kernels import response_norm_triton
-
-    return response_norm_triton.pool_backward(g, x, which, *constants)
 
 
 @_map_norm.register_kernel("cuda")
@@ -624,40 +436,4 @@ def map_norm(x: Tensor, *, size: int, k: float, alpha: float, beta: float) -> Te
     if not _has_kernel(x):
         return map_norm_reference(x, size=size, k=k, alpha=alpha, beta=beta)
     result: Tensor = _map_norm(x, size, k, alpha, beta)
-    return result
-
-
-def response_norm_pool(
-    x: Tensor,
-    *,
-    size: int,
-    k: float,
-    alpha: float,
-    beta: float,
-    towers: int = 1,
-    relu: bool = False,
-    pool: int,
-    stride: int,
-) -> Tensor:
-    """`response_norm` and the largest of each `pool` x `pool` places of its result, in one pass (4.3, 4.4).
-
-    Args:
-        x, size, k, alpha, beta, towers, relu: As for `response_norm`.
-        pool: Side of a window, in places.
-        stride: Places from one window to the next; a window that reaches over the right or the lower edge is cut.
-
-    Returns:
-        (N, C, rows, columns), what torch's `max_pool2d` with `ceil_mode` makes of `response_norm`'s result: the same
-        numbers, and on the CPU the same gradients in float32. In channels_last memory on a CPU and a GPU.
-
-    Raises:
-        ValueError: As `response_norm`; no window fits, or a side or stride below 1.
-    """
-    _check(x, size, towers)
-    if pool < 1 or stride < 1 or min(_pooled(side, pool, stride) for side in x.shape[2:]) < 1:
-        raise ValueError(f"pool and stride must be at least 1 and fit the maps, {tuple(x.shape)}; got {pool}, {stride}")
-    if not _has_kernel(x) or x.dtype == torch.float64 or pool > _WIDEST_POOL:
-        y = response_norm(x, size=size, k=k, alpha=alpha, beta=beta, towers=towers, relu=relu)
-        return F.max_pool2d(y, pool, stride, ceil_mode=True)
-    result: Tensor = _response_norm_pool(x, size, k, alpha, beta, towers, relu, pool, stride)[0]
     return result

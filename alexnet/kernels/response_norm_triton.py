@@ -102,66 +102,6 @@ def _backward(
 
 
 @triton.jit
-def _pool_forward(
-    x, y, which, places, maps, channels, height, width, out_height, out_width, k, alpha, beta,
-    before: tl.constexpr, after: tl.constexpr, relu: tl.constexpr, square_roots: tl.constexpr,
-    side: tl.constexpr, step: tl.constexpr, rows: tl.constexpr, padded: tl.constexpr,
-):  # fmt: skip
-    """As `_forward`, a program for some pooled places: each normalises the places of its window."""
-    row = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)[:, None]
-    column = tl.arange(0, padded)[None, :]
-    inside = (row < places) & (column < maps)
-    top, left = row // out_width % out_height * step, row % out_width * step
-    picture = row // out_width // out_height
-    best = tl.full((rows, padded), float("-inf"), tl.float32)
-    chosen = tl.zeros((rows, padded), tl.int32)
-    for place in range(side * side):  # not unrolled, which would take more registers than there are
-        h, w = top + place // side, left + place % side
-        here = inside & (h < height) & (w < width)
-        at = ((picture * height + h) * width + w) * channels + tl.program_id(1) * maps + column
-        a = _rectified(tl.load(x + at, here, 0.0).to(tl.float32), relu)
-        divisor = _divisor(x, at, here, column, maps, k, alpha, before, after, relu)
-        scale, _ = _powers(divisor, beta, square_roots)
-        value = (a * scale).to(y.dtype.element_ty).to(tl.float32)  # compared as they would have been stored
-        greater = here & ((value > best) | (value != value))
-        best, chosen = tl.where(greater, value, best), tl.where(greater, place, chosen)
-    out = row * channels + tl.program_id(1) * maps + column
-    tl.store(y + out, best.to(y.dtype.element_ty), inside)
-    tl.store(which + out, chosen.to(tl.uint8), inside)
-
-
-@triton.jit
-def _pool_backward(
-    g, x, which, dx, places, maps, channels, height, width, out_height, out_width, k, alpha, beta,
-    before: tl.constexpr, after: tl.constexpr, relu: tl.constexpr, square_roots: tl.constexpr,
-    side: tl.constexpr, step: tl.constexpr, rows: tl.constexpr, padded: tl.constexpr,
-):  # fmt: skip
-    """As `_backward`, with the gradients of the windows that chose each place."""
-    row = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)[:, None]
-    column = tl.arange(0, padded)[None, :]
-    inside = (row < places) & (column < maps)
-    h, w = row // width % height, row % width
-    picture = row // width // height
-    gradient = tl.zeros((rows, padded), tl.float32)
-    windows: tl.constexpr = (side + step - 1) // step  # that hold a row
-    for n in tl.static_range(windows * windows):
-        i, j = h // step - (windows - 1) + n // windows, w // step - (windows - 1) + n % windows
-        there = inside & (i >= 0) & (i < out_height) & (j >= 0) & (j < out_width)
-        there = there & (h - i * step < side) & (w - j * step < side)
-        out = ((picture * out_height + i) * out_width + j) * channels + tl.program_id(1) * maps + column
-        place = (h - i * step) * side + w - j * step
-        took = there & (tl.load(which + out, there, 255).to(tl.int32) == place)
-        gradient += tl.load(g + out, took, 0.0).to(tl.float32)
-    at = row * channels + tl.program_id(1) * maps + column
-    divisor = _divisor(x, at, inside, column, maps, k, alpha, before, after, relu)
-    a = tl.load(x + at, inside, 0.0).to(tl.float32)
-    result = _returned(
-        a, gradient, divisor, inside, column, maps, alpha, beta, before, after, relu, square_roots
-    )  # fmt: skip
-    tl.store(dx + at, result.to(dx.dtype.element_ty), inside)
-
-
-@triton.jit
 def _map_divisor(x, at, inside, h, w, height, width, channels, k, alpha, before: tl.constexpr, after: tl.constexpr):
     """k + alpha * the sum of squares over the places around, in the same map."""
     total = tl.zeros(at.shape, tl.float32)
@@ -259,56 +199,6 @@ def backward(g: Tensor, x: Tensor, size: int, k: float, alpha: float, beta: floa
     n, channels, h, w = x.shape
     maps = channels // towers
     _launch(_backward, (g, x, dx), n * h * w, maps, towers, k, alpha, beta, relu=relu, **_window(size, maps, beta))
-    return dx
-
-
-def pool_forward(
-    x: Tensor,
-    y: Tensor,
-    which: Tensor,
-    size: int,
-    k: float,
-    alpha: float,
-    beta: float,
-    towers: int,
-    relu: bool,
-    pool: int,
-    stride: int,
-) -> None:
-    """`response_norm_pool`; y and which (the place in its window of each) are written, in channels_last memory."""
-    maps = x.shape[1] // towers
-    (*_, height, width), (n, _, out_height, out_width) = x.shape, y.shape
-    sides = (height, width, out_height, out_width)
-    _launch(
-        *(_pool_forward, (_channels_last(x), y, which), n * out_height * out_width, maps, towers),
-        *(*sides, k, alpha, beta),
-        **{"relu": relu, "side": pool, "step": stride, **_window(size, maps, beta)},
-    )
-
-
-def pool_backward(
-    g: Tensor,
-    x: Tensor,
-    which: Tensor,
-    size: int,
-    k: float,
-    alpha: float,
-    beta: float,
-    towers: int,
-    relu: bool,
-    pool: int,
-    stride: int,
-) -> Tensor:
-    """The gradient of `response_norm_pool`'s activities."""
-    g, x, which = (_channels_last(a) for a in (g, x, which))
-    dx = torch.empty_like(x, memory_format=torch.channels_last)
-    maps = x.shape[1] // towers
-    sides = (*x.shape[2:], *g.shape[2:])
-    _launch(
-        *(_pool_backward, (g, x, which, dx), len(x) * sides[0] * sides[1], maps, towers),
-        *(*sides, k, alpha, beta),
-        **{"relu": relu, "side": pool, "step": stride, **_window(size, maps, beta)},
-    )
     return dx
 
 

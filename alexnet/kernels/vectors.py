@@ -5,7 +5,7 @@ functions below, on vectors and single numbers. LLVM makes them into whatever ve
 
 Arrays are one-dimensional: float32, float64, or 16 bits wide, which NumPy and Numba know no arithmetic for: uint16
 holds bfloat16, int16 holds float16. The latter are float32 in vectors, and are rounded to the nearest, ties to even,
-when stored. In arrays of uint8 are small whole numbers, float32 in vectors.
+when stored. Vectors of uint8 hold names of things: they are chosen among and compared, not computed with.
 """
 
 import operator
@@ -17,12 +17,12 @@ from numba import extending
 from numba.core import cgutils, types
 from numba.extending import models, overload, register_model
 
+from alexnet.kernels import compiled
+
 LANES = 8
 intrinsic: Any = extending.intrinsic  # its own type says that the first argument, the context, is to be given
 
-_I8, _I16, _I32, _F32 = (
-    ir.VectorType(lane, LANES) for lane in (ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.FloatType())
-)
+_I16, _I32, _F32 = (ir.VectorType(lane, LANES) for lane in (ir.IntType(16), ir.IntType(32), ir.FloatType()))
 Code = tuple[Any, Callable[..., Any]]  # what an intrinsic returns: its signature, and what writes its instructions
 
 
@@ -37,12 +37,13 @@ class Vector(types.Type):
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, vector: Vector) -> None:
-        lane = ir.DoubleType() if vector.lane == types.float64 else ir.FloatType()
+        lane = {types.float64: ir.DoubleType(), types.uint8: ir.IntType(8)}.get(vector.lane, ir.FloatType())
         super().__init__(manager, vector, ir.VectorType(lane, LANES))
 
 
-def _held(array: Any) -> Vector:
-    return Vector(types.float64 if array.dtype == types.float64 else types.float32)
+def _held(number: Any) -> Vector:
+    """The vector that numbers of a type are loaded as."""
+    return Vector(number if number in (types.float64, types.uint8) else types.float32)
 
 
 def _all(vector: Any, value: float) -> ir.Constant:
@@ -98,8 +99,6 @@ def _unpack(builder: Any, array: Any, stored: Any) -> Any:
 
 
 def _pack(builder: Any, array: Any, value: Any) -> Any:
-    if array.dtype == types.uint8:
-        return builder.fptoui(value, _I8)
     if array.dtype == types.uint16:
         return builder.trunc(_to_bfloat16(builder, value), _I16)
     return builder.trunc(_to_float16(builder, value), _I16) if array.dtype == types.int16 else value
@@ -112,10 +111,17 @@ def _place(context: Any, builder: Any, array: Any, memory: Any, index: Any) -> t
     return one, builder.bitcast(one, kind.as_pointer()), kind, array.dtype.bitwidth // 8
 
 
+@compiled
+def lanes(rest, whole):  # type: ignore[no-untyped-def]
+    """How many of a vector's numbers to load or store: those that there are, `rest`, or all where the tuple `whole` has
+    an entry, so that it is known when the loop is compiled."""
+    return LANES if len(whole) == 1 else rest
+
+
 @intrinsic
 def load(_context: Any, array: Any, index: Any, count: Any) -> Code:  # noqa: ARG001 (Numba gives all)
     """The numbers array[index : index + LANES]; zeros from the `count`th on."""
-    result = _held(array)
+    result = _held(array.dtype)
 
     def code(context: Any, builder: Any, _signature: Any, arguments: Sequence[Any]) -> Any:
         memory, at, number = arguments
@@ -135,8 +141,6 @@ def load(_context: Any, array: Any, index: Any, count: Any) -> Code:  # noqa: AR
         stored = builder.phi(kind)
         stored.add_incoming(all_of_it, from_whole)
         stored.add_incoming(some_of_it, from_rest)
-        if array.dtype == types.uint8:
-            return builder.uitofp(stored, _F32)
         return _unpack(builder, array, stored)
 
     return result(array, types.intp, types.intp), code
@@ -180,9 +184,15 @@ def fetch(_context: Any, array: Any, index: Any) -> Code:  # noqa: ARG001
     return types.void(array, types.intp), code
 
 
-def _lanewise(arguments: Sequence[Any], write: Callable[..., Any]) -> Code:
-    """An intrinsic on vectors and numbers, at least one a vector; `write(builder, *vectors)` its instructions."""
-    result = next(argument for argument in arguments if isinstance(argument, Vector))
+def _lanewise(write: Callable[..., Any], *groups: Sequence[Any]) -> Code:
+    """An intrinsic on vectors and numbers; `write(builder, *vectors)` its instructions.
+
+    Args:
+        groups: The types of the arguments, those that are to be alike together, at least one of each a vector. The
+            result is like the last.
+    """
+    alike = [next(argument for argument in group if isinstance(argument, Vector)) for group in groups]
+    given = [(argument, kind) for group, kind in zip(groups, alike, strict=True) for argument in group]
 
     def code(_context: Any, builder: Any, signature: Any, values: Sequence[Any]) -> Any:
         vectors = (
@@ -191,7 +201,7 @@ def _lanewise(arguments: Sequence[Any], write: Callable[..., Any]) -> Code:
         )
         return write(builder, *vectors)
 
-    return result(*(kind if isinstance(kind, Vector) else result.lane for kind in arguments)), code
+    return alike[-1](*(argument if isinstance(argument, Vector) else kind.lane for argument, kind in given)), code
 
 
 def _by_name(name: str) -> Callable[..., Any]:
@@ -212,7 +222,7 @@ def _operator(function: Callable[..., Any], write: Callable[..., Any]) -> None:
 
     @intrinsic
     def operation(_context: Any, a: Any, b: Any) -> Code:
-        return _lanewise((a, b), write)
+        return _lanewise(write, (a, b))
 
     @overload(function, strict=False)  # so that it may have annotations
     def chosen(a: Any, b: Any) -> Callable[..., Any] | None:
@@ -242,13 +252,27 @@ def guess(_context: Any, a: Any) -> Code:
         quarter = builder.lshr(builder.bitcast(a, bits), _all(bits, 2))
         return builder.bitcast(builder.sub(_all(bits, _GUESS[a.type.element]), quarter), a.type)
 
-    return _lanewise((a,), write)
+    return _lanewise(write, (a,))
+
+
+@intrinsic
+def every(_context: Any, value: Any) -> Code:
+    """The vector of which every number is `value`, of its type."""
+
+    def code(_context: Any, builder: Any, _signature: Any, arguments: Sequence[Any]) -> Any:
+        return _spread(builder, arguments[0])
+
+    return _held(value)(value), code
 
 
 @intrinsic
 def at_least(_context: Any, a: Any, low: Any) -> Code:
     """`low` where a is below it; NaN stays."""
-    return _lanewise((a, low), lambda builder, a, low: builder.select(builder.fcmp_ordered("<", a, low), low, a))
+
+    def write(builder: Any, a: Any, low: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("<", a, low), low, a)
+
+    return _lanewise(write, (a, low))
 
 
 @intrinsic
@@ -258,23 +282,17 @@ def where_above(_context: Any, a: Any, low: Any, value: Any) -> Code:
     def write(builder: Any, a: Any, low: Any, value: Any) -> Any:
         return builder.select(builder.fcmp_ordered("<=", a, low), _all(value.type, 0.0), value)
 
-    return _lanewise((a, low, value), write)
+    return _lanewise(write, (a, low, value))
 
 
 @intrinsic
-def where_equal(_context: Any, a: Any, b: Any, value: Any) -> Code:
-    """`value` where a == b, zero elsewhere."""
+def where_named(_context: Any, names: Any, name: Any, value: Any) -> Code:
+    """`value` where a vector of uint8 is `name`, zero elsewhere."""
 
-    def write(builder: Any, a: Any, b: Any, value: Any) -> Any:
-        return builder.select(builder.fcmp_ordered("==", a, b), value, _all(value.type, 0.0))
+    def write(builder: Any, names: Any, name: Any, value: Any) -> Any:
+        return builder.select(builder.icmp_unsigned("==", names, name), value, _all(value.type, 0.0))
 
-    return _lanewise((a, b, value), write)
-
-
-@intrinsic
-def like(_context: Any, a: Any, value: Any) -> Code:
-    """A vector like `a`, every number of it `value`."""
-    return _lanewise((a, value), lambda _builder, _a, value: value)
+    return _lanewise(write, (names, name), (value,))
 
 
 @intrinsic
@@ -285,4 +303,4 @@ def if_greater(_context: Any, a: Any, b: Any, yes: Any, no: Any) -> Code:
         greater = builder.or_(builder.fcmp_ordered(">", a, b), builder.fcmp_unordered("uno", a, a))
         return builder.select(greater, yes, no)
 
-    return _lanewise((a, b, yes, no), write)
+    return _lanewise(write, (a, b), (yes, no))

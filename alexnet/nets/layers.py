@@ -1,4 +1,4 @@
-"""The layers that torch does not have: the 2012 geometry, response normalisation and the paper's dropout."""
+"""The layers that torch lacks or is slow in: the 2012 geometry, normalisation, pooling and the paper's dropout."""
 
 import math
 from collections.abc import Iterable
@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from alexnet.kernels.dropout import dropout
 from alexnet.kernels.local import locally_connected
+from alexnet.kernels.pool import average_pool, max_pool
 from alexnet.kernels.response_norm import map_norm, response_norm
 from alexnet.recipe import Conv, MapNorm, Net, ResponseNorm, conv_side
 
@@ -100,6 +101,33 @@ class MapNormalisation(nn.Module):
         return str(self.norm)
 
 
+class _Pooling(nn.Module):
+    """What one number is made of: size x size places, `stride` apart; windows over the edge are cut (section 4.4)."""
+
+    def __init__(self, size: int, stride: int) -> None:
+        super().__init__()
+        self.size, self.stride = size, stride
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, stride={self.stride}"
+
+
+class MaxPooling(_Pooling):
+    """The largest of each window."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, side, side) -> (N, C, out, out)."""
+        return max_pool(x, size=self.size, stride=self.stride)
+
+
+class AveragePooling(_Pooling):
+    """The mean of each window (the 2012 program's CIFAR-10 nets; not in the paper)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, side, side) -> (N, C, out, out)."""
+        return average_pool(x, size=self.size, stride=self.stride)
+
+
 class Dropout(nn.Module):
     """Zeroes each output with probability p while training; multiplies by 1 - p otherwise (section 5.2).
 
@@ -153,8 +181,8 @@ def after(conv: Conv, net: Net) -> Iterable[nn.Module]:
         elif step == "normalise_map" and net.normalise_map is not None:
             yield MapNormalisation(net.normalise_map)
         elif step == "pool":
-            kind = nn.MaxPool2d if conv.pooling == "max" else nn.AvgPool2d
-            yield kind(net.pool_size, net.pool_stride, ceil_mode=True)
+            kind = MaxPooling if conv.pooling == "max" else AveragePooling
+            yield kind(net.pool_size, net.pool_stride)
 
 
 def activation(net: Net) -> nn.Module:

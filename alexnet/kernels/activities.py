@@ -1,0 +1,19 @@
+"""Activities as the flat arrays that compiled loops take: in channels_last memory, a place's maps side by side."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# 16-bit types, which NumPy and Numba have no arithmetic for, as whole numbers (see vectors.py).
+_BITS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """(N, C, H, W) in channels_last memory; copied only if it is not."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def flat(x: Tensor) -> np.ndarray:
+    """(N, C, H, W) activities in channels_last memory -> the same memory as a flat array."""
+    x = x.detach().permute(0, 2, 3, 1).reshape(-1)
+    return x.view(_BITS.get(x.dtype, x.dtype)).numpy()
