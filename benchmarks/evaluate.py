@@ -107,7 +107,7 @@ class First:
     """The first `count` pictures of a split."""
 
     def __init__(self, split: Split, count: int) -> None:
-        self.size, self.labels, self.image = split.size, split.labels[:count], split.image
+        self.size, self.labels, self.image, self.images = split.size, split.labels[:count], split.image, split.images
 
     def __len__(self) -> int:
         return len(self.labels)

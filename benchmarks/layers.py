@@ -144,7 +144,7 @@ def main() -> None:
     product, copy = matrix_product(device, dtype), memory_copy(device)
     ways = {part.name: replayed(part.way, device) for part in parts}
     ways |= {"step": lambda: step(images, labels), "product": product.way, "copy": copy.way}
-    found = medians(in_turn(ways, options.repeats, device, calls=20 if device.type == "cuda" else 1))
+    found = medians(in_turn(ways, options.repeats, device, calls=20 if device.type == "cuda" else 1, again=True))
     products, copies = product.amount / found["product"], copy.amount / found["copy"]
     report(parts, found, products, copies, options.json, about(device) | {"batch": options.batch, "type": str(dtype)})
 

@@ -42,7 +42,12 @@ def seconds(way: Callable[[], object], device: torch.device) -> float:
 
 
 def in_turn(
-    ways: Mapping[str, Callable[[], object]], repeats: int, device: torch.device | str = "cpu", calls: int = 1
+    ways: Mapping[str, Callable[[], object]],
+    repeats: int,
+    device: torch.device | str = "cpu",
+    calls: int = 1,
+    *,
+    again: bool = False,
 ) -> dict[str, list[float]]:
     """The seconds of each way, called in turn so that a slow spell of the machine meets all; the first call warms up.
 
@@ -51,6 +56,8 @@ def in_turn(
         repeats: Times that each is timed.
         device: Where they work.
         calls: Calls per timing, whose mean is taken: more than one where a call takes less than a millisecond.
+        again: Whether each timing comes after a call that is not timed, so that a way finds the memory that it freed
+            and not what another left.
     """
 
     def several(way: Callable[[], object]) -> None:
@@ -61,6 +68,8 @@ def in_turn(
     found: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(repeats + 1):
         for name, way in ways.items():
+            if repeat and again:
+                way()
             spent = seconds(way if repeat == 0 else lambda way=way: several(way), device)  # type: ignore[misc]
             if repeat:
                 found[name].append(spent / calls)

@@ -1,11 +1,24 @@
 """Vectors in Numba's loops against torch's conversions and NumPy's arithmetic."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 
 from alexnet.kernels import compiled
-from alexnet.kernels.vectors import LANES, at_least, every, guess, if_greater, load, store, where_above, where_named
+from alexnet.kernels.vectors import (
+    LANES,
+    at_least,
+    every,
+    fused,
+    guess,
+    if_greater,
+    load,
+    store,
+    where_above,
+    where_named,
+)
 
 EVERY = torch.arange(65536, dtype=torch.int32).to(torch.int16)  # every pattern of 16 bits
 BITS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
@@ -70,6 +83,22 @@ def test_arithmetic_is_numpys(kind):
     compute(a, b, out.reshape(-1), names, kind(1))
     assert (names == np.where((a > b) | np.isnan(a), 255, 7)).all()
     np.testing.assert_allclose(out, expected, rtol=1e-6 if kind == np.float32 else 1e-14)
+
+
+@compiled
+def rounding_error(a, b, out, minus_one):
+    x, y = load(a, 0, LANES), load(b, 0, LANES)
+    store(out, 0, fused(x, y, minus_one * (x * y)), LANES)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_fused_rounds_once(kind):
+    a, b = np.random.default_rng(0).normal(size=(2, LANES)).astype(kind)
+    out = np.empty(LANES, kind)
+    rounding_error(a, b, out, kind(-1))
+    exact = [Fraction(float(x)) * Fraction(float(y)) - Fraction(float(x * y)) for x, y in zip(a, b, strict=True)]
+    assert out.any()
+    assert [Fraction(float(value)) for value in out] == exact
 
 
 @compiled

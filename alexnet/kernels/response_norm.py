@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from alexnet.kernels import compiled, has_triton, in_parallel, note
 from alexnet.kernels.activities import channels_last, flat
-from alexnet.kernels.vectors import LANES, at_least, fetch, guess, lanes, load, store, where_above
+from alexnet.kernels.vectors import LANES, at_least, fetch, fused, guess, lanes, load, store, where_above
 
 
 def _divide(x: Tensor, divisor: Tensor, beta: float) -> Tensor:
@@ -78,8 +78,8 @@ def _known(x: Tensor, size: int, beta: float, count: int) -> tuple[tuple[int, ..
 def _nearer(divisor, y):  # type: ignore[no-untyped-def]
     """A step towards y = divisor**-0.25; of a relative error e / 4 there remains about 0.03 * e**3."""
     square = y * y
-    error = 1.0 - divisor * square * square  # in this order, which cannot overflow
-    return y + y * (error * (error * 0.15625 + 0.25))
+    error = fused(divisor * square, -1.0 * square, 1.0)  # in this order, which cannot overflow
+    return fused(y * error, fused(error, 0.15625, 0.25), y)
 
 
 @compiled

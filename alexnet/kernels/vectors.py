@@ -256,6 +256,12 @@ def guess(_context: Any, a: Any) -> Code:
 
 
 @intrinsic
+def fused(_context: Any, a: Any, b: Any, c: Any) -> Code:
+    """a * b + c, rounded once."""
+    return _lanewise(_by_name("fma"), (a, b, c))
+
+
+@intrinsic
 def every(_context: Any, value: Any) -> Code:
     """The vector of which every number is `value`, of its type."""
 
