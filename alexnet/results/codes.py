@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.checked import require
+from alexnet.learning.device import has_bfloat16
 
 HIDDEN = 512
 STEPS, BATCH, RATE = 3000, 256, 1e-3
@@ -41,10 +42,10 @@ class Autoencoder(nn.Module):
 
     def forward(self, activities: Tensor) -> Tensor:
         """(N, width) normalised activities -> (N, width), made again from the codes."""
-        soft = self.encoder(activities).tanh()  # (N, bits)
+        soft = self.encoder(activities).float().tanh()  # (N, bits); in 16 bits `hard` would not be -1 or 1
         hard = soft.sign() + soft - soft.detach()
         made: Tensor = self.decoder(hard)
-        return made
+        return made.float()
 
     @torch.no_grad()
     def codes(self, activities: np.ndarray) -> np.ndarray:
@@ -70,7 +71,7 @@ class Fit:
 def train_autoencoder(
     activities: np.ndarray, bits: int, *, seed: int = 0, steps: int | None = None
 ) -> tuple[Autoencoder, Fit]:
-    """An autoencoder for activities, trained by Adam on batches drawn from them.
+    """An autoencoder for activities, trained by Adam on batches drawn from them, in bfloat16 where the CPU has it.
 
     Args:
         activities: (N, width) float, in memory or mapped.
@@ -90,11 +91,13 @@ def train_autoencoder(
     sample = torch.from_numpy(next(_batches(activities, generator, 4096)))
     net.mean.copy_(sample.mean(0))
     net.scale.copy_((sample - net.mean).square().mean().sqrt().clamp_min(1e-12))
+    fast = has_bfloat16(torch.device("cpu"))
     optimiser = torch.optim.Adam(net.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _, batch in zip(range(steps), _batches(activities, generator, BATCH), strict=False):
         wanted = net.normalised(torch.from_numpy(batch))
-        loss = (net(wanted) - wanted).square().mean()
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+            loss = (net(wanted) - wanted).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
