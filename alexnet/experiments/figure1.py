@@ -22,7 +22,7 @@ from alexnet.recipes import recipe_named
 from alexnet.results.figures import LIGHT
 
 DATA = CIFAR10
-RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
+RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 SEARCH_EPOCHS = 3
 TARGET = 0.25
 EPOCHS = 80  # at most; the paper's tanh net took 36
