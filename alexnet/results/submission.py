@@ -61,7 +61,10 @@ def submission(
                 f"runs must take pictures of the same size; {run} and {runs[0]} do not: submit each by itself"
             )
     if len(classes) < GUESSES:
-        raise ValueError(f"runs must know at least {GUESSES} classes, of which so many are guessed; got {len(classes)}")
+        raise ValueError(
+            f"runs must know at least {GUESSES} classes, of which so many are guessed; got {len(classes)}: name runs "
+            "trained on the contest's own"
+        )
     numbers = numbers_of(classes, Path(ids))
     pictures = numbered(Path(folder))
     chosen = choose_device(device)
