@@ -31,6 +31,7 @@ from alexnet.recipe import Change, Recipe
 from alexnet.recipes import RECIPES, recipe_named
 from alexnet.results import codes
 from alexnet.results.evaluate import evaluate
+from alexnet.results.history import History
 from alexnet.results.report import report
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -149,7 +150,7 @@ def test_a_net_that_diverges_does_not_end_the_experiment(
     assert [len(row.ours) for row in found.rows] == [1, 0]
     assert "tanh (4.1), seed 0: loss must stay finite" in found.notes
     monkeypatch.setattr(figure1, "RATES", (0.001, 0.01))
-    monkeypatch.setattr(figure1, "SEARCH_EPOCHS", 1)
+    monkeypatch.setattr(figure1, "ROUNDS", (("search", 1, None, 1),))
     monkeypatch.setattr(figure1, "EPOCHS", 1)
 
     def too_fast(self: Lab, name: str, recipe: Recipe, **options: object) -> Path:
@@ -175,11 +176,17 @@ def test_a_larger_set_of_another_size_is_told_before_anything_is_trained(
 def test_figure1_searches_rates_and_compares_epochs(
     store: Path, tmp_path: Path, trainings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figure1, "RATES", (0.001, 0.01))
-    monkeypatch.setattr(figure1, "SEARCH_EPOCHS", 1)
+    monkeypatch.setattr(figure1, "RATES", (0.0001, 0.001, 0.01))
+    monkeypatch.setattr(figure1, "ROUNDS", (("search", 1, None, 2), ("final", 2, 0.25, 1)))
     found = reproduce("figure1", tmp_path, store, recipe=RECIPE, epochs=12)
-    assert trainings[:2] == ["search-relu-0.001", "search-relu-0.01"]
-    assert trainings[-1] == "tanh-0"
+    assert trainings[:3] == ["search-relu-0.0001", "search-relu-0.001", "search-relu-0.01"]
+    assert (trainings[5], trainings[-1]) == ("relu-0", "tanh-0")
+    errors = {n: History.read(tmp_path / "figure1" / n).epochs[-1]["train_error"] for n in trainings[:5]}
+    finals = [name.replace("final", "search") for name in trainings[3:5]]
+    (out,) = set(trainings[:3]) - set(finals)
+    assert max(errors[name] for name in finals) <= errors[out]
+    best = found.notes[0].removeprefix("ReLU: learning rate ").split(", of")[0]
+    assert errors[f"final-relu-{best}"] == min(errors[name] for name in trainings[3:5])
     curves = found.numbers["training_error"]
     for activation in ("relu", "tanh"):
         recipe = Recipe.from_json((tmp_path / f"figure1/{activation}-0/recipe.json").read_text(encoding="utf-8"))

@@ -1,14 +1,15 @@
 """Figure 1: a four-layer net with ReLUs reaches 25 % training error on CIFAR-10 several times faster than with tanh.
 
-    alexnet reproduce figure1 --data STORE        CIFAR-10, 32 pixels; some 90 epochs of a small net for each seed
+    alexnet reproduce figure1 --data STORE        CIFAR-10, 32 pixels; 120 epochs of a small net, 45 for a further seed
 
 The net is the 2012 program's of 18 % (three convolutions and one full layer) without its normalisation, decay or
-translations: "no regularization of any kind". For each of the two nonlinearities the rate is that one of RATES which
-has the lowest training error after a short training.
+translations: "no regularization of any kind". For each of the two nonlinearities all RATES are tried shortly, the best
+two longer: what is ahead after three epochs need not be first at the target.
 """
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -23,8 +24,9 @@ from alexnet.results.figures import LIGHT
 
 DATA = CIFAR10
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
-SEARCH_EPOCHS = 3
 TARGET = 0.25
+# Of the search: their runs' name, epochs, the training error at which they end, and how many rates are left after.
+ROUNDS = (("search", 3, None, 2), ("final", 16, TARGET, 1))
 EPOCHS = 80  # at most; the paper's tanh net took 36
 Activation = Literal["relu", "tanh"]
 STYLES = {"relu": ("ReLU", "-"), "tanh": ("tanh", "--")}
@@ -55,16 +57,20 @@ def recipe_for(activation: Activation, rate: float, *, epochs: int, seed: int, b
 
 
 def fastest_rate(lab: Lab, activation: Activation) -> float:
-    """The rate of the lowest training error after a short training, seed 0."""
-    found = {}
-    for rate in RATES:
-        recipe = recipe_for(activation, rate, epochs=SEARCH_EPOCHS, seed=0, base=lab.recipe)
-        recipe = replace(recipe, until_train_error=None)  # all rates are compared after as many epochs
-        try:
-            found[rate] = lab.training_errors(lab.trained(f"search-{activation}-{rate:g}", recipe, whole=True))[-1]
-        except DivergenceError:
-            found[rate] = math.inf
-    return min(found, key=lambda rate: found[rate])
+    """The rate that has the fewest epochs to TARGET, or else the lowest training error, in the ROUNDS; seed 0."""
+    rates: Sequence[float] = RATES
+    for name, epochs, until, left in ROUNDS:
+        found = {}
+        for rate in rates:
+            recipe = recipe_for(activation, rate, epochs=epochs, seed=0, base=lab.recipe)
+            recipe = replace(recipe, until_train_error=until)
+            try:
+                errors = lab.training_errors(lab.trained(f"{name}-{activation}-{rate:g}", recipe, whole=True))
+                found[rate] = epochs_to_target(errors) or math.inf, errors[-1]
+            except DivergenceError:
+                found[rate] = math.inf, math.inf
+        rates = sorted(found, key=found.__getitem__)[:left]
+    return rates[0]
 
 
 def epochs_to_target(errors: list[float]) -> float | None:
