@@ -1,11 +1,26 @@
 """Activities as the flat arrays that compiled loops take: in channels_last memory, a place's maps side by side."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 # 16-bit types, which NumPy and Numba have no arithmetic for, as whole numbers (see vectors.py).
 _BITS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
+
+
+def check(x: Tensor) -> None:
+    """Raise a ValueError unless x is (N, C, H, W) of a floating type."""
+    if x.ndim != 4:
+        raise ValueError(f"x must have four dimensions (pictures, maps, rows, columns); got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise ValueError(f"x must be of a floating type; got {x.dtype}")
+
+
+def number(x: Tensor) -> Any:
+    """NumPy's type of the numbers that x is computed in: float64 if it is of that, else float32."""
+    return np.float64 if x.dtype == torch.float64 else np.float32
 
 
 def channels_last(x: Tensor) -> Tensor:

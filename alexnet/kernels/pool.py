@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexnet.kernels import compiled, in_parallel
-from alexnet.kernels.activities import channels_last, flat
+from alexnet.kernels.activities import channels_last, check, flat, number
 from alexnet.kernels.vectors import LANES, every, if_greater, lanes, load, store, where_named
 
 # What must be known when the loops are compiled comes as the lengths of tuples, for each of which Numba compiles anew:
@@ -158,17 +158,12 @@ def _backward(g, which, dx, start, stop, shape, stride, maps, zero, known):  # t
                 _place(g, which, dx, to, at, line, maps, many[:rows], many[:columns], place, edges, stride, zero, known)
 
 
-def _zero(x: Tensor) -> Any:
-    """0 of the type that x is computed in."""
-    return np.float64(0) if x.dtype == torch.float64 else np.float32(0)
-
-
 _NO_NAMES = np.empty(0, np.uint8)  # of which of its window a mean is
 
 
 def _run(x: Tensor, y: Tensor, which: np.ndarray, size: int, stride: int, *, mean: bool) -> None:
     before, after, shape, maps = flat(channels_last(x)), flat(y), (*x.shape[2:], *y.shape[2:]), x.shape[1]
-    zero, known = _zero(x), _known(size, maps, mean=mean)
+    zero, known = number(x)(0), _known(size, maps, mean=mean)
 
     def part(start: int, stop: int) -> None:
         _forward(before, after, which, start, stop, shape, stride, maps, zero, known)
@@ -178,7 +173,7 @@ def _run(x: Tensor, y: Tensor, which: np.ndarray, size: int, stride: int, *, mea
 
 def _run_back(g: Tensor, which: np.ndarray, dx: Tensor, size: int, stride: int, *, mean: bool) -> None:
     gradients, out, shape, maps = flat(channels_last(g)), flat(dx), (*dx.shape[2:], *g.shape[2:]), g.shape[1]
-    zero, known = _zero(g), _known(size, maps, mean=mean)
+    zero, known = number(g)(0), _known(size, maps, mean=mean)
 
     def part(start: int, stop: int) -> None:
         _backward(gradients, which, out, start, stop, shape, stride, maps, zero, known)
@@ -266,10 +261,7 @@ _WIDEST = 16  # side of a window whose places eight bits can name
 
 
 def _check(x: Tensor, size: int, stride: int) -> None:
-    if x.ndim != 4:
-        raise ValueError(f"x must have four dimensions (pictures, maps, rows, columns); got {tuple(x.shape)}")
-    if not x.is_floating_point():
-        raise ValueError(f"x must be of a floating type; got {x.dtype}")
+    check(x)
     if size < 1 or stride < 1 or min(_side(side, size, stride) for side in x.shape[2:]) < 1:
         raise ValueError(f"size and stride must be at least 1 and fit the maps, {tuple(x.shape)}; got {size}, {stride}")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexnet.kernels import compiled, has_triton, in_parallel, note
-from alexnet.kernels.activities import channels_last, flat
+from alexnet.kernels.activities import channels_last, check, flat, number
 from alexnet.kernels.vectors import LANES, at_least, fetch, fused, guess, lanes, load, store, where_above
 
 
@@ -248,8 +248,8 @@ def _map_backward(x, g, dx, start, stop, height, width, maps, size, k, alpha, be
 
 def _numbers(x: Tensor, k: float, alpha: float, beta: float, relu: bool) -> tuple[Any, Any, Any, Any]:
     """The constants, and the least value of an activity, in the type that x is computed in."""
-    number = np.float64 if x.dtype == torch.float64 else np.float32
-    return number(k), number(alpha), number(beta), number(0 if relu else -math.inf)
+    kind = number(x)
+    return kind(k), kind(alpha), kind(beta), kind(0 if relu else -math.inf)
 
 
 @torch.library.custom_op("alexnet::response_norm", mutates_args=(), device_types="cpu")
@@ -380,10 +380,7 @@ def _has_kernel(x: Tensor) -> bool:
 
 
 def _check(x: Tensor, size: int, towers: int) -> None:
-    if x.ndim != 4:
-        raise ValueError(f"x must have four dimensions (pictures, maps, rows, columns); got {tuple(x.shape)}")
-    if not x.is_floating_point():
-        raise ValueError(f"x must be of a floating type; got {x.dtype}")
+    check(x)
     if size < 1:
         raise ValueError(f"size must be at least 1; got {size}")
     if towers < 1 or x.shape[1] % towers:
