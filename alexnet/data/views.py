@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from alexnet.data.augment import View, ten_views
-from alexnet.kernels import in_parallel
 from alexnet.kernels.augment import place
+from alexnet.kernels.parallel import in_parallel
 
 
 def check_views(number: int) -> None:

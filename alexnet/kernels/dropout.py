@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.kernels import compiled, has_triton, in_parallel, note
+from alexnet.kernels import compiled, has_triton, note
+from alexnet.kernels.parallel import in_parallel
 
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _WEYL = 0x9E3779B9, 0xBB67AE85  # added to the key in each round

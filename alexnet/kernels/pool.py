@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexnet.kernels import compiled, in_parallel
+from alexnet.kernels import compiled
 from alexnet.kernels.activities import channels_last, check, flat, number
+from alexnet.kernels.parallel import in_parallel
 from alexnet.kernels.vectors import LANES, every, if_greater, lanes, load, store, where_named
 
 # What must be known when the loops are compiled comes as the lengths of tuples, for each of which Numba compiles anew:

@@ -7,16 +7,30 @@ Activities of 16 bits are widened and rounded in the loops. Results do not depen
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexnet.kernels import compiled, has_triton, in_parallel, note
+from alexnet.kernels import compiled, has_triton, note
 from alexnet.kernels.activities import channels_last, check, flat, number
-from alexnet.kernels.vectors import LANES, at_least, fetch, fused, guess, lanes, load, store, where_above
+from alexnet.kernels.parallel import in_parallel
+from alexnet.kernels.vectors import (
+    LANES,
+    around,
+    at_least,
+    every,
+    fetch,
+    first_of,
+    fused,
+    guess,
+    lanes,
+    load,
+    store,
+    where_above,
+)
 
 
 def _divide(x: Tensor, divisor: Tensor, beta: float) -> Tensor:
@@ -56,22 +70,36 @@ def map_norm_reference(x: Tensor, *, size: int, k: float, alpha: float, beta: fl
     return _divide(a, k + alpha * total, beta).to(x.dtype)
 
 
-# The loops of `response_norm` take flat arrays and the place of the first activity in each. With towers of 48 maps
-# LLVM's own vectors leave a third of the maps to be done one by one, so the vectors are written out (see vectors.py).
-# `low` is 0 with a ReLU and minus infinity without.
+# The loops of `response_norm` take flat arrays and the place of the first activity in each. They go along a tower by
+# vectors (see vectors.py) and keep the one before and the one after, which windows reach into: LLVM's own vectors would
+# leave a third of 48 maps to be done one by one, and what was stored cannot be read at another offset at once. `low` is
+# 0 with a ReLU and minus infinity without.
 #
 # The window's size, and a few answers, must be known when the loops are compiled. They come as the lengths of tuples,
 # which Numba compiles a function anew for: closures would do it too, but Numba does not find what it kept of those
 # that call each other.
 
-_BLOCK = 512  # activities: what is stored must have left the store buffer before sums of neighbours can be read fast
+_WIDEST = 2 * LANES + 1  # of the windows that reach no further
 _AHEAD = 1024  # activities: how far ahead of the loop memory is asked for; half of it for what will be written
 
 
-def _known(x: Tensor, size: int, beta: float, count: int) -> tuple[tuple[int, ...], ...]:
-    """Lengths: the window; steps that make the power, 0 for `pow`; whether vectors fit `count` activities."""
-    steps = 0 if beta != 0.75 else 3 if x.dtype == torch.float64 else 2
-    return tuple((0,) * int(length) for length in (size, steps, count % LANES == 0))
+class _Known(NamedTuple):
+    """Tuples whose lengths are the window's numbers before an activity, in all, and after it; the steps that make the
+    power, 0 for `pow`; and 1 where vectors fit the activities of a row."""
+
+    before: tuple[int, ...]
+    size: tuple[int, ...]
+    after: tuple[int, ...]
+    steps: tuple[int, ...]
+    whole: tuple[int, ...]
+
+
+def _known(x: Tensor, size: int, beta: float, count: int) -> _Known:
+    """What is known of windows of `size`, the power `beta`, and `count` activities in a row."""
+    # One step leaves 2e-4 of a power, a tenth of what rounding to bfloat16 does; two leave float32's rounding.
+    steps = 0 if beta != 0.75 else {torch.float64: 3, torch.bfloat16: 1}.get(x.dtype, 2)
+    lengths = size // 2, size, size - 1 - size // 2, steps, count % LANES == 0
+    return _Known(*((0,) * int(length) for length in lengths))
 
 
 @compiled
@@ -88,9 +116,9 @@ def _powers(divisor, beta, known):  # type: ignore[no-untyped-def]
 
     Those would take most of the time.
     """
-    if len(known[1]) > 0:
+    if len(known.steps) > 0:
         y = guess(divisor)
-        for _ in range(len(known[1])):
+        for _ in range(len(known.steps)):
             y = _nearer(divisor, y)
         y = where_above(math.inf, divisor, y)  # 0, not NaN, where the squares have overflowed
         square = y * y
@@ -99,75 +127,67 @@ def _powers(divisor, beta, known):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _around(values, at, known):  # type: ignore[no-untyped-def]
-    """The sums of a window's number of values side by side."""
-    total = load(values, at, LANES)
-    for j in range(1, len(known[0])):
-        total = total + load(values, at + j, LANES)
-    return total
+def _activities(x, at, i, maps, low, zero, known):  # type: ignore[no-untyped-def]
+    """Activities i to i + LANES of the `maps` that begin at `at`, after the ReLU; zeros behind the last."""
+    if i >= maps:
+        return zero
+    return at_least(load(x, at + i, lanes(maps - i, known.whole)), low)
 
 
 @compiled
-def _square(x, at, squares, rows, maps, towers, low, known):  # type: ignore[no-untyped-def]
-    """Squares of `rows` places; between the towers there remain zeros, for what lies outside a tower."""
-    size = len(known[0])
-    stride = -(-maps // LANES) * LANES + size - 1
-    for tower in range(rows * towers):
+def _forward(x, x_at, y, y_at, towers, maps, k, alpha, beta, low, known):  # type: ignore[no-untyped-def]
+    """As many towers at as many places, each of `maps` activities side by side."""
+    zero = every(type(k)(0))
+    for tower in range(towers):
+        x_tower, y_tower, before = x_at + tower * maps, y_at + tower * maps, zero
+        a = _activities(x, x_tower, 0, maps, low, zero, known)
+        here = a * a
         for i in range(0, maps, LANES):
-            a = at_least(load(x, at + tower * maps + i, lanes(maps - i, known[2])), low)
-            store(squares, tower * stride + size // 2 + i, a * a, LANES)
+            fetch(x, x_tower + i + _AHEAD)
+            fetch(y, y_tower + i + _AHEAD // 2)
+            following = _activities(x, x_tower, i + LANES, maps, low, zero, known)
+            after = following * following
+            divisor = fused(around(before, here, after, known.before, known.size), alpha, k)
+            store(y, y_tower + i, a * _powers(divisor, beta, known)[0], lanes(maps - i, known.whole))
+            a, before, here = following, here, after
 
 
 @compiled
-def _forward(x, x_at, y, y_at, places, maps, towers, k, alpha, beta, low, known):  # type: ignore[no-untyped-def]
-    block = max(1, _BLOCK // (maps * towers))
-    stride = -(-maps // LANES) * LANES + len(known[0]) - 1
-    squares = np.zeros(block * towers * stride, type(k))
-    for place in range(0, places, block):
-        rows, done = min(block, places - place), place * towers * maps
-        _square(x, x_at + done, squares, rows, maps, towers, low, known)
-        for tower in range(rows * towers):
-            for i in range(0, maps, LANES):
-                at, count = done + tower * maps + i, lanes(maps - i, known[2])
-                fetch(x, x_at + at + _AHEAD)
-                fetch(y, y_at + at + _AHEAD // 2)
-                a = at_least(load(x, x_at + at, count), low)
-                divisor = k + alpha * _around(squares, tower * stride + i, known)
-                store(y, y_at + at, a * _powers(divisor, beta, known)[0], count)
+def _give_back(dx, at, a, direct, before, here, after, factor, low, count, known):  # type: ignore[no-untyped-def]
+    total = around(before, here, after, known.after, known.size)
+    store(dx, at, where_above(a, low, fused(factor * a, total, direct)), count)
 
 
 @compiled
-def _backward(x, x_at, g, g_at, dx, dx_at, places, maps, towers, k, alpha, beta, low, known):  # type: ignore[no-untyped-def]
+def _backward(x, x_at, g, g_at, dx, dx_at, towers, maps, k, alpha, beta, low, known):  # type: ignore[no-untyped-def]
     # dx_i = g_i d_i^-beta - 2 alpha beta a_i * (sum over the j whose window holds i of g_j a_j d_j^(-beta - 1)).
-    # The divisors d are computed anew: to have kept and to read them would take longer.
-    size = len(known[0])
-    after = size - 1 - size // 2
-    block = max(1, _BLOCK // (maps * towers))
-    width = -(-maps // LANES) * LANES
-    stride = width + size - 1
-    squares, through = np.zeros(block * towers * stride, type(k)), np.zeros(block * towers * stride, type(k))
-    direct, factor = np.empty(block * towers * width, type(k)), type(k)(2) * alpha * beta
-    for place in range(0, places, block):
-        rows, done = min(block, places - place), place * towers * maps
-        _square(x, x_at + done, squares, rows, maps, towers, low, known)
-        for tower in range(rows * towers):
-            for i in range(0, maps, LANES):
-                at, count = done + tower * maps + i, lanes(maps - i, known[2])
-                fetch(x, x_at + at + _AHEAD)
-                fetch(dx, dx_at + at + _AHEAD // 2)
-                a = at_least(load(x, x_at + at, count), low)
-                divisor = k + alpha * _around(squares, tower * stride + i, known)
-                scale, inverse = _powers(divisor, beta, known)
-                value = load(g, g_at + at, count) * scale
-                store(direct, tower * width + i, value, LANES)
-                store(through, tower * stride + after + i, value * a * inverse, count)
-        for tower in range(rows * towers):
-            for i in range(0, maps, LANES):
-                at, count = done + tower * maps + i, lanes(maps - i, known[2])
-                fetch(g, g_at + at + _AHEAD)
-                a, total = load(x, x_at + at, count), _around(through, tower * stride + i, known)
-                value = load(direct, tower * width + i, LANES) - factor * a * total
-                store(dx, dx_at + at, where_above(a, low, value), count)
+    # The divisors d are computed anew: to have kept and to read them would take longer. What lies behind the sum,
+    # `through`, must be known of the next vector too, so that dx is written one behind.
+    zero, factor = every(type(k)(0)), type(k)(-2) * alpha * beta
+    for tower in range(towers):
+        x_tower, g_tower, dx_tower = x_at + tower * maps, g_at + tower * maps, dx_at + tower * maps
+        a = _activities(x, x_tower, 0, maps, low, zero, known)
+        before, here, last, direct, through_before, through = zero, a * a, zero, zero, zero, zero
+        for i in range(0, maps, LANES):
+            fetch(x, x_tower + i + _AHEAD)
+            fetch(g, g_tower + i + _AHEAD)
+            fetch(dx, dx_tower + i + _AHEAD // 2)
+            following = _activities(x, x_tower, i + LANES, maps, low, zero, known)
+            after = following * following
+            divisor = fused(around(before, here, after, known.before, known.size), alpha, k)
+            scale, inverse = _powers(divisor, beta, known)
+            value = load(g, g_tower + i, lanes(maps - i, known.whole)) * scale
+            through_after = value * a * inverse
+            if len(known.whole) == 0:
+                through_after = first_of(through_after, maps - i)
+            if i > 0:
+                to = dx_tower + i - LANES
+                _give_back(dx, to, last, direct, through_before, through, through_after, factor, low, LANES, known)
+            last, direct, through_before, through = a, value, through, through_after
+            a, before, here = following, here, after
+        to = (maps - 1) // LANES * LANES
+        count = lanes(maps - to, known.whole)
+        _give_back(dx, dx_tower + to, last, direct, through_before, through, zero, factor, low, count, known)
 
 
 # The loops of `map_norm` see all maps of a picture's row as one row: a map's next activity lies `maps` further. The
@@ -198,7 +218,7 @@ def _map_square(x, at, squares, before, stride, height, width, known):  # type: 
     """Squares of a picture, `before` rows down; those around remain zeros, for what lies outside the map."""
     for h in range(height):
         for i in range(0, width, LANES):
-            a = load(x, at + h * width + i, lanes(width - i, known[2]))
+            a = load(x, at + h * width + i, lanes(width - i, known.whole))
             store(squares, (before + h) * stride + i, a * a, LANES)
 
 
@@ -213,7 +233,7 @@ def _map_forward(x, y, start, stop, height, width, maps, size, k, alpha, beta, k
         for h in range(height):
             _rows_added(squares, h, size, stride, width, sums, before * maps)
             for i in range(0, width, LANES):
-                at, count = (n * height + h) * width + i, lanes(width - i, known[2])
+                at, count = (n * height + h) * width + i, lanes(width - i, known.whole)
                 scale, _ = _powers(k + alpha * _apart(sums, i, size, maps), beta, known)
                 store(y, at, load(x, at, count) * scale, count)
 
@@ -232,7 +252,7 @@ def _map_backward(x, g, dx, start, stop, height, width, maps, size, k, alpha, be
         for h in range(height):
             _rows_added(squares, h, size, stride, width, sums, before * maps)
             for i in range(0, width, LANES):
-                at, count = (n * height + h) * width + i, lanes(width - i, known[2])
+                at, count = (n * height + h) * width + i, lanes(width - i, known.whole)
                 scale, inverse = _powers(k + alpha * _apart(sums, i, size, maps), beta, known)
                 value = load(g, at, count) * scale
                 store(direct, h * stride + i, value, LANES)
@@ -240,7 +260,7 @@ def _map_backward(x, g, dx, start, stop, height, width, maps, size, k, alpha, be
         for h in range(height):
             _rows_added(through, h, size, stride, width, sums_back, after * maps)
             for i in range(0, width, LANES):
-                at, count = (n * height + h) * width + i, lanes(width - i, known[2])
+                at, count = (n * height + h) * width + i, lanes(width - i, known.whole)
                 total = _apart(sums_back, i, size, maps)
                 value = load(direct, h * stride + i, LANES) - factor * load(x, at, count) * total
                 store(dx, at, value, count)
@@ -261,7 +281,7 @@ def _response_norm(x: Tensor, size: int, k: float, alpha: float, beta: float, to
 
     def part(start: int, stop: int) -> None:
         at = start * channels
-        _forward(before, at, after, at, stop - start, maps, towers, *numbers, known)
+        _forward(before, at, after, at, (stop - start) * towers, maps, *numbers, known)
 
     in_parallel(part, n * h * w)
     return y
@@ -279,7 +299,7 @@ def _response_norm_backward(
 
     def part(start: int, stop: int) -> None:
         at = start * channels
-        _backward(memory, at, gradients, at, out, at, stop - start, maps, towers, *numbers, known)
+        _backward(memory, at, gradients, at, out, at, (stop - start) * towers, maps, *numbers, known)
 
     in_parallel(part, n * h * w)
     return dx
@@ -394,7 +414,8 @@ def response_norm(
 
     Args:
         x: (N, C, H, W) activities, of any floating type; sums are made in float32 or better.
-        size: The paper's n: map i's window is i - size // 2 to i - size // 2 + size - 1, cut at its tower's ends.
+        size: The paper's n: map i's window is i - size // 2 to i - size // 2 + size - 1, cut at its tower's ends. Above
+            33, plain torch computes it on a CPU.
         k, alpha, beta: The paper's constants. (The 2012 program, torch and Caffe divide alpha by size; a caller who
             wants that passes it divided.)
         towers: Number of equal groups of maps; no window reaches into another group.
@@ -407,7 +428,7 @@ def response_norm(
         ValueError: The towers do not divide the maps, or a size below 1.
     """
     _check(x, size, towers)
-    if not _has_kernel(x):
+    if not _has_kernel(x) or (x.device.type == "cpu" and size > _WIDEST):
         return response_norm_reference(x, size=size, k=k, alpha=alpha, beta=beta, towers=towers, relu=relu)
     result: Tensor = _response_norm(x, size, k, alpha, beta, towers, relu)
     return result

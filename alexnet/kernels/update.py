@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.kernels import compiled, has_triton, in_parallel, note
+from alexnet.kernels import compiled, has_triton, note
+from alexnet.kernels.parallel import in_parallel
 
 _WHOLE = 2**18  # elements below which waking a thread costs more than its help gains
 _PLAIN, _FORMATS = torch.contiguous_format, {4: torch.channels_last}

@@ -1,25 +1,27 @@
-"""Eight numbers at a time in Numba's loops, where LLVM does not find the vectors itself or finds poor ones.
+"""Sixteen numbers at a time in Numba's loops, where LLVM does not find the vectors itself or finds poor ones.
 
 A compiled function (`alexnet.kernels.compiled`) calls `load` and `store` and computes in between with + - * / and the
-functions below, on vectors and single numbers. LLVM makes them into whatever vectors the machine has.
+functions below, on vectors and single numbers. LLVM makes them into whatever vectors the machine has: one of AVX-512's,
+or several, whose computations then overlap.
 
 Arrays are one-dimensional: float32, float64, or 16 bits wide, which NumPy and Numba know no arithmetic for: uint16
 holds bfloat16, int16 holds float16. The latter are float32 in vectors, and are rounded to the nearest, ties to even,
-when stored. Vectors of uint8 hold names of things: they are chosen among and compared, not computed with.
+when stored; a processor that rounds to bfloat16 itself makes subnormal numbers zeros. Vectors of uint8 hold names of
+things: they are chosen among and compared, not computed with.
 """
 
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import binding, ir  # type: ignore[import-untyped]
 from numba import extending
 from numba.core import cgutils, types
 from numba.extending import models, overload, register_model
 
 from alexnet.kernels import compiled
 
-LANES = 8
+LANES = 16
 intrinsic: Any = extending.intrinsic  # its own type says that the first argument, the context, is to be given
 
 _I16, _I32, _F32 = (ir.VectorType(lane, LANES) for lane in (ir.IntType(16), ir.IntType(32), ir.FloatType()))
@@ -84,6 +86,19 @@ def _to_float16(builder: Any, value: Any) -> Any:
     return builder.or_(result, builder.lshr(sign, _all(_I32, 16)))
 
 
+class _BFloat16(ir.Type):
+    """LLVM's type, which llvmlite does not name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat16)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat16)
+
+
 def _to_bfloat16(builder: Any, value: Any) -> Any:
     """float32 -> bits of bfloat16, as 32-bit numbers."""
     bits = builder.bitcast(value, _I32)
@@ -98,8 +113,16 @@ def _unpack(builder: Any, array: Any, stored: Any) -> Any:
     return _from_float16(builder, builder.zext(stored, _I32)) if array.dtype == types.int16 else stored
 
 
-def _pack(builder: Any, array: Any, value: Any) -> Any:
+def _rounds_to_bfloat16(context: Any) -> bool:
+    """Whether the processor that code is made for does, and LLVM knows how to ask it; else it would call a function."""
+    _, _, features = context.codegen().magic_tuple()
+    return binding.llvm_version_info[0] >= 20 and "+avx512bf16" in features
+
+
+def _pack(context: Any, builder: Any, array: Any, value: Any) -> Any:
     if array.dtype == types.uint16:
+        if _rounds_to_bfloat16(context):
+            return builder.bitcast(builder.fptrunc(value, ir.VectorType(_BFloat16(), LANES)), _I16)
         return builder.trunc(_to_bfloat16(builder, value), _I16)
     return builder.trunc(_to_float16(builder, value), _I16) if array.dtype == types.int16 else value
 
@@ -153,7 +176,7 @@ def store(_context: Any, array: Any, index: Any, value: Any, count: Any) -> Code
     def code(context: Any, builder: Any, _signature: Any, arguments: Sequence[Any]) -> Any:
         memory, at, numbers, number = arguments
         one, many, kind, size = _place(context, builder, array, memory, at)
-        packed = _pack(builder, array, numbers)
+        packed = _pack(context, builder, array, numbers)
         part = cgutils.alloca_once(builder, kind)
         with builder.if_else(builder.icmp_signed(">=", number, number.type(LANES))) as (whole, rest):
             with whole:
@@ -262,6 +285,27 @@ def fused(_context: Any, a: Any, b: Any, c: Any) -> Code:
 
 
 @intrinsic
+def around(_context: Any, before: Any, here: Any, after: Any, first: Any, size: Any) -> Code:
+    """The sums of numbers side by side in three vectors: for each of `here`, `size` numbers from `first` before it on.
+
+    Args:
+        first, size: Tuples of that length, so that they are known when the loop is compiled; no window may reach
+            further than the vectors beside.
+    """
+
+    def code(_context: Any, builder: Any, _signature: Any, arguments: Sequence[Any]) -> Any:
+        left, middle, right, *_ = arguments
+        total = None
+        for start in range(-len(first), len(size) - len(first)):
+            a, b, offset = (left, middle, start + LANES) if start < 0 else (middle, right, start)
+            shifted = builder.shuffle_vector(a, b, ir.Constant(_I32, list(range(offset, offset + LANES))))
+            total = shifted if total is None else builder.fadd(total, shifted)
+        return total
+
+    return here(before, here, after, first, size), code
+
+
+@intrinsic
 def every(_context: Any, value: Any) -> Code:
     """The vector of which every number is `value`, of its type."""
 
@@ -279,6 +323,19 @@ def at_least(_context: Any, a: Any, low: Any) -> Code:
         return builder.select(builder.fcmp_ordered("<", a, low), low, a)
 
     return _lanewise(write, (a, low))
+
+
+@intrinsic
+def first_of(_context: Any, value: Any, count: Any) -> Code:  # noqa: ARG001
+    """`value`, but zero from the `count`th number on."""
+
+    def code(_context: Any, builder: Any, _signature: Any, arguments: Sequence[Any]) -> Any:
+        vector, number = arguments
+        places = ir.Constant(_I32, list(range(LANES)))
+        kept = builder.icmp_signed("<", places, _spread(builder, builder.trunc(number, ir.IntType(32))))
+        return builder.select(kept, vector, _all(vector.type, 0.0))
+
+    return value(value, types.intp), code
 
 
 @intrinsic
