@@ -8,10 +8,12 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from alexnet.data.peers import GRACE_SECONDS, OthersTell, tells
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES, recipe_named
 
@@ -28,13 +30,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    options = parser().parse_args(arguments)
     try:
+        options = parser().parse_args(arguments)
         status: int = options.run_command(options)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt as stop:
         return say("stopped", 128 + getattr(stop, "signal", 2))
+    except OthersTell:
+        time.sleep(GRACE_SECONDS)  # else torchrun might see this process end first, and end the one that tells
+        return 2
     except BrokenPipeError:
         # Whoever read our output has left; Python would complain once more when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -72,9 +77,25 @@ def store_place(text: str) -> str | Path:
     return text if "://" in text else Path(text)
 
 
+def folder(text: str) -> Path:
+    """A folder on the command line that is written to, which no address can be."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text} must be a folder; copy it to an address once it is complete")
+    return Path(text)
+
+
+class Parser(argparse.ArgumentParser):
+    """Of several processes with one command line, one tells what is wrong with it."""
+
+    def error(self, message: str) -> NoReturn:
+        if not tells():
+            raise OthersTell
+        super().error(message)
+
+
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="alexnet", description='The paper "ImageNet Classification with Deep CNNs" (2012) as one program.'
     )
     top.add_argument("-V", "--version", action=VersionAction, nargs=0, help="print the version")
@@ -142,7 +163,7 @@ def run_recipes(options: argparse.Namespace) -> int:
 
 def prepare_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("source", metavar="SOURCE", type=Path, help="folder with a folder per class, or CIFAR-10")
-    one.add_argument("store", metavar="STORE", type=Path, help="folder to write")
+    one.add_argument("store", metavar="STORE", type=folder, help="folder to write")
     one.add_argument("--size", type=int, default=256, help="side of the stored squares, in pixels")
     one.add_argument("--encoding", choices=("raw", "jpeg"), default="raw", help="how pictures are kept")
     one.add_argument(
@@ -211,10 +232,10 @@ def run_train(options: argparse.Namespace) -> int:
 
     try:
         recipe = asked_recipe(options)
-    except ValueError as error:  # the same in all of torchrun's processes
-        if leads():
+    except ValueError as error:  # the same in all processes of a machine
+        if tells():
             raise
-        raise SystemExit(2) from error
+        raise OthersTell from error
     outcome = train(
         options.store,
         options.run,

@@ -168,7 +168,7 @@ def test_towers_talk_before_conv3_and_the_full_layers_only(folder: Path) -> None
 def test_mistakes_are_told_by_one_process(case: str, words: str, folder: Path) -> None:
     said = [found[case] for found in results(folder, "mistakes")]
     assert len([text for text in said if words in text]) == 1
-    assert [text for text in said if words not in text] == ["SystemExit: 2"]
+    assert [text for text in said if words not in text] == ["OthersTell: 2"]
 
 
 def test_a_killed_process_costs_what_was_done_since_the_last_checkpoint(folder: Path) -> None:

@@ -33,6 +33,18 @@ def life_of_store() -> str:
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 
+class OthersTell(SystemExit):
+    """Another of the processes that torchrun has started tells what is wrong; this one ends with status 2."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+
+def tells() -> bool:
+    """Whether this process is the one of its machine that tells what all there find: in their common command line."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 class PeerError(ValueError):
     """Another process has failed, and says why itself."""
 

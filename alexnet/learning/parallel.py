@@ -25,12 +25,12 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from alexnet.data.ahead import cores
-from alexnet.data.peers import life_of_store
+from alexnet.data.peers import LostError, OthersTell, life_of_store, tells
 from alexnet.data.store import Store
 from alexnet.learning.device import choose_device
 from alexnet.learning.exchange import Group, all_rows, split_cross_entropy
 from alexnet.learning.split import Dims, check_split, deal, split, whole
-from alexnet.learning.watch import Watch, watched
+from alexnet.learning.watch import Watch, one_line, watched
 from alexnet.nets.alexnet import AlexNet
 from alexnet.recipe import Net, Recipe
 
@@ -105,7 +105,7 @@ class Team:
 
         Raises:
             ValueError, OSError: As raised inside, in the first process where it was; it is the one that tells.
-            SystemExit: In the others.
+            OthersTell: In the others.
         """
         failed: Exception | None = None
         try:
@@ -121,11 +121,11 @@ class Team:
         if True in told:
             if failed and told.index(True) == self.rank:
                 raise failed
-            raise SystemExit(2)
+            raise OthersTell
 
     def alike(self, error: Exception) -> BaseException:
         """What to raise for an error that all processes come to alike: one of them tells it."""
-        return error if self.leads else SystemExit(2)
+        return error if self.leads else OthersTell()
 
     def check_same(self, facts: Callable[[], Mapping[str, Any]]) -> None:
         """Raise a ValueError, which one process tells, where processes differ in what they must have in common.
@@ -141,12 +141,12 @@ class Team:
         dist.all_gather_object(told, here)
         ours = told[0][1]
         for rank, (machine, theirs) in enumerate(told):
-            for name in ours:
-                if theirs[name] != ours[name]:
+            for name in ours | theirs:
+                if theirs.get(name) != ours.get(name):
                     raise self.alike(
                         ValueError(
                             f"{name} must be the same in all processes; in process {rank} on machine {machine} it is "
-                            f"{theirs[name]!r}, in process 0 {ours[name]!r}: start all of them alike"
+                            f"{theirs.get(name)!r}, in process 0 {ours.get(name)!r}: start all of them alike"
                         )
                     )
 
@@ -291,11 +291,11 @@ def joined(scheme: str, device: str | torch.device | None, seconds: float) -> It
 
     Raises:
         ValueError: No such scheme, or one that does not suit how the process was started or this machine's GPUs.
+        LostError: The other processes have not come.
+        OthersTell: Another process of this machine raises one of these.
     """
-    if fault := _fault(scheme, seconds):
-        if os.environ.get("RANK", "0") == "0":  # the others find the same
-            raise ValueError(fault)
-        raise SystemExit(2)
+    if fault := _fault(scheme, seconds):  # which the others of this machine find too
+        raise ValueError(fault) if tells() else OthersTell
     if scheme == "none":
         yield Team(device=choose_device(device))
         return
@@ -311,15 +311,24 @@ def joined(scheme: str, device: str | torch.device | None, seconds: float) -> It
 def _join(device: str | torch.device | None, seconds: float) -> None:
     """Join torchrun's processes, until this one ends: joining a second time is not provided for."""
     gpus = torch.cuda.is_available() and str(device) != "cpu"
-    store, rank, world = next(rendezvous("env://", timeout=timedelta(seconds=max(seconds, START_SECONDS))))
-    store = PrefixStore(f"life {life_of_store()}", store)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if gpus else "gloo",
-        store=store,
-        rank=rank,
-        world_size=world,
-        timeout=timedelta(seconds=2 * seconds),
-    )
+    try:
+        store, rank, world = next(rendezvous("env://", timeout=timedelta(seconds=max(seconds, START_SECONDS))))
+        store = PrefixStore(f"life {life_of_store()}", store)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if gpus else "gloo",
+            store=store,
+            rank=rank,
+            world_size=world,
+            timeout=timedelta(seconds=2 * seconds),
+        )
+    except RuntimeError as error:  # dist.DistError is one
+        if not tells():
+            raise OthersTell from error
+        raise LostError(
+            f"process {os.environ['RANK']} (machine {socket.gethostname()}) has waited in vain for all "
+            f"{os.environ['WORLD_SIZE']} processes to come; another machine may say why, or have another command "
+            f"({one_line(error)})"
+        ) from error
     atexit.register(dist.destroy_process_group)
 
 
@@ -345,11 +354,13 @@ def _own_gpu(device: str | torch.device | None) -> str | torch.device | None:
     """The GPU of this process's number on its machine, where there are GPUs and another device is not asked for.
 
     Raises:
-        ValueError: This machine has fewer GPUs than processes.
+        ValueError: This machine has fewer GPUs than processes, or one of them is asked for by its number.
     """
     count = torch.cuda.device_count()
     if not count or str(device) == "cpu":
         return device
+    if device is not None and str(device) != "cuda":
+        raise ValueError(f"device must be cpu, or cuda: of several processes each takes the next GPU; got {device}")
     local, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if here > count:
         raise ValueError(

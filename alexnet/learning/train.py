@@ -23,7 +23,7 @@ from alexnet.data.writer import alone
 from alexnet.kernels import note
 from alexnet.learning import checkpoint
 from alexnet.learning.checkpoint import Checkpoint, Progress
-from alexnet.learning.device import has_bfloat16
+from alexnet.learning.device import autocast_wanted, has_bfloat16
 from alexnet.learning.finetune import take_weights
 from alexnet.learning.measure import measure
 from alexnet.learning.memory import keep_freed_memory
@@ -114,7 +114,7 @@ def train(
             the processes do not suit the scheme, or differ in what they are to train.
         DivergenceError: The loss is not finite.
         OSError: A file cannot be written; the last checkpoint stays.
-        SystemExit: Another of several processes raises one of these.
+        OthersTell: Another of several processes raises one of these.
     """
     run = Path(run)
     with joined(parallel, device, hang_seconds) as team:
@@ -249,7 +249,12 @@ def agreed(
     """The recipe that the leading process has settled on, once all processes have been found to want the same."""
     chosen: Recipe = team.told(settled)
     begun = team.told((run / "recipe.json").exists())
-    asked = {"parallel": team.scheme, "micro_batch": micro_batch}
+    precision = "bfloat16" if autocast_wanted(team.device, chosen) else "float32"
+    asked = {
+        "parallel": team.scheme,
+        "micro_batch": micro_batch,
+        "the precision (--set precision=float32 settles it)": precision,
+    }
     with team.together():
         store.validation()
     team.check_same(lambda: in_common(recipe or chosen, store) | asked)

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -28,6 +29,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
+
+from alexnet.data.peers import OthersTell
 
 READERS = 16  # processes that read what all say; the others only hear of the verdict
 POSTS_PER_SECOND = 256  # into the store, by all processes together, as far as `seconds` allows
@@ -46,7 +49,8 @@ class Sign:
         step, what, within: The step its loop is in, what of it, and how often it has come forward within that step.
         beats: How often it has come forward since it began.
         posts: How often it has said this.
-        state: "running"; "cut off": a collective failed; "failed": it has ended, `note` says how; "done".
+        state: "running"; "cut off": a collective failed; "failed": it has ended, `note` says how; "told": it has ended
+            and told why, or another did; "done".
         note: The line of code at which it stands, or the error it ended with.
     """
 
@@ -145,7 +149,7 @@ class Watch:
             self.post()
             # The store may live in process 0; the others must still reach it until they have ended.
             while self.rank == 0 and self.state == "done" and self.clock - self.reached < self.seconds:
-                if all(sign is None or sign.state in ("done", "failed") for sign in self.read()):
+                if all(sign is None or sign.state in ("done", "failed", "told") for sign in self.read()):
                     break
                 time.sleep(self.interval / 4)
         except RuntimeError:  # the store's errors are of this kind
@@ -200,7 +204,7 @@ class Watch:
         if found is not None:
             text = f"{self.rank} {found}"
             mine_first = self.store.compare_set("verdict", "", text).decode() == text
-            self.decide(f"{found}: {REMEDY}" if mine_first else "")
+            self.decide(f"{found}: {REMEDY}" if found and mine_first else "")
 
     def read(self) -> list[Sign | None]:
         """What the processes say; None for one that has said nothing yet."""
@@ -211,6 +215,13 @@ class Watch:
         else:
             values = [self.store.get(key) if self.store.check([key]) else b"" for key in keys]
         return [Sign(*json.loads(value)) if value else None for value in values]
+
+    def first(self) -> bool:
+        """Whether this process is the first to tell an error of its own; it no longer watches."""
+        try:
+            return self.store is None or self.store.compare_set("first", "", str(self.rank)) == str(self.rank).encode()
+        except RuntimeError:  # the store is gone, and who had it
+            return True
 
     def out_of_reach(self) -> str:
         """The line of a process that no longer reaches the store; of one process of a machine only."""
@@ -252,8 +263,13 @@ def watched(seconds: float = 300, store: Store | None = None) -> Iterator[Watch]
         yield watch
     except BaseException as error:
         if not alone and of_a_collective(error):
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's would end the search for the one at fault
             leave(lost(error, watch))
-        watch.end("failed", one_line(error))
+        mendable = isinstance(error, (ValueError, OSError))  # told in one line, and by one process
+        watch.end("told" if mendable or isinstance(error, OthersTell) else "failed", one_line(error))
+        if mendable and not watch.first():
+            raise OthersTell from error
         raise
     watch.end("done")
 
@@ -313,14 +329,14 @@ def judge(heard: Sequence[Heard], now: float, seconds: float, brief: float) -> s
         brief: The same for one that is silent where others are cut off, or has failed.
 
     Returns:
-        The beginning of a line; None while all is well.
+        The beginning of a line; empty where the one at fault has told why itself; None while all is well.
     """
     signs = {rank: one.sign for rank, one in enumerate(heard) if one.sign is None or one.sign.state != "done"}
     cut_off = any(sign and sign.state == "cut off" for sign in signs.values())
-    failed = {rank: sign for rank, sign in signs.items() if sign and sign.state == "failed"}
+    failed = {rank: sign for rank, sign in signs.items() if sign and sign.state in ("failed", "told")}
     for rank, sign in failed.items():
         if cut_off or now - heard[rank].new > brief:
-            return f"{names({rank: sign})} ended with {sign.note}, {place(sign)}"
+            return f"{names({rank: sign})} ended with {sign.note}, {place(sign)}" if sign.state == "failed" else ""
         del signs[rank]
     patience = brief if cut_off else seconds
     silent = {rank: sign for rank, sign in signs.items() if now - heard[rank].new > patience}

@@ -62,6 +62,7 @@ def evaluate(
         with team.together():
             of_store, of = opened(names, store, views, split, weights_on)
         asked = {"the part measured on": of.name, "views": views, "weights_on": weights_on, "parallel": team.scheme}
+        asked["the runs"] = [Path(name).name for name in names]  # which machines may have in different places
         team.check_same(lambda: {**versions(), "the store's pictures": pictures_of(of_store), **asked})
         splits = [of.name, *([weights_on] if weights_on else [])]
         nets = [predictions_of(Path(name), of_store, splits, views, team) for name in names]
@@ -123,7 +124,7 @@ def predictions_of(name: Path, store: Store, splits: Sequence[str], views: int, 
             return kept
         found = checkpoint.best(name)
         check_same_pictures(found, store)
-    team.check_same(lambda: {f"the step of run {name}": found.progress.step})
+    team.check_same(lambda: {f"the step of run {name.name}": found.progress.step})
     with team.together():
         team.form(found.recipe.net, len(found.classes))
     counted = len(views_of(views, store.size, found.recipe.net.image_size))
