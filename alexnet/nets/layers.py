@@ -8,10 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.kernels.dropout import dropout
+from alexnet.kernels.fold import fold, fold_reference
 from alexnet.kernels.local import locally_connected
 from alexnet.kernels.pool import average_pool, max_pool
 from alexnet.kernels.response_norm import map_norm, response_norm
 from alexnet.recipe import Conv, MapNorm, Net, ResponseNorm, conv_side
+
+_FEW = 4  # maps
 
 
 class Convolution(nn.Conv2d):
@@ -29,12 +32,26 @@ class Convolution(nn.Conv2d):
         out = conv_side(side, conv.kernel, conv.stride, conv.padding)
         # Pixels that the last kernel reaches past the padded picture.
         self.extra = (out - 1) * conv.stride + conv.kernel - side - 2 * conv.padding
+        # Whether it reads few maps in steps of several pixels, which a CPU is slow at; and its kernel's side in such.
+        self.cut = channels <= _FEW and conv.stride > 1 and conv.padding == 0
+        self.squares = -(-conv.kernel // conv.stride)
+        self.out = out
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, side, side) -> (N, maps, out, out)."""
+        if self.cut and x.device.type == "cpu":
+            return self._of_squares(x)
         if self.extra > 0:
             x = F.pad(x, (0, self.extra, 0, self.extra))
         return super().forward(x)
+
+    def _of_squares(self, x: Tensor) -> Tensor:
+        """The same, as a convolution of stride 1 over the picture's squares."""
+        side, squares, around = self.stride[0], self.squares, self.out + self.squares - 1
+        autocast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
+        dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
+        weight = fold_reference(self.weight, side=side, rows=squares, columns=squares)
+        return F.conv2d(fold(x, side=side, rows=around, columns=around, dtype=dtype), weight, self.bias)
 
 
 class LocallyConnected(nn.Module):
