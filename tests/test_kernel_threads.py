@@ -93,3 +93,47 @@ assert os.waitpid(child, 0)[1] == 0
 
 def test_a_forked_process_can_use_it():
     subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=300)
+
+
+INTERRUPTED = """
+import signal, sys, threading, time
+import torch
+from alexnet.kernels.response_norm import response_norm
+torch.set_num_threads(2)
+x = torch.randn(8, 32, 16, 16)
+norm = lambda: response_norm(x, size=5, k=2.0, alpha=0.1, beta=0.75)
+norm()
+class Stopped(Exception): pass
+def stop(*_): raise Stopped
+signal.signal(signal.SIGALRM, stop)
+for number in range(150):
+    signal.setitimer(signal.ITIMER_REAL, 0.001 + number * 1e-5)
+    end = time.monotonic() + 60
+    try:
+        while time.monotonic() < end: norm()
+    except Stopped:
+        continue
+    sys.exit("a signal was lost")
+"""
+
+
+def test_what_a_signal_s_handler_raises_is_not_lost():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], check=False, timeout=300, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+ENDING = """
+import threading, torch
+from alexnet.kernels.response_norm import response_norm
+torch.set_num_threads(2)
+def work():
+    threading.main_thread().join()
+    response_norm(torch.randn(2, 8, 4, 4), size=5, k=2.0, alpha=0.1, beta=0.75)
+    print("done", flush=True)
+threading.Thread(target=work).start()
+"""
+
+
+def test_a_thread_that_outlives_the_main_one_can_use_it():
+    done = subprocess.run([sys.executable, "-c", ENDING], check=True, timeout=300, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("done\n", "")

@@ -167,6 +167,12 @@ def test_map_norm_fast_path_against_plain_path(shape, size, dtype, layouts, seed
     torch.testing.assert_close(got.double(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
+def test_no_maps_are_normalised_to_none():
+    for _ in range(20):
+        x = torch.zeros(1, 0, 2, 2)
+        assert gradient(response_norm, x, x, size=5, **STRONG).shape == x.shape
+
+
 @pytest.mark.parametrize("operation", [map_norm, map_norm_reference])
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 9])
 def test_map_norm_sums_over_the_places_around(operation, size):
@@ -354,3 +360,5 @@ print(response_norm(torch.ones(1, 1, 1, 1), size=1, k=1.0, alpha=0.0, beta=0.75)
 def test_without_a_folder_to_write_to_it_compiles_anew():
     result = subprocess.run([sys.executable, "-c", UNWRITABLE], check=True, timeout=300, capture_output=True, text=True)
     assert result.stdout == "1.0\n"
+    assert len(result.stderr.splitlines()) == 1
+    assert "kernels are compiled anew in each process" in result.stderr

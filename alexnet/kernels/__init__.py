@@ -14,7 +14,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def compiled(function: Function) -> Function:
     """`function` compiled by Numba at its first call, to run without Python's lock.
 
-    Arithmetic keeps its order, so that results are the same everywhere; vectors are used where that allows it. The
+    Arithmetic keeps its order, so that results are the same everywhere (but for subnormal numbers in bfloat16, see
+    vectors.py); vectors are used where that allows it. The
     machine code is kept beside the source (or in the user's cache folder), so that a second process starts at once;
     where neither can be written each process compiles anew.
     """
@@ -22,6 +23,7 @@ def compiled(function: Function) -> Function:
     try:
         result: Function = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder to keep the machine code in
+        note("kernels are compiled anew in each process, some seconds each: their folder and the cache's are read-only")
         result = numba.njit(**options)(function)
     return result
 

@@ -1,7 +1,9 @@
 """A loop's range on several threads: torch's own where they can be had, threads of ours elsewhere."""
 
+import contextlib
 import ctypes
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -44,23 +46,41 @@ def _openmp() -> Any:
 
 def _on_torchs_threads(work: Callable[[], None], threads: int) -> None:
     errors: list[BaseException] = []
+    ended: list[int] = []  # the threads that have come to the end of `call`
 
     def call(_nothing: Any) -> None:
         try:
             work()
         except BaseException as error:  # which may not leave through OpenMP
             errors.append(error)
+        ended.append(threading.get_ident())
 
-    _openmp()(_CALLED(call), None, threads, 0)
-    if errors:
-        raise errors[0]
+    # What a signal's handler raises, such as KeyboardInterrupt, comes to the main thread between any two of its steps,
+    # also before `call` is ready to catch it; then Python would only print it.
+    missed: list[sys.UnraisableHookArgs] = []
+    hook, sys.unraisablehook = sys.unraisablehook, missed.append
+    try:
+        _openmp()(_CALLED(call), None, threads, 0)
+    finally:
+        sys.unraisablehook = hook
+    if threading.get_ident() not in ended:
+        errors.append((missed.pop().exc_value if missed else None) or KeyboardInterrupt())
+    for other in missed:
+        hook(other)
+    try:
+        if errors:
+            raise errors.pop()
+    finally:
+        errors.clear()  # which would keep alive all that the exceptions' frames hold
 
 
 def _on_our_threads(work: Callable[[], None], threads: int) -> None:
     global _pool
     if _pool is None:
-        _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="alexnet-kernel")
-    helpers = [_pool.submit(work) for _ in range(threads - 1)]
+        _pool = ThreadPoolExecutor(max(8, os.cpu_count() or 1), thread_name_prefix="alexnet-kernel")
+    helpers = []
+    with contextlib.suppress(RuntimeError):  # Python is ending and starts no more threads: this one does it alone
+        helpers = [_pool.submit(work) for _ in range(threads - 1)]
     work()
     for helper in helpers:
         if not helper.cancel():

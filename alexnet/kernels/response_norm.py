@@ -283,7 +283,7 @@ def _response_norm(x: Tensor, size: int, k: float, alpha: float, beta: float, to
         at = start * channels
         _forward(before, at, after, at, (stop - start) * towers, maps, *numbers, known)
 
-    in_parallel(part, n * h * w)
+    in_parallel(part, n * h * w if channels else 0)
     return y
 
 
@@ -301,7 +301,7 @@ def _response_norm_backward(
         at = start * channels
         _backward(memory, at, gradients, at, out, at, (stop - start) * towers, maps, *numbers, known)
 
-    in_parallel(part, n * h * w)
+    in_parallel(part, n * h * w if channels else 0)
     return dx
 
 
@@ -428,6 +428,8 @@ def response_norm(
         ValueError: The towers do not divide the maps, or a size below 1.
     """
     _check(x, size, towers)
+    if x.device.type == "cpu" and size > _WIDEST:
+        note(f"response normalisation over more than {_WIDEST} maps runs in plain torch on a CPU, several times slower")
     if not _has_kernel(x) or (x.device.type == "cpu" and size > _WIDEST):
         return response_norm_reference(x, size=size, k=k, alpha=alpha, beta=beta, towers=towers, relu=relu)
     result: Tensor = _response_norm(x, size, k, alpha, beta, towers, relu)
