@@ -130,3 +130,10 @@ def test_a_pipe_that_closes_early_is_no_error() -> None:
     result = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert result.stdout == "{\n"
     assert result.stderr == ""
+
+
+def test_a_store_is_not_prepared_at_an_address(picture_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["prepare", str(picture_folder), "s3://bucket/store"])
+    assert end.value.code == 2
+    assert "s3://bucket/store must be a folder; copy it to an address" in capsys.readouterr().err

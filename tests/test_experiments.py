@@ -386,7 +386,7 @@ def test_figure4_measures_three_ways_of_searching(store: Path, tmp_path: Path, m
 def test_a_table_says_what_was_not_measured_and_the_spread() -> None:
     rows = [Row("a", (1.0, None), ((2.0, 5.0), (4.0, 5.0))), Row("b", (None, None))]
     text = Finding("T", "On x.", ("m", "n"), rows, ["a note"], ["f.png"]).markdown()
-    assert "| a | 1 | 3.00 ± 1.41 | - | 5.00 ± 0.00 | 2 |  |" in text
+    assert "| a | 1.0 | 3.00 ± 1.41 | - | 5.00 ± 0.00 | 2 |  |" in text
     assert "| b | - | not measured | - | not measured | 0 |  |" in text
     assert "- a note" in text
     assert "![f](f.png)" in text
@@ -398,6 +398,29 @@ def test_a_store_is_the_paper_s_set_by_its_numbers(store: Path, tmp_path: Path) 
     same = DataSet("drawn", 3, 48, "")
     assert same.is_it(opened)
     assert Lab(tmp_path, opened, same).data() == "On drawn: 48 pictures of 3 classes."
+    # Its 20 pictures in "val" are those of the set, or a batch of its 68 training pictures, or half of the whole.
+    assert DataSet("with val", 3, 48, "", val=20).is_it(opened)
+    assert DataSet("with a batch", 3, 68, "", batch=20).is_it(opened)
+    assert not DataSet("with another batch", 3, 68, "", batch=10).is_it(opened)
+    assert not DataSet("halved", 3, None, "").is_it(opened)
+    nearly = DataSet("nearly", 3, 68, "", val=10)  # a "val" drawn from the training pictures is not the set's own
+    assert not nearly.is_it(opened)
+    said = Lab(tmp_path, opened, nearly).data()
+    assert said.startswith("On a stand-in for nearly, ")
+    assert said.endswith("(The set itself has 68 to train on, 10 in val/.)")
+
+
+def test_what_an_experiment_cannot_compare_is_refused(store: Path, tmp_path: Path) -> None:
+    one_tower = replace(RECIPE, net=replace(RECIPE.net, towers=1))
+    with pytest.raises(ValueError, match=r"net\.towers must be at least 2, to be compared; got 1"):
+        reproduce("figure3", tmp_path, store, recipe=one_tower, epochs=1)
+    plain = replace(RECIPE, net=replace(RECIPE.net, normalise=None))
+    with pytest.raises(ValueError, match=r"net\.normalise must be set, to be left out"):
+        reproduce("cifar-normalisation", tmp_path, store, recipe=plain, epochs=1)
+    with pytest.raises(ValueError, match=r"store_size 64; got 32: prepare another with --size 64, or name another"):
+        reproduce("table1", tmp_path, store, recipe=replace(RECIPE, store_size=64), epochs=1)
+    with pytest.raises(FileNotFoundError, match=r"--held-out 0\.5"):
+        reproduce("fall2009", tmp_path)
 
 
 def test_the_rates_of_a_layer_stay_in_place_when_shortened() -> None:

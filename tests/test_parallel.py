@@ -1,9 +1,12 @@
 """Several processes that train one net: the same run as one process's, whatever has which part (4.2)."""
 
 import json
+import re
 import shutil
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +177,9 @@ def test_mistakes_are_told_by_one_process(case: str, words: str, folder: Path) -
 def test_a_killed_process_costs_what_was_done_since_the_last_checkpoint(folder: Path) -> None:
     done = torchrun(folder, "killed", processes=4, restarts=1)
     assert done.returncode == 0, done.stderr
+    ours = [line for line in done.stderr.splitlines() if line.startswith("alexnet: ")]
+    assert len(ours) == 1
+    assert re.match(r"alexnet: process 3 \(machine \S+, pid \d+\) is lost, in step (9|10) \(", ours[0])
     assert [found["life"] for found in results(folder, "killed", 4)] == ["1"] * 4
     ours, theirs = last(folder / "killed"), last(folder / "four")
     assert all(torch.equal(ours.tensors[name], value) for name, value in theirs.tensors.items())
@@ -190,12 +196,72 @@ def test_the_command_tells_one_line_and_no_traceback(folder: Path) -> None:
     assert "/alexnet/" not in done.stderr  # in the traceback that torchrun adds of itself
 
 
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (["--parallel", "data", "--bogus"], "error: unrecognized arguments: --bogus"),
+        (["--parallel", "data", "--set", "epochz=2"], "alexnet: "),
+        (["--parallel", "both"], "parallel must be one of"),
+    ],
+)
+def test_a_late_process_still_tells_what_all_find(asked: list[str], words: str, folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "late.py"
+    script.write_text(
+        "import os, sys, time\nfrom alexnet.cli import main\n"
+        "time.sleep(2 * (os.environ['RANK'] == '0'))\nsys.exit(main(sys.argv[1:]))\n"
+    )
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    train = ["train", str(folder / "store"), str(folder / "new"), "--recipe", "tiny"]
+    done = subprocess.run([*start, *train, *asked], capture_output=True, text=True, check=False)
+    assert len([line for line in done.stderr.splitlines() if line.startswith("alexnet: ") and words in line]) == 1
+    assert "exitcode  : 2" in done.stderr
+
+
+def two_machines(folder: Path, first: list[str], second: list[str]) -> list[subprocess.CompletedProcess[str]]:
+    """Two torchruns of one process each that meet on this machine, with a command line each; the first is the host."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1"]
+    train = ["-m", "alexnet", "train", str(folder / "store"), str(folder / "two"), "--parallel", "data"]
+    train += ["--recipe", "tiny", "--set", "store_size=32", "--set", "net.image_size=32"]
+
+    def start(host: bool, own: list[str]) -> subprocess.CompletedProcess[str]:
+        asked = [*command, "--rdzv-conf", f"is_host={str(host).lower()}", *train, *own]
+        return subprocess.run(asked, capture_output=True, text=True, check=False)
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(start, (True, False), (first, second)))
+
+
+def test_machines_with_different_recipes_are_told_apart(folder: Path) -> None:
+    ends = two_machines(folder, *(["--set", f"learning_rate={rate}"] for rate in (0.1, 0.2)))
+    assert all(end.returncode for end in ends)
+    ours = [line for end in ends for line in end.stderr.splitlines() if line.startswith("alexnet: ")]
+    assert len(ours) == 1
+    assert "recipe.learning_rate must be the same in all processes; in process 1 on machine" in ours[0]
+    assert not any("/alexnet/" in end.stderr for end in ends)
+
+
+def test_a_machine_whose_command_is_wrong_says_so_and_the_other_does_not_wait_for_ever(folder: Path) -> None:
+    ends = two_machines(folder, ["--hang-seconds", "4"], ["--set", "epochz=2"])
+    assert all(end.returncode for end in ends)
+    (waited,), (wrong,) = ([line for line in end.stderr.splitlines() if line.startswith("alexnet: ")] for end in ends)
+    assert "epochz" in wrong
+    assert "has waited in vain for all 2 processes to come" in waited
+    assert not any("/alexnet/" in end.stderr for end in ends)
+
+
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert parallel._own_gpu(None) == "cuda:1"
     assert parallel._own_gpu("cpu") == "cpu"
+    assert parallel._own_gpu("cuda") == "cuda:1"
+    with pytest.raises(ValueError, match="of several processes each takes the next GPU; got cuda:0"):
+        parallel._own_gpu("cuda:0")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     with pytest.raises(ValueError, match="processes on a machine must be at most its 2 GPUs; got 3"):
         parallel._own_gpu(None)

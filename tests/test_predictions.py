@@ -108,6 +108,13 @@ def test_what_does_not_fit_is_refused(runs: list[Path], pictures: Path, store: P
     other.save(tmp_path / "other")
     with pytest.raises(ValueError, match="must know the classes of store"):
         evaluate(tmp_path / "other", pictures)
+    kept = Predictions.load(tmp_path / "kept")
+    kept.probabilities["val"][0, 0] = torch.nan
+    kept.save(tmp_path / "nan")
+    with pytest.raises(ValueError, match="not all of its probabilities are numbers"):
+        evaluate(tmp_path / "nan", pictures)
+    with pytest.raises(FileNotFoundError, match="must be in a folder that there is"):
+        evaluate(tmp_path / "kept", pictures, save=tmp_path / "nowhere" / "kept")
     (tmp_path / "text").write_text("no predictions")
     with pytest.raises(ValueError, match="must hold predictions, as `alexnet evaluate --save` writes them"):
         evaluate(tmp_path / "text", pictures)

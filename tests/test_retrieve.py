@@ -176,6 +176,28 @@ def test_an_index_of_another_format_is_refused(tmp_path: Path) -> None:
         Index(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["about.json", "activities.npy", "labels.npy", "names.json", "codes.npy"])
+def test_a_damaged_index_says_what_to_do(run: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(run / "index", tmp_path / "index")
+    (folder / name).write_bytes((folder / name).read_bytes()[:7])
+    with pytest.raises(ValueError, match=r"index .* is damaged .*: make it anew with alexnet index RUN STORE"):
+        Index(folder)
+
+
+def test_a_damaged_encoder_says_what_to_do(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run / "index", tmp_path / "index")
+    (folder / "encoder.safetensors").write_text("text")
+    with pytest.raises(ValueError, match="is damaged"):
+        Index(folder).encoder()
+
+
+def test_codes_of_another_length_are_kept(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Index(run / "index").recoded(16)
+    assert first.codes.shape == (len(first), 2)
+    monkeypatch.setattr(retrieve, "train_autoencoder", None)  # so that training again would fail
+    assert (Index(run / "index").recoded(16).codes == first.codes).all()
+
+
 def test_the_benchmark_measures_real_and_made_up_vectors(
     run: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

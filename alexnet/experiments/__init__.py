@@ -75,6 +75,8 @@ def reproduce(
     )
     finding: Finding = experiment.run(lab)
     finding.notes += lab.without_top5(finding)
+    if lab.named is not None:
+        finding.notes.append(f"The recipe: `{lab.named}`, and what a row says that it differs in.")
     given = {"data": data, "more": more, "epochs": epochs, "seeds": seeds}
     finding.command = " ".join(
         ["alexnet reproduce", name, *(f"--{option} {value}" for option, value in given.items() if value is not None)]

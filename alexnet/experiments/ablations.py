@@ -14,7 +14,6 @@ from typing import Any
 from alexnet.experiments.lab import ILSVRC2012, Finding, Lab, Row, settings_between
 from alexnet.learning.train import DivergenceError
 from alexnet.recipe import Conv, Net, Recipe
-from alexnet.recipes import recipe_named
 
 DATA = ILSVRC2012
 Numbers = tuple[float | None, float | None]
@@ -116,7 +115,7 @@ VARIANTS: dict[str, tuple[Callable[[Recipe], Recipe], Numbers]] = {
 
 def run(lab: Lab) -> Finding:
     """Train each variant, and set its errors with ten views beside the paper's."""
-    base = lab.recipe or recipe_named("photos" if lab.stand_in else "alexnet-2012-run")
+    base = lab.base("photos", "alexnet-2012-run")
     finding = Finding("What each part is worth", lab.data(), ("top-1 error (%)", "top-5 error (%)"))
     recipes = {name: change(base) for name, (change, _) in VARIANTS.items()}  # all are made before the first is trained
     lab.check(recipes.values())

@@ -9,14 +9,13 @@ from dataclasses import replace
 from alexnet.experiments.lab import FALL2009, Finding, Lab, Row
 from alexnet.experiments.table2 import pretraining
 from alexnet.recipe import Full
-from alexnet.recipes import recipe_named
 
 DATA = FALL2009
 
 
 def run(lab: Lab) -> Finding:
     """Train the net with conv6 on one half, and measure it on the other with ten views."""
-    base = lab.recipe or recipe_named("photos" if lab.stand_in else "alexnet-2012-run")
+    base = lab.base("photos", "alexnet-2012-run")
     recipe = pretraining(base)
     if not lab.stand_in:  # so many classes that the program put a linear layer before them
         recipe = replace(recipe, net=replace(recipe.net, linear=Full(units=2048)))

@@ -61,6 +61,7 @@ def fastest_rate(lab: Lab, activation: Activation) -> float:
     rates: Sequence[float] = RATES
     for name, epochs, until, left in ROUNDS:
         found = {}
+        epochs = min(epochs, lab.epochs or epochs)
         for rate in rates:
             recipe = recipe_for(activation, rate, epochs=epochs, seed=0, base=lab.recipe)
             recipe = replace(recipe, until_train_error=until)
@@ -101,20 +102,21 @@ def run(lab: Lab) -> Finding:
             for seed in range(lab.seeds or 1)
         ]
         took = [epochs_to_target(errors) for errors in curves[activation]]
-        reached = tuple((t,) for t in took if t is not None)
+        reached = [t for t in took if t is not None]
         tried = ", ".join(f"{one:g}" for one in RATES)
         finding.notes.append(f"{STYLES[activation][0]}: learning rate {rate:g}, of {tried}.")
         # The paper's numbers are read off its plot.
-        finding.rows.append(Row(STYLES[activation][0], ({"relu": 6, "tanh": 36}[activation],), reached))
+        finding.rows.append(
+            Row(STYLES[activation][0], ({"relu": 6, "tanh": 36}[activation],), tuple((t,) for t in took))
+        )
         if len(reached) < len(took):
             finding.notes.append(
                 f"{STYLES[activation][0]}: {len(took) - len(reached)} of {len(took)} did not reach 25 % in {epochs} "
                 f"epochs; the lowest training error was {percent(min(map(min, curves[activation]))):.1f} %."
             )
-    relu, tanh = (row.ours for row in finding.rows)
+    relu, tanh = ([t for (t,) in row.ours if t is not None] for row in finding.rows)
     if relu and tanh:
-        slow, fast = (statistics.mean(t for (t,) in ours if t is not None) for ours in (tanh, relu))
-        ratio = slow / fast
+        ratio = statistics.mean(tanh) / statistics.mean(relu)
         finding.notes.append(f"ReLU is {ratio:.1f} times as fast (the paper: 6).")
     finding.numbers = {"training_error": curves}
     draw(curves).savefig(lab.folder / "figure1.png", dpi=150)
@@ -133,7 +135,7 @@ def draw(curves: dict[str, list[list[float]]]) -> Figure:
             axes.plot(range(1, len(errors) + 1), errors, style, color=LIGHT.ink, linewidth=1.5, label=label)
     axes.axhline(TARGET, color=LIGHT.validation, linewidth=1, linestyle=":")
     axes.set_xlim(left=0)
-    axes.set_ylim(0, 0.75)
+    axes.set_ylim(0, max(0.75, *(1.05 * error for lines in curves.values() for errors in lines for error in errors)))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xlabel("Epochs")
     axes.set_ylabel("Training error")

@@ -60,10 +60,10 @@ def stages(net: Net, classes: int = CLASSES) -> list[Stage]:
             notes.append(f"stride {conv.stride}")
         if not conv.shared:
             notes.append("local")
-        if "pool" in conv.then:
-            notes.append(f"{conv.pooling} pooling {net.pool_size}/{net.pool_stride}")
-        if "normalise" in conv.then and net.normalise is not None:
-            notes.append("normalised")
+        written = {"pool": f"{conv.pooling} pooling {net.pool_size}/{net.pool_stride}"}
+        written |= {"normalise": "normalised"} if net.normalise else {}
+        written |= {"normalise_map": "normalised in maps"} if net.normalise_map else {}
+        notes += [written[step] for step in conv.then if step in written]
         meets = conv.all_towers or len(found) == 1
         found.append(Stage(name, sides[name][0], conv.maps, net.towers, meets, conv.kernel, "\n".join(notes)))
     for name, full in net.hidden().items():
@@ -77,7 +77,7 @@ def stages(net: Net, classes: int = CLASSES) -> list[Stage]:
 
 def run(lab: Lab) -> Finding:
     """Draw the net, and set the numbers of its neurons beside the paper's."""
-    recipe = lab.recipe or recipe_named("alexnet-2012-paper")
+    recipe = lab.base("alexnet-2012-paper", "alexnet-2012-paper")
     drawn = stages(recipe.net)
     finding = Finding("Figure 2: the net", "Computed from the recipe; no pictures needed.", ("neurons",))
     of_paper = recipe == recipe_named("alexnet-2012-paper")

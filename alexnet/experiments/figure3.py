@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from alexnet.checked import require
 from alexnet.experiments.lab import ILSVRC2012, Finding, Lab, Row, percent
 from alexnet.learning import checkpoint
-from alexnet.recipes import recipe_named
 from alexnet.results import figures
 
 DATA = ILSVRC2012
@@ -43,7 +43,8 @@ def by_chance(shares: np.ndarray, difference: float, seed: int = 0) -> float:
 
 def run(lab: Lab) -> Finding:
     """Train the net from several seeds, draw each one's kernels, and compare how much the towers see of colours."""
-    base = lab.recipe or recipe_named("photos" if lab.stand_in else "alexnet-2012-run")
+    base = lab.base("photos", "alexnet-2012-run")
+    require(base.net.towers > 1, "net.towers", "at least 2, to be compared", base.net.towers)
     measures = ("colour share, tower that sees less (%)", "tower that sees more (%)", "as different by chance (%)")
     finding = Finding("Figure 3: the kernels of conv1", lab.data(), measures)
     for seed in range(lab.seeds or 3):

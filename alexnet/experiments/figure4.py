@@ -18,7 +18,6 @@ from alexnet.experiments.lab import ILSVRC2010, Finding, Lab, Row, percent
 from alexnet.learning import checkpoint
 from alexnet.learning.device import choose_device
 from alexnet.learning.measure import probabilities, usual_views
-from alexnet.recipes import recipe_named
 from alexnet.results import figures
 from alexnet.results.report import choose, examples
 from alexnet.results.retrieve import Features, Index, faiss, index, nearest
@@ -47,7 +46,7 @@ def precision(found: np.ndarray, labels: np.ndarray, among: np.ndarray) -> float
 def run(lab: Lab) -> Finding:
     """Train a net, draw both parts of the figure, and measure the three ways of searching."""
     faiss()  # or it is missed only after the training
-    base = lab.recipe or recipe_named("photos" if lab.stand_in else "alexnet-2012-run-2010")
+    base = lab.base("photos", "alexnet-2012-run-2010")
     trained = lab.trained("net-0", base)
     of, among = lab.store.split(lab.tested()), lab.store.split("train")
     queries = choose(of.labels, min(QUERIES, len(of)), 0)
@@ -90,7 +89,7 @@ def draw_guesses(lab: Lab, trained: Path, of: Split, places: np.ndarray) -> Figu
 
 def row(name: str, found: np.ndarray, size: int, labels: np.ndarray, among: np.ndarray) -> Row:
     """A way of searching: how good it is, and how many bytes it reads for each picture."""
-    return Row(name, (None, None), ((percent(precision(found, labels, among)), float(size)),))
+    return Row(name, (None, None), ((percent(precision(found, labels, among)), size),))
 
 
 def save(figure: Figure, path: Path, finding: Finding) -> None:

@@ -13,6 +13,7 @@ from alexnet.data.store import Store, write_aside
 from alexnet.learning.measure import usual_views
 from alexnet.learning.train import train
 from alexnet.recipe import Recipe
+from alexnet.recipes import recipe_named
 from alexnet.results.evaluate import evaluate
 from alexnet.results.history import History
 
@@ -27,6 +28,9 @@ class DataSet:
         train: Number of training pictures; None where it depends on how they are divided.
         files: Which files to get, and where from.
         size: Side of the stored squares, in pixels.
+        val: Number of its validation pictures, if it has such.
+        batch: Number of training pictures that may be set aside as "val".
+        options: Further ones of `alexnet prepare`.
     """
 
     name: str
@@ -34,39 +38,57 @@ class DataSet:
     train: int | None
     files: str
     size: int = 256
+    val: int | None = None
+    batch: int = 0
+    options: str = ""
 
     def needed(self) -> str:
         """What to get and do, in a line."""
-        return f"prepared from {self.name} ({self.files}) with alexnet prepare --size {self.size}"
+        return f"prepared from {self.name} ({self.files}) with alexnet prepare --size {self.size}{self.options}"
 
     def is_it(self, store: Store) -> bool:
-        """Whether a store is this set, by its numbers of classes and training pictures."""
-        train = len(store.split("train"))
-        held_out = len(store.split("val")) if "val" in store.splits else 0  # of CIFAR-10, a training batch
-        return len(store.classes) == self.classes and self.train in (None, train, train + held_out)
+        """Whether a store is this set, by its numbers of classes and pictures."""
+        train, val = (len(store.split(name)) if name in store.splits else 0 for name in ("train", "val"))
+        if len(store.classes) != self.classes:
+            return False
+        if self.train is None:  # half of each class to test on
+            return abs(train - val) <= self.classes
+        if self.val is not None:
+            return (train, val) == (self.train, self.val)
+        return train == self.train or (train, val) == (self.train - self.batch, self.batch)
 
 
 TOP5_CLASSES = 10  # the fewest of which a top-5 error says something
 
-CIFAR10 = DataSet("CIFAR-10", 10, 50_000, "cifar-10-binary.tar.gz, https://www.cs.toronto.edu/~kriz/cifar.html", 32)
+CIFAR10 = DataSet(
+    "CIFAR-10", 10, 50_000, "cifar-10-binary.tar.gz, https://www.cs.toronto.edu/~kriz/cifar.html", 32, batch=10_000
+)
 FOLDERS = "unpacked, a folder per class in train/, val/ and test/ where there is one"
 ILSVRC2010 = DataSet(
-    "ILSVRC-2010", 1000, 1_261_406, f"its archives, https://image-net.org/challenges/LSVRC/2010, {FOLDERS}"
+    "ILSVRC-2010", 1000, 1_261_406, f"its archives, https://image-net.org/challenges/LSVRC/2010, {FOLDERS}", val=50_000
 )
 ILSVRC2012 = DataSet(
     "ILSVRC-2012",
     1000,
     1_281_167,
     f"ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, https://image-net.org/download, {FOLDERS}",
+    val=50_000,
 )
 CALTECH101 = DataSet(
     "Caltech-101",
     101,
     3030,
     "101_ObjectCategories without its BACKGROUND_Google, https://data.caltech.edu/records/mzrjq-6wc02, 30 pictures a "
-    "class to train on: --train-per-class 30",
+    "class to train on",
+    options=" --train-per-class 30",
 )
-FALL2009 = DataSet("ImageNet's Fall 2009 release", 10_184, None, "its 10,184 archives, https://image-net.org/download")
+FALL2009 = DataSet(
+    "ImageNet's Fall 2009 release",
+    10_184,
+    None,
+    "its 10,184 archives, https://image-net.org/download, half of the pictures to test on",
+    options=" --held-out 0.5",
+)
 
 
 @dataclass(frozen=True)
@@ -131,7 +153,7 @@ class Finding:
         for row in self.rows:
             cells = [row.name]
             for place, of_paper in enumerate(row.paper):
-                cells += ["-" if of_paper is None else f"{of_paper:g}", row.spread(place)]
+                cells += ["-" if of_paper is None else str(round(of_paper, 2)), row.spread(place)]
             lines.append(_line([*cells, str(len(row.ours)), f"`{row.how}`" if row.how else ""]))
         lines += ["", *(f"- {note}" for note in self.notes)]
         lines += ["", *(f"![{Path(name).stem}]({name})" for name in self.figures)]
@@ -190,6 +212,7 @@ class Lab:
         require(seeds is None or seeds >= 1, "seeds", "a whole number of at least 1", seeds)
         self.folder, self._store, self.wanted, self.more = folder, store, wanted, more
         self.recipe, self.epochs, self.seeds, self.device, self.workers = recipe, epochs, seeds, device, workers
+        self.named: str | None = None  # the recipe taken where none was asked for
         self.stand_in = store is not None and wanted is not None and not wanted.is_it(store)
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -205,7 +228,18 @@ class Lab:
         assert self.wanted is not None
         if not self.stand_in:
             return f"On {self.wanted.name}: {pictures}."
-        return f"On a stand-in for {self.wanted.name}, {self.store.path.resolve().name}: {pictures}."
+        line = f"On a stand-in for {self.wanted.name}, {self.store.path.resolve().name}: {pictures}."
+        if self.wanted.train and len(self.store.classes) == self.wanted.classes:  # nearly it
+            whole = f"{self.wanted.train:,} to train on" + (f", {self.wanted.val:,} in val/" if self.wanted.val else "")
+            line += f" (The set itself has {whole}.)"
+        return line
+
+    def base(self, on_stand_in: str, on_it: str) -> Recipe:
+        """What the nets differ from: the recipe asked for, or one of these; the finding will say which."""
+        name = on_stand_in if self.stand_in else on_it
+        if self.recipe is None:
+            self.named = name
+        return self.recipe or recipe_named(name)
 
     def trained(
         self, name: str, recipe: Recipe, *, whole: bool = False, store: Store | None = None, **options: Any
@@ -224,6 +258,7 @@ class Lab:
         """
         if self.epochs is not None and not whole:
             recipe = shortened(recipe, self.epochs)
+        self.check([recipe], store)
         run = self.folder / name
         outcome = train(store or self.store, run, recipe, device=self.device, workers=self.workers, **options)
         if not outcome.finished:

@@ -26,7 +26,6 @@ from alexnet.experiments.lab import CALTECH101, Finding, Lab, Row, percent, sett
 from alexnet.experiments.table2 import finetuning
 from alexnet.learning.train import DivergenceError
 from alexnet.recipe import Recipe
-from alexnet.recipes import recipe_named
 from alexnet.results.figures import LIGHT
 
 DATA = CALTECH101
@@ -134,7 +133,7 @@ def trainings(lab: Lab, base: Recipe, seed: int) -> Iterator[Training]:
 
 def run(lab: Lab) -> Finding:
     """Pre-train, fine-tune and train from scratch for each seed, and compare the errors on the new classes."""
-    base = lab.recipe or recipe_named("photos")
+    base = lab.base("photos", "photos")
     check(lab, base)
     base = base if lab.epochs is None else shortened(base, lab.epochs)
     finding = Finding("Pre-training, then few pictures of new classes (7)", lab.data(), ("top-1 error (%)",))

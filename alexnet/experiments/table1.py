@@ -16,7 +16,7 @@ OTHERS = {"sparse coding (others)": (47.1, 28.2), "SIFT + FVs (others)": (45.7, 
 
 def run(lab: Lab) -> Finding:
     """Train the net, and measure it with ten views and with one."""
-    base = lab.recipe or recipe_named("photos" if lab.stand_in else "alexnet-2012-run-2010")
+    base = lab.base("photos", "alexnet-2012-run-2010")
     finding = Finding("Table 1: ILSVRC-2010", lab.data(), ("top-1 error (%)", "top-5 error (%)"))
     finding.rows = [Row(name, paper) for name, paper in OTHERS.items()]
     runs = [lab.trained(f"cnn-{seed}", replace(base, seed=seed)) for seed in range(lab.seeds or 1)]

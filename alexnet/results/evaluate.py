@@ -60,6 +60,8 @@ def evaluate(
     names = [runs] if isinstance(runs, (str, Path)) else list(runs)
     with joined(parallel, device, HANG_SECONDS) as team:
         with team.together():
+            if save is not None and team.leads and not Path(save).absolute().parent.is_dir():
+                raise FileNotFoundError(f"{save} must be in a folder that there is")
             of_store, of = opened(names, store, views, split, weights_on)
         asked = {"the part measured on": of.name, "views": views, "weights_on": weights_on, "parallel": team.scheme}
         asked["the runs"] = [Path(name).name for name in names]  # which machines may have in different places

@@ -64,6 +64,8 @@ class Predictions:
                 if about["format"] != FORMAT or "pictures" not in about:
                     raise ValueError(f"its format is {about['format']}, this version reads {FORMAT}")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not a dict
+            if not all(tensor.isfinite().all() for tensor in tensors.values()):
+                raise ValueError("not all of its probabilities are numbers")
             nets, classes, views = tuple(about["nets"]), tuple(about["classes"]), about["views"]
             return cls(nets, classes, views, about["differing"], about["pictures"], tensors)
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:

@@ -1,5 +1,6 @@
 """The nearest pictures by the activities of the last hidden layer, or by short binary codes (section 7.1, Figure 4)."""
 
+import contextlib
 import copy
 import json
 import shutil
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
@@ -89,6 +91,16 @@ class Features:
         return np.asarray(found.float().cpu())
 
 
+@contextlib.contextmanager
+def undamaged(folder: Path) -> Iterator[None]:
+    """A line for a file of an index that cannot be read."""
+    try:
+        yield
+    except (ValueError, EOFError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise ValueError(f"index {folder} is damaged ({reason}): make it anew with alexnet index RUN STORE") from error
+
+
 class Index:
     """The activities and codes of a set of pictures, on disk, and the search among them.
 
@@ -104,16 +116,18 @@ class Index:
         about = folder / "about.json"
         if not about.exists():
             raise FileNotFoundError(f"{folder} must hold an index; there is none: make it with alexnet index RUN STORE")
-        self.about: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
+        self.folder = folder
+        with undamaged(folder):
+            self.about: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
         if self.about.get("format") != FORMAT:
             raise ValueError(
                 f"index {folder} must be of format {FORMAT}; it is of {self.about.get('format')}: make it anew"
             )
-        self.folder = folder
-        self.activities: np.ndarray = np.load(folder / "activities.npy", mmap_mode="r")  # (N, width) float32
-        self.labels: np.ndarray = np.load(folder / "labels.npy")
-        self.names: list[str] = json.loads((folder / "names.json").read_text(encoding="utf-8"))
-        self.codes: np.ndarray = np.load(folder / "codes.npy")  # (N, bits / 8) uint8
+        with undamaged(folder):
+            self.activities: np.ndarray = np.load(folder / "activities.npy", mmap_mode="r")  # (N, width) float32
+            self.labels: np.ndarray = np.load(folder / "labels.npy")
+            self.names: list[str] = json.loads((folder / "names.json").read_text(encoding="utf-8"))
+            self.codes: np.ndarray = np.load(folder / "codes.npy")  # (N, bits / 8) uint8
         self._encoder: Autoencoder | None = None
 
     def __len__(self) -> int:
@@ -122,16 +136,24 @@ class Index:
     def encoder(self) -> Autoencoder:
         """The autoencoder that makes the codes."""
         if self._encoder is None:
-            self._encoder = Autoencoder(self.activities.shape[1], 8 * self.codes.shape[1]).eval()
-            self._encoder.load_state_dict(load_file(self.folder / "encoder.safetensors"))
+            self._encoder = self._encoder_of("encoder.safetensors", 8 * self.codes.shape[1])
         return self._encoder
 
+    def _encoder_of(self, name: str, bits: int) -> Autoencoder:
+        net = Autoencoder(self.activities.shape[1], bits).eval()
+        with undamaged(self.folder):
+            net.load_state_dict(load_file(self.folder / name))
+        return net
+
     def recoded(self, bits: int, *, seed: int = 0) -> "Index":
-        """The same with codes of another length, in memory only."""
-        other = copy.copy(self)
-        net, _ = train_autoencoder(self.activities, bits, seed=seed)
+        """The same with codes of another length, whose autoencoder is kept beside the index's own."""
+        other, name = copy.copy(self), f"encoder-{bits}-{seed}.safetensors"
+        if not (self.folder / name).exists():
+            net, _ = train_autoencoder(self.activities, bits, seed=seed)
+            save_file(net.state_dict(), self.folder / f"{name}.part")
+            (self.folder / f"{name}.part").replace(self.folder / name)
+        other._encoder = net = self._encoder_of(name, bits)
         other.codes = np.concatenate([net.codes(part) for part in blocks(self.activities)])
-        other._encoder = net
         return other
 
     def nearest(self, activities: np.ndarray, count: int, *, codes: bool = False) -> tuple[np.ndarray, np.ndarray]:
