@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from alexnet.kernels import fold as kernel
 from alexnet.kernels.fold import fold, fold_reference
+from alexnet.nets.layers import Convolution
+from alexnet.recipe import Conv
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -51,6 +53,26 @@ def test_a_strided_convolution_is_one_of_stride_1_over_squares(kernel_side, stri
     weight = fold(weight, side=stride, rows=squares, columns=squares)
     around = expected.shape[2] + squares - 1
     torch.testing.assert_close(F.conv2d(fold(x, side=stride, rows=around, columns=around), weight), expected)
+
+
+@pytest.mark.parametrize(
+    ("towers", "padding", "stride", "dtype"),
+    [(1, 0, 4, torch.float32), (1, 0, 4, torch.bfloat16), (2, 0, 2, torch.float32), (1, 1, 2, torch.float32)],
+)
+def test_the_layer_computes_what_torch_does_whether_it_cuts_or_not(towers, padding, stride, dtype):
+    conv = Conv(maps=6, kernel=5, stride=stride, padding=padding)
+    layer = Convolution(2, conv, towers=towers, side=19)
+    x = drawn(3, 2, 19, 19).requires_grad_()
+    results = []
+    for cut in (layer.cut, False):
+        layer.cut = cut
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            y = layer(x)
+        assert y.dtype == dtype
+        results.append((y, *torch.autograd.grad(y.float().square().sum(), (x, *layer.parameters()))))
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance * float(expected.detach().abs().max()))
 
 
 def test_torch_finds_the_operator_well_made():

@@ -33,7 +33,7 @@ class Convolution(nn.Conv2d):
         # Pixels that the last kernel reaches past the padded picture.
         self.extra = (out - 1) * conv.stride + conv.kernel - side - 2 * conv.padding
         # Whether it reads few maps in steps of several pixels, which a CPU is slow at; and its kernel's side in such.
-        self.cut = channels <= _FEW and conv.stride > 1 and conv.padding == 0
+        self.cut = channels <= _FEW and conv.stride > 1 and conv.padding == 0 and towers == 1
         self.squares = -(-conv.kernel // conv.stride)
         self.out = out
 
