@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from alexnet.data.peers import GRACE_SECONDS, OthersTell, tells
+from alexnet.data.peers import GRACE_SECONDS, OthersTell, tells, told_once
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES, recipe_named
 
@@ -232,10 +232,8 @@ def run_train(options: argparse.Namespace) -> int:
 
     try:
         recipe = asked_recipe(options)
-    except ValueError as error:  # the same in all processes of a machine
-        if tells():
-            raise
-        raise OthersTell from error
+    except ValueError as error:
+        raise told_once(error) from None
     outcome = train(
         options.store,
         options.run,

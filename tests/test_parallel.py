@@ -38,6 +38,11 @@ def torchrun(folder: Path, *jobs: str, processes: int = 2, restarts: int = 0) ->
     return subprocess.run([*command, str(WORKER), *jobs, str(folder)], capture_output=True, text=True, check=False)
 
 
+def told(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """The lines of ours that processes have said."""
+    return [line for line in done.stderr.splitlines() if line.startswith("alexnet: ")]
+
+
 def results(folder: Path, job: str, processes: int = 2) -> list[dict[str, Any]]:
     """What the processes returned."""
     return [json.loads((folder / f"{job}-{rank}.json").read_text()) for rank in range(processes)]
@@ -177,9 +182,8 @@ def test_mistakes_are_told_by_one_process(case: str, words: str, folder: Path) -
 def test_a_killed_process_costs_what_was_done_since_the_last_checkpoint(folder: Path) -> None:
     done = torchrun(folder, "killed", processes=4, restarts=1)
     assert done.returncode == 0, done.stderr
-    ours = [line for line in done.stderr.splitlines() if line.startswith("alexnet: ")]
-    assert len(ours) == 1
-    assert re.match(r"alexnet: process 3 \(machine \S+, pid \d+\) is lost, in step (9|10) \(", ours[0])
+    (line,) = told(done)
+    assert re.match(r"alexnet: process 3 \(machine \S+, pid \d+\) is lost, in step (9|10) \(", line)
     assert [found["life"] for found in results(folder, "killed", 4)] == ["1"] * 4
     ours, theirs = last(folder / "killed"), last(folder / "four")
     assert all(torch.equal(ours.tensors[name], value) for name, value in theirs.tensors.items())
@@ -191,8 +195,7 @@ def test_the_command_tells_one_line_and_no_traceback(folder: Path) -> None:
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     asked = [*start, *arguments, "--parallel", "towers", "--set", "net.towers=1"]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
-    ours = [line for line in done.stderr.splitlines() if line.startswith("alexnet: ")]
-    assert len(ours) == 1
+    assert len(told(done)) == 1
     assert "/alexnet/" not in done.stderr  # in the traceback that torchrun adds of itself
 
 
@@ -213,7 +216,7 @@ def test_a_late_process_still_tells_what_all_find(asked: list[str], words: str, 
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     train = ["train", str(folder / "store"), str(folder / "new"), "--recipe", "tiny"]
     done = subprocess.run([*start, *train, *asked], capture_output=True, text=True, check=False)
-    assert len([line for line in done.stderr.splitlines() if line.startswith("alexnet: ") and words in line]) == 1
+    assert len([line for line in told(done) if words in line]) == 1
     assert "exitcode  : 2" in done.stderr
 
 
@@ -238,16 +241,15 @@ def two_machines(folder: Path, first: list[str], second: list[str]) -> list[subp
 def test_machines_with_different_recipes_are_told_apart(folder: Path) -> None:
     ends = two_machines(folder, *(["--set", f"learning_rate={rate}"] for rate in (0.1, 0.2)))
     assert all(end.returncode for end in ends)
-    ours = [line for end in ends for line in end.stderr.splitlines() if line.startswith("alexnet: ")]
-    assert len(ours) == 1
-    assert "recipe.learning_rate must be the same in all processes; in process 1 on machine" in ours[0]
+    (line,) = (line for end in ends for line in told(end))
+    assert "recipe.learning_rate must be the same in all processes; in process 1 on machine" in line
     assert not any("/alexnet/" in end.stderr for end in ends)
 
 
 def test_a_machine_whose_command_is_wrong_says_so_and_the_other_does_not_wait_for_ever(folder: Path) -> None:
     ends = two_machines(folder, ["--hang-seconds", "4"], ["--set", "epochz=2"])
     assert all(end.returncode for end in ends)
-    (waited,), (wrong,) = ([line for line in end.stderr.splitlines() if line.startswith("alexnet: ")] for end in ends)
+    (waited,), (wrong,) = map(told, ends)
     assert "epochz" in wrong
     assert "has waited in vain for all 2 processes to come" in waited
     assert not any("/alexnet/" in end.stderr for end in ends)

@@ -45,6 +45,11 @@ def tells() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
+def told_once(error: Exception) -> BaseException:
+    """What to raise for an error that all processes of a machine come to alike: one of them tells it."""
+    return error if tells() else OthersTell()
+
+
 class PeerError(ValueError):
     """Another process has failed, and says why itself."""
 

@@ -32,14 +32,16 @@ def at_equal_schedules(recipe: Recipe) -> Recipe:
 
 def run(lab: Lab) -> Finding:
     """Train the nets at equal schedules, and compare their test errors."""
-    with_it = lab.base("cifar10-11pct", "cifar10-11pct")
+    with_it = lab.base("cifar10-11pct")
     require(with_it.net.normalise is not None, "net.normalise", "set, to be left out", None)
     without_it = replace(with_it, net=replace(with_it.net, normalise=None))
-    nets: list[tuple[str, Recipe, float | None]]
-    nets = [("with normalisation", with_it, None), ("the same net without it", without_it, None)]
+    nets: list[tuple[str, Recipe, float | None]] = [("with normalisation", with_it, None)]
     if lab.recipe is None:
-        nets[0] = ("with normalisation (11%)", with_it, 11.0)
-        nets.insert(1, ("the net without normalisation (13%)", recipe_named("cifar10-13pct"), 13.0))
+        nets = [
+            ("with normalisation (11%)", with_it, 11.0),
+            ("the net without normalisation (13%)", recipe_named("cifar10-13pct"), 13.0),
+        ]
+    nets.append(("the same net without it", without_it, None))
     fixed = lab.epochs is not None or "val" not in lab.store.splits
     if fixed:
         nets = [(name, at_equal_schedules(recipe), paper) for name, recipe, paper in nets]

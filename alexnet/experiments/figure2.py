@@ -77,7 +77,7 @@ def stages(net: Net, classes: int = CLASSES) -> list[Stage]:
 
 def run(lab: Lab) -> Finding:
     """Draw the net, and set the numbers of its neurons beside the paper's."""
-    recipe = lab.base("alexnet-2012-paper", "alexnet-2012-paper")
+    recipe = lab.base("alexnet-2012-paper")
     drawn = stages(recipe.net)
     finding = Finding("Figure 2: the net", "Computed from the recipe; no pictures needed.", ("neurons",))
     of_paper = recipe == recipe_named("alexnet-2012-paper")

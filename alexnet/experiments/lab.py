@@ -234,9 +234,12 @@ class Lab:
             line += f" (The set itself has {whole}.)"
         return line
 
-    def base(self, on_stand_in: str, on_it: str) -> Recipe:
-        """What the nets differ from: the recipe asked for, or one of these; the finding will say which."""
-        name = on_stand_in if self.stand_in else on_it
+    def base(self, name: str, on_paper_s: str | None = None) -> Recipe:
+        """What the nets differ from: the recipe asked for, or `name`, or another on the paper's own pictures.
+
+        The finding will say which.
+        """
+        name = name if self.stand_in else on_paper_s or name
         if self.recipe is None:
             self.named = name
         return self.recipe or recipe_named(name)

@@ -133,7 +133,7 @@ def trainings(lab: Lab, base: Recipe, seed: int) -> Iterator[Training]:
 
 def run(lab: Lab) -> Finding:
     """Pre-train, fine-tune and train from scratch for each seed, and compare the errors on the new classes."""
-    base = lab.base("photos", "photos")
+    base = lab.base("photos")
     check(lab, base)
     base = base if lab.epochs is None else shortened(base, lab.epochs)
     finding = Finding("Pre-training, then few pictures of new classes (7)", lab.data(), ("top-1 error (%)",))

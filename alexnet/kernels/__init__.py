@@ -15,9 +15,8 @@ def compiled(function: Function) -> Function:
     """`function` compiled by Numba at its first call, to run without Python's lock.
 
     Arithmetic keeps its order, so that results are the same everywhere (but for subnormal numbers in bfloat16, see
-    vectors.py); vectors are used where that allows it. The
-    machine code is kept beside the source (or in the user's cache folder), so that a second process starts at once;
-    where neither can be written each process compiles anew.
+    vectors.py); vectors are used where that allows it. The machine code is kept beside the source (or in the user's
+    cache folder), so that a second process starts at once; where neither can be written each process compiles anew.
     """
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:

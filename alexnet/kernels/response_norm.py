@@ -283,7 +283,7 @@ def _response_norm(x: Tensor, size: int, k: float, alpha: float, beta: float, to
         at = start * channels
         _forward(before, at, after, at, (stop - start) * towers, maps, *numbers, known)
 
-    in_parallel(part, n * h * w if channels else 0)
+    in_parallel(part, n * h * w)
     return y
 
 
@@ -301,7 +301,7 @@ def _response_norm_backward(
         at = start * channels
         _backward(memory, at, gradients, at, out, at, (stop - start) * towers, maps, *numbers, known)
 
-    in_parallel(part, n * h * w if channels else 0)
+    in_parallel(part, n * h * w if channels else 0)  # `_backward` wants a map
     return dx
 
 
@@ -392,11 +392,18 @@ def _(g: Tensor, x: Tensor, *constants: Any) -> Tensor:
 _TRITON = has_triton()  # here, so that torch.compile need not look into it
 
 
-def _has_kernel(x: Tensor) -> bool:
-    """Whether there are loops for x's device and type; on other devices, and in float64 on a GPU, plain torch works."""
+def _has_kernel(x: Tensor, size: int = 1) -> bool:
+    """Whether there are loops for x's device and type, and for windows of `size` maps; elsewhere plain torch works."""
+    if x.device.type == "cpu":
+        if size > _WIDEST:
+            note(
+                f"response normalisation over more than {_WIDEST} maps runs in plain torch on a CPU, "
+                "several times slower"
+            )
+        return size <= _WIDEST
     if x.device.type == "cuda" and not _TRITON:
         note("response normalisation on the GPU runs in plain torch, several times slower: Triton is not installed")
-    return x.device.type == "cpu" or (x.device.type == "cuda" and _TRITON and x.dtype != torch.float64)
+    return x.device.type == "cuda" and _TRITON and x.dtype != torch.float64
 
 
 def _check(x: Tensor, size: int, towers: int) -> None:
@@ -428,9 +435,7 @@ def response_norm(
         ValueError: The towers do not divide the maps, or a size below 1.
     """
     _check(x, size, towers)
-    if x.device.type == "cpu" and size > _WIDEST:
-        note(f"response normalisation over more than {_WIDEST} maps runs in plain torch on a CPU, several times slower")
-    if not _has_kernel(x) or (x.device.type == "cpu" and size > _WIDEST):
+    if not _has_kernel(x, size):
         return response_norm_reference(x, size=size, k=k, alpha=alpha, beta=beta, towers=towers, relu=relu)
     result: Tensor = _response_norm(x, size, k, alpha, beta, towers, relu)
     return result

@@ -170,13 +170,10 @@ def load(path: Path) -> Checkpoint:
             tensors=tensors,
         )
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        instead = "the last takes its place" if path.stem == "best" else "the training goes on from the one before"
         raise ValueError(
-            f"{path} must be a checkpoint of this version of alexnet; it cannot be read as one ({error}): "
-            + (
-                "remove it, and the last takes its place"
-                if path.stem == "best"
-                else "remove it, and the training goes on from the one before"
-            )
+            f"{path} must be a checkpoint of this version of alexnet; it cannot be read as one ({error}): remove it, "
+            f"and {instead}"
         ) from error
 
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from alexnet.data.ahead import cores
-from alexnet.data.peers import LostError, OthersTell, life_of_store, tells
+from alexnet.data.peers import LostError, OthersTell, life_of_store, told_once
 from alexnet.data.store import Store
 from alexnet.learning.device import choose_device
 from alexnet.learning.exchange import Group, all_rows, split_cross_entropy
@@ -294,8 +294,8 @@ def joined(scheme: str, device: str | torch.device | None, seconds: float) -> It
         LostError: The other processes have not come.
         OthersTell: Another process of this machine raises one of these.
     """
-    if fault := _fault(scheme, seconds):  # which the others of this machine find too
-        raise ValueError(fault) if tells() else OthersTell
+    if fault := _fault(scheme, seconds):
+        raise told_once(ValueError(fault))
     if scheme == "none":
         yield Team(device=choose_device(device))
         return
@@ -322,13 +322,12 @@ def _join(device: str | torch.device | None, seconds: float) -> None:
             timeout=timedelta(seconds=2 * seconds),
         )
     except RuntimeError as error:  # dist.DistError is one
-        if not tells():
-            raise OthersTell from error
-        raise LostError(
+        lost = LostError(
             f"process {os.environ['RANK']} (machine {socket.gethostname()}) has waited in vain for all "
             f"{os.environ['WORLD_SIZE']} processes to come; another machine may say why, or have another command "
             f"({one_line(error)})"
-        ) from error
+        )
+        raise told_once(lost) from error
     atexit.register(dist.destroy_process_group)
 
 

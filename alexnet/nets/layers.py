@@ -32,9 +32,8 @@ class Convolution(nn.Conv2d):
         out = conv_side(side, conv.kernel, conv.stride, conv.padding)
         # Pixels that the last kernel reaches past the padded picture.
         self.extra = (out - 1) * conv.stride + conv.kernel - side - 2 * conv.padding
-        # Whether it reads few maps in steps of several pixels, which a CPU is slow at; and its kernel's side in such.
+        # Whether it reads few maps in steps of several pixels, which a CPU is slow at.
         self.cut = channels <= _FEW and conv.stride > 1 and conv.padding == 0 and towers == 1
-        self.squares = -(-conv.kernel // conv.stride)
         self.out = out
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,7 +46,9 @@ class Convolution(nn.Conv2d):
 
     def _of_squares(self, x: Tensor) -> Tensor:
         """The same, as a convolution of stride 1 over the picture's squares."""
-        side, squares, around = self.stride[0], self.squares, self.out + self.squares - 1
+        side = self.stride[0]
+        squares = -(-self.kernel_size[0] // side)  # of the kernel, and of what all kernels see:
+        around = self.out + squares - 1
         autocast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
         dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
         weight = fold_reference(self.weight, side=side, rows=squares, columns=squares)

@@ -63,8 +63,13 @@ def evaluate(
             if save is not None and team.leads and not Path(save).absolute().parent.is_dir():
                 raise FileNotFoundError(f"{save} must be in a folder that there is")
             of_store, of = opened(names, store, views, split, weights_on)
-        asked = {"the part measured on": of.name, "views": views, "weights_on": weights_on, "parallel": team.scheme}
-        asked["the runs"] = [Path(name).name for name in names]  # which machines may have in different places
+        asked = {
+            "the part measured on": of.name,
+            "views": views,
+            "weights_on": weights_on,
+            "parallel": team.scheme,
+            "the runs": [Path(name).name for name in names],  # which machines may have in different places
+        }
         team.check_same(lambda: {**versions(), "the store's pictures": pictures_of(of_store), **asked})
         splits = [of.name, *([weights_on] if weights_on else [])]
         nets = [predictions_of(Path(name), of_store, splits, views, team) for name in names]

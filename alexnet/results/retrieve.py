@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from tqdm import tqdm
 
 from alexnet.checked import require
 from alexnet.data.augment import centre_mean
 from alexnet.data.image import read_image
-from alexnet.data.store import Split, Store
+from alexnet.data.store import Split, Store, write_aside
 from alexnet.data.views import batch_of_views, views_of
 from alexnet.learning import checkpoint
 from alexnet.learning.checkpoint import Checkpoint
@@ -150,8 +150,7 @@ class Index:
         other, name = copy.copy(self), f"encoder-{bits}-{seed}.safetensors"
         if not (self.folder / name).exists():
             net, _ = train_autoencoder(self.activities, bits, seed=seed)
-            save_file(net.state_dict(), self.folder / f"{name}.part")
-            (self.folder / f"{name}.part").replace(self.folder / name)
+            write_aside(self.folder / name, save(net.state_dict()))
         other._encoder = net = self._encoder_of(name, bits)
         other.codes = np.concatenate([net.codes(part) for part in blocks(self.activities)])
         return other
