@@ -14,9 +14,15 @@ from PIL import Image
 from alexnet.data.store import STATISTICS, Statistics, Store, shard_name, shard_schema
 from alexnet.recipe import Conv, Full, Net, Recipe
 
-# Without a GPU, Triton's kernels run in its interpreter, which is chosen when they are imported.
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Test the same on every machine, unless it is the GPU that is to be tested."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # Without a GPU, Triton's kernels run in its interpreter, which is chosen when they are imported.
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 # The first example of a test may import and compile for seconds; no test here measures time. The same examples every
 # time: a test that fails does so for everyone.

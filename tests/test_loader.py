@@ -16,6 +16,7 @@ from alexnet.data.transfer import sent_ahead
 from alexnet.recipe import Recipe
 
 COUNT, SIZE, CROP = 23, 32, 24
+pytestmark = pytest.mark.gpu
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -27,7 +27,7 @@ from alexnet.results import report
 from alexnet.results.classify import Classifier
 from alexnet.results.evaluate import evaluate
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.gpu]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Case = tuple[Tensor, Tensor, Tensor, dict[str, int]]

@@ -18,6 +18,7 @@ pytest.importorskip("triton")
 
 from alexnet.kernels import response_norm_triton
 
+pytestmark = pytest.mark.gpu
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STRONG = {"k": 1.5, "alpha": 0.3}  # where the sum matters more than k
 # The interpreter cuts bfloat16 off instead of rounding it.

@@ -60,6 +60,7 @@ def test_a_step_is_the_loss_its_gradient_and_the_rule() -> None:
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), plain.parameters(), strict=True))
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_replayed_step_is_the_step_made_one_by_one(precision: str) -> None:
@@ -79,6 +80,7 @@ def test_a_replayed_step_is_the_step_made_one_by_one(precision: str) -> None:
         assert torch.allclose(a, b, rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_dropout_differs_from_replay_to_replay() -> None:
     _, optimiser, step = ready(replace(RECIPE, net=small_net()), "cuda")

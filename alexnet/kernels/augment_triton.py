@@ -48,8 +48,9 @@ def place_batch_triton(
     out = torch.empty(squares.shape, dtype=dtype, device=squares.device)
     if count:
         grid = (triton.cdiv(3 * crop * crop, BLOCK), triton.cdiv(count, PICTURES))
-        _place_batch[grid](
-            squares, reflect.view(torch.uint8), mean, colour, out, float(np.float32(1 / divisor)), count,
-            CROP=crop, PICTURES=PICTURES, BLOCK=BLOCK,
-        )  # fmt: skip
+        with torch.cuda.device_of(squares):
+            _place_batch[grid](
+                squares, reflect.view(torch.uint8), mean, colour, out, float(np.float32(1 / divisor)), count,
+                CROP=crop, PICTURES=PICTURES, BLOCK=BLOCK,
+            )  # fmt: skip
     return out.permute(0, 3, 1, 2)

@@ -51,7 +51,8 @@ def dropout_triton(x: Tensor, key: Tensor, threshold: int, layer: int, row: int,
         quads = triton.cdiv(column % 4 + x.shape[1], 4)
         block = min(QUADS, triton.next_power_of_2(quads))
         grid = (x.shape[0], triton.cdiv(quads, block))
-        _drop[grid](
-            x, y, key, threshold, layer, row, column // 4, x.shape[1], *x.stride(), SHIFT=column % 4, QUADS=block
-        )
+        with torch.cuda.device_of(x):
+            _drop[grid](
+                x, y, key, threshold, layer, row, column // 4, x.shape[1], *x.stride(), SHIFT=column % 4, QUADS=block
+            )
     return y

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 import triton
 import triton.language as tl
 
@@ -54,7 +55,8 @@ def update_triton(parts: Sequence["Part"]) -> None:
         weights, velocities, gradients, rates = zip(*some, strict=True)
         sizes = tuple(weight.numel() for weight in weights)
         grid = (sum(triton.cdiv(size, BLOCK) for size in sizes),)
-        # Without fusing, each product and sum is rounded by itself, as everywhere else.
-        _update[grid](
-            weights, velocities, gradients, rates, sizes, COUNT=len(some), BLOCK=BLOCK, enable_fp_fusion=False
-        )
+        with torch.cuda.device_of(weights[0]):
+            # Without fusing, each product and sum is rounded by itself, as everywhere else.
+            _update[grid](
+                weights, velocities, gradients, rates, sizes, COUNT=len(some), BLOCK=BLOCK, enable_fp_fusion=False
+            )

@@ -1,0 +1,143 @@
+"""The tests for GPUs on simulated ones: where tensors lie, what a graph captures, what NCCL would be given."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from simulated_gpu import build
+
+TESTS = Path(__file__).parent
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="torch's libraries are linked as on Linux"),
+    pytest.mark.skipif(COMPILER is None, reason="no compiler for C++"),
+]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The simulated device."""
+    assert COMPILER is not None
+    library = tmp_path_factory.mktemp("simulated") / "device.so"
+    build(COMPILER, library)
+    return library
+
+
+def run(library: Path, *program: str, gpus: int, **more: str) -> str:
+    """Run a program on a machine with simulated GPUs; what it prints."""
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"} | more
+    environment |= {"SIMULATED_GPUS": str(gpus), "SIMULATED_GPU_LIBRARY": str(library), "PYTHONPATH": str(TESTS)}
+    command = [sys.executable, "-m", "simulated_gpu", *program]
+    done = subprocess.run(command, env=environment, cwd=TESTS.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+MISTAKES = """
+import torch, torch.distributed as dist
+from torch.nn import functional as F
+from alexnet.kernels.dropout import dropout
+from alexnet.kernels.dropout_triton import _drop
+
+def says(call):
+    try:
+        call()
+    except Exception as error:
+        return str(error).splitlines()[0]
+    return "nothing"
+
+def captured(operation):
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = operation()
+    return graph, result
+
+x, y = torch.ones(4, 4, device="cuda:0"), torch.ones(4, 4, device="cuda:1")
+print(x.device, y.device, torch.cuda.device_count(), float((x @ x).sum()), F.relu(-x).device)
+print(says(lambda: x @ y))
+print(says(lambda: torch.mm(x, torch.ones(4, 4))))
+print(says(lambda: torch.ones(2, device="cuda:2")))
+print(says(lambda: captured(lambda: float(x.sum()))))
+print(says(lambda: captured(lambda: x.cpu())))
+print(says(lambda: captured(lambda: x + torch.ones(4).to("cuda"))))
+graph, doubled = captured(lambda: (x.add_(1), 2 * x)[1])
+print(float(x[0, 0]), end=" ")
+graph.replay()
+print(float(x[0, 0]), float(doubled[0, 0]))
+key = torch.tensor([1], device="cuda:1")
+print(says(lambda: _drop[(4, 1)](y, y, key, 0, 0, 0, 0, 4, 4, 1, SHIFT=0, QUADS=1)))
+print(says(lambda: dropout(y, key, p=0.5)))
+dist.init_process_group("cpu:gloo,cuda:nccl", store=dist.HashStore(), rank=0, world_size=1)
+print(says(lambda: dist.all_reduce(y)))
+print(says(lambda: dist.all_reduce(torch.ones(4, 4, device="cuda:0")[:, :2])))
+print(says(lambda: dist.all_gather([x], torch.ones(4, 4))))
+print(says(lambda: dist.all_reduce(x)), says(lambda: dist.all_reduce(torch.ones(3))))
+dist.destroy_process_group()
+"""
+
+
+def test_it_refuses_what_gpus_would(library: Path, tmp_path: Path) -> None:
+    (tmp_path / "mistakes.py").write_text(MISTAKES)
+    said = run(library, str(tmp_path / "mistakes.py"), gpus=2, LOCAL_RANK="0").splitlines()
+    captures = [f"operation not permitted when stream is capturing: aten::{name}" for name in
+                ("_local_scalar_dense", "_to_copy", "_to_copy")]  # fmt: skip
+    assert said == [
+        "cuda:0 cuda:1 2 64.0 cuda:0",
+        "aten::mm: tensors on cuda:0 and cuda:1",
+        "aten::mm: a tensor on cpu among those on a GPU",
+        "invalid device ordinal: cuda:2 of 2",
+        *captures,
+        "1.0 2.0 4.0",
+        "a kernel is launched on cuda:0, a tensor of it lies on cuda:1",
+        "nothing",
+        "all_reduce: tensors on cuda:1, this process has cuda:0",
+        "all_reduce: memory with gaps",
+        "all_gather: tensors on ['cpu', 'cuda:0']",
+        "nothing nothing",
+    ]
+
+
+SECOND = """
+import torch
+from conftest import small_net
+from alexnet.kernels.augment import place_batch
+from alexnet.learning.sgd import SGD
+from alexnet.learning.step import EAGER_STEPS, Step
+from alexnet.nets.alexnet import AlexNet
+from alexnet.recipe import Recipe
+
+device = torch.device("cuda:1")
+net = AlexNet(3, small_net()).on(device).train()
+step = Step(net, SGD(net.parameters(), rate=0.01, momentum=0.9, decay=5e-4), Recipe(net=small_net(), batch_size=2))
+squares = torch.full((2, 24, 24, 3), 100, dtype=torch.uint8, device=device)
+zeros = torch.zeros(2, 3, device=device)
+images = place_batch(squares, zeros[:, 0] > 0, torch.zeros(24, 24, 3, device=device), zeros, 1.0)
+for _ in range(EAGER_STEPS + 2):
+    loss, _ = step(images, torch.tensor([0, 1], device=device))
+print(torch.cuda.current_device(), step._graph is not None, loss.device, bool(loss.isfinite()))
+"""
+
+
+def test_a_net_learns_on_another_gpu_than_the_current_one(library: Path, tmp_path: Path) -> None:
+    (tmp_path / "second.py").write_text(SECOND)
+    assert run(library, str(tmp_path / "second.py"), gpus=2).split() == ["0", "True", "cuda:1", "True"]
+
+
+# The CPU has no kernel for the first one's convolution by depth; torch's compiler asks a GPU what it is.
+BEYOND = ("test_with_the_same_kernels_everywhere_it_is_a_convolution", "local_layers_can_be_exported_and_compiled")
+
+
+def test_the_tests_for_a_gpu_pass(library: Path) -> None:
+    chosen = ("-k", f"not {' and not '.join(BEYOND)}", "--ignore", "tests/test_parallel.py")
+    said = run(library, "-m", "pytest", "-m", "gpu", *chosen, gpus=1)
+    assert " passed" in said
+    assert " skipped" not in said
+
+
+def test_processes_with_a_gpu_each_train_as_one(library: Path) -> None:
+    said = run(library, "-m", "pytest", "-m", "gpu", "tests/test_parallel.py", gpus=4, SIMULATED_TRITON="0")
+    assert " passed" in said
+    assert " skipped" not in said
