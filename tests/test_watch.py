@@ -23,22 +23,25 @@ LINE = ": all that are left end; torchrun starts all again from the last checkpo
 
 # Each start of the processes has its own fate: the culprit is killed, is stopped, and at last is slow only.
 SCRIPT = """
-import os, signal, sys, time, torch
+import os, signal, sys, threading, time, torch
 import torch.distributed as dist
 from alexnet.learning.watch import watched
 
 signal.signal(signal.SIGTERM, lambda *_: None)  # as the training, which ends when the step is done
 dist.init_process_group("gloo")
 rank = dist.get_rank()
-fate, at = [("SIGKILL", 5), ("SIGSTOP", 7), ("slow", None)][int(os.environ["TORCHELASTIC_RESTART_COUNT"])]
+fates = [("SIGKILL", 5), ("SIGSTOP", 7), ("SIGKILL unheard", 6), ("slow", None)]
+fate, at = fates[int(os.environ["TORCHELASTIC_RESTART_COUNT"])]
 with watched(seconds=3) as watch:
     for step in range(10):
         watch.beat(step, "training")
         if rank == 1 and step == at:
-            print(f"{fate} {os.getpid()}", flush=True)
-            os.kill(os.getpid(), getattr(signal, fate))
+            print(f"{fate}: {os.getpid()}", flush=True)
+            os.kill(os.getpid(), getattr(signal, fate.split()[0]))
         if rank == 1 and fate == "slow":
             time.sleep(0.5)
+        if fate == "SIGKILL unheard" and step == at:
+            threading.Event().wait()  # for what NCCL will never end
         dist.all_reduce(torch.ones(1))
 print("end", rank, flush=True)
 """
@@ -46,7 +49,7 @@ print("end", rank, flush=True)
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, list[str], dict[str, int]]:
-    """Exit status, lines, and the culprits' process numbers of SCRIPT under torchrun with two restarts."""
+    """Exit status, lines, and the culprits' process numbers of SCRIPT under torchrun with three restarts."""
     script = tmp_path_factory.mktemp("watch") / "script.py"
     script.write_text(SCRIPT, encoding="utf-8")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -54,7 +57,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, list[str], dict
     lines: list[str] = []
     culprits: dict[str, int] = {}
     with subprocess.Popen(
-        [*torchrun, "--max-restarts", "2", script],
+        [*torchrun, "--max-restarts", "3", script],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -64,7 +67,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, list[str], dict
         for line in process.stdout:
             lines.append(line.rstrip())
             if line.startswith("SIG"):
-                fate, number = line.split()
+                fate, number = line.split(": ")
                 culprits[fate] = int(number)
             if "has said nothing" in line:  # torchrun would kill it too, half a minute later
                 os.kill(culprits["SIGSTOP"], signal.SIGKILL)
@@ -79,6 +82,12 @@ def test_a_killed_process_is_named_with_its_machine_and_step(told: tuple[int, li
     )
 
 
+def test_a_killed_process_is_named_where_no_collective_fails(told: tuple[int, list[str], dict[str, int]]) -> None:
+    _, lines, culprits = told
+    name = f"process 1 (machine {MACHINE}, pid {culprits['SIGKILL unheard']})"
+    assert f"alexnet: {name} is lost, in step 6 (training)" + LINE in lines
+
+
 def test_a_stopped_process_is_named_with_its_machine_and_step(told: tuple[int, list[str], dict[str, int]]) -> None:
     _, lines, culprits = told
     name = f"process 1 (machine {MACHINE}, pid {culprits['SIGSTOP']})"
@@ -89,7 +98,7 @@ def test_each_is_told_once_and_a_slow_process_is_waited_for(told: tuple[int, lis
     status, lines, _ = told
     assert status == 0, "\n".join(lines)
     assert {"end 0", "end 1"} <= set(lines)
-    assert sum("alexnet: " in line for line in lines) == 2
+    assert sum("alexnet: " in line for line in lines) == 3
 
 
 def heard(
@@ -116,6 +125,8 @@ def heard(
         ([heard(3), heard(2, new=30), heard(4)], "process 1 (machine m, pid 2) has said nothing for 60 s, in step 3"),
         ([heard(3), heard(2, new=95), heard(4, moved=98)], None),
         ([heard(3, state="cut off"), heard(2, new=95)], "process 1 (machine m, pid 2) is lost, in step 3 (training)"),
+        ([heard(3, state="asked"), heard(2, new=95)], "process 1 (machine m, pid 2) is lost, in step 3 (training)"),
+        ([heard(3, state="asked", moved=98), heard(2, state="asked")], None),  # they end when their step is done
         ([heard(3, moved=98), heard(2, state="done", new=1)], None),
         ([heard(3, moved=98), heard(2, state="failed", note="x", new=98)], None),  # the other may end so too
         (

@@ -49,8 +49,8 @@ class Sign:
         step, what, within: The step its loop is in, what of it, and how often it has come forward within that step.
         beats: How often it has come forward since it began.
         posts: How often it has said this.
-        state: "running"; "cut off": a collective failed; "failed": it has ended, `note` says how; "told": it has ended
-            and told why, or another did; "done".
+        state: "running"; "asked": to end, by torchrun or a user, and still running; "cut off": a collective failed;
+            "failed": it has ended, `note` says how; "told": it has ended and told why, or another did; "done".
         note: The line of code at which it stands, or the error it ended with.
     """
 
@@ -107,6 +107,8 @@ class Watch:
         self.judged, self.wake, self.over, self.gone = (threading.Event() for _ in range(4))
         self.thread = threading.get_ident()
         self.threads: list[threading.Thread] = []
+        self.signals: int | None = None  # where the numbers of signals are read
+        self.asked = False
 
     def beat(self, step: int, what: str) -> None:
         """Come forward: at each step, each batch of an evaluation, each checkpoint.
@@ -136,6 +138,8 @@ class Watch:
         for thread in self.threads[:1]:
             thread.join(self.seconds)  # a store that does not answer must not keep it
         self.gone.set()
+        for thread in self.threads[1:]:
+            thread.join()
 
     def talk(self) -> None:
         """Speak and listen, until the end."""
@@ -166,11 +170,21 @@ class Watch:
             last = now
             if self.over.is_set():
                 continue
+            if self.signalled():
+                self.asked = True
+                self.wake.set()
             if self.verdict is None and self.clock - self.reached > self.seconds:
                 self.decide(self.out_of_reach())
             if self.verdict is not None and self.state == "running":
                 leave(self.verdict)
                 return
+
+    def signalled(self) -> bool:
+        """Whether a SIGTERM has come since the last call."""
+        try:
+            return self.signals is not None and signal.SIGTERM in os.read(self.signals, 4096)
+        except BlockingIOError:
+            return False
 
     def decide(self, verdict: str) -> None:
         """Settle what this process says at its end."""
@@ -183,7 +197,8 @@ class Watch:
         step, what, within, beats = self.at
         note = self.note or (standing(self.thread) if beats == self.said else "")
         self.said, self.posts = beats, self.posts + 1
-        sign = Sign(socket.gethostname(), os.getpid(), step, what, within, beats, self.posts, self.state, note)
+        state = "asked" if self.asked and self.state == "running" else self.state
+        sign = Sign(socket.gethostname(), os.getpid(), step, what, within, beats, self.posts, state, note)
         assert self.store is not None
         self.store.set(f"sign/{self.rank}", json.dumps(list(asdict(sign).values())))
 
@@ -258,20 +273,43 @@ def watched(seconds: float = 300, store: Store | None = None) -> Iterator[Watch]
         )
     alone = not dist.is_initialized() or dist.get_world_size() == 1
     watch = Watch(0, 1, seconds, None) if alone else join(seconds, store)
-    watch.begin()
+    with contextlib.nullcontext() if alone else signal_numbers() as watch.signals:
+        watch.begin()
+        try:
+            yield watch
+        except BaseException as error:
+            if not alone and of_a_collective(error):
+                if threading.current_thread() is threading.main_thread():
+                    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's would end the search for who is at fault
+                leave(lost(error, watch))
+            mendable = isinstance(error, (ValueError, OSError))  # told in one line, and by one process
+            watch.end("told" if mendable or isinstance(error, OthersTell) else "failed", one_line(error))
+            if mendable and not watch.first():
+                raise OthersTell from error
+            raise
+        watch.end("done")
+
+
+@contextlib.contextmanager
+def signal_numbers() -> Iterator[int | None]:
+    """A pipe's end where the numbers of signals that have a handler are read; none but in the main thread.
+
+    A main thread that waits in C++ runs no handler: not when torchrun ends it because a peer is lost, while it waits
+    for NCCL, which does not say so. Into the pipe the number is written all the same.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield None
+        return
+    read, write = os.pipe()
+    for end in (read, write):
+        os.set_blocking(end, False)
+    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     try:
-        yield watch
-    except BaseException as error:
-        if not alone and of_a_collective(error):
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's would end the search for the one at fault
-            leave(lost(error, watch))
-        mendable = isinstance(error, (ValueError, OSError))  # told in one line, and by one process
-        watch.end("told" if mendable or isinstance(error, OthersTell) else "failed", one_line(error))
-        if mendable and not watch.first():
-            raise OthersTell from error
-        raise
-    watch.end("done")
+        yield read
+    finally:
+        signal.set_wakeup_fd(before)
+        for end in (read, write):
+            os.close(end)
 
 
 def join(seconds: float, store: Store | None) -> Watch:
@@ -326,13 +364,13 @@ def judge(heard: Sequence[Heard], now: float, seconds: float, brief: float) -> s
         heard: Of each process.
         now: By the clock of `heard`, in seconds.
         seconds: After how long a process that is silent or stands still is at fault.
-        brief: The same for one that is silent where others are cut off, or has failed.
+        brief: The same for one that is silent where others are cut off, or are to end, or that has failed.
 
     Returns:
         The beginning of a line; empty where the one at fault has told why itself; None while all is well.
     """
     signs = {rank: one.sign for rank, one in enumerate(heard) if one.sign is None or one.sign.state != "done"}
-    cut_off = any(sign and sign.state == "cut off" for sign in signs.values())
+    cut_off = any(sign and sign.state in ("cut off", "asked") for sign in signs.values())
     failed = {rank: sign for rank, sign in signs.items() if sign and sign.state in ("failed", "told")}
     for rank, sign in failed.items():
         if cut_off or now - heard[rank].new > brief:

@@ -1,6 +1,7 @@
 """NCCL of the simulated machine: its rules for what may be sent, and gloo to send it."""
 
 import os
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -48,7 +49,12 @@ class Processes(dist.ProcessGroup):
             assert devices == {mine}, f"{name}: tensors on {devices.pop()}, this process has {mine}"
             assert all(dense(x) for x in tensors), f"{name}: memory with gaps"
         copies = [x.detach().cpu() for x in outputs] if tensors[0].is_cuda else list(outputs)
-        send([x.detach().cpu() for x in inputs], copies).wait()
+        try:
+            send([x.detach().cpu() for x in inputs], copies).wait()
+        except RuntimeError:  # another process is lost
+            if not tensors[0].is_cuda:
+                raise
+            threading.Event().wait()  # NCCL's kernel waits on, and who asks for its result too
         for x, copy in zip(outputs, copies, strict=True):
             if copy is not x:
                 x.detach().copy_(copy)
