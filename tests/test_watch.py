@@ -15,7 +15,8 @@ from torch.distributed import HashStore
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from alexnet.learning import watch as module
-from alexnet.learning.watch import READERS, Heard, Sign, Watch, judge, lost, of_a_collective, watched
+from alexnet.learning.verdict import Heard, Sign, judge
+from alexnet.learning.watch import READERS, Watch, lost, of_a_collective, watched
 
 ROOT = Path(__file__).parents[1]
 MACHINE = socket.gethostname()

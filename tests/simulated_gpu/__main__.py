@@ -8,11 +8,11 @@ import sys
 if os.environ.get("SIMULATED_TRITON") == "0":
     sys.modules["triton"] = None  # type: ignore[assignment] # so that it seems not to be installed
 os.environ["TRITON_INTERPRET"] = "1"  # before Triton, which the import of torch's compiler brings in
-LIBRARY = ctypes.CDLL(os.environ["SIMULATED_GPU_LIBRARY"])  # before torch, which looks once whether there is CUDA
+library = ctypes.CDLL(os.environ["SIMULATED_GPU_LIBRARY"])  # before torch, which looks once whether there is CUDA
 
 from simulated_gpu import collectives, graphs, machine  # noqa: E402
 
-machine.install(LIBRARY)
+machine.install(library)
 graphs.install()
 collectives.install()
 program, *arguments = sys.argv[1:]

@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +10,6 @@ import torch._C._distributed_c10d as c10d
 import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
-
-CALLS: Counter[tuple[str, str]] = Counter()
-"""How often each collective was called, by its name and where its tensors lay."""
 
 
 class Processes(dist.ProcessGroup):
@@ -43,12 +39,11 @@ class Processes(dist.ProcessGroup):
         devices = {x.device for x in tensors}
         assert len(devices) == 1, f"{name}: tensors on {sorted(map(str, devices))}"
         assert len({x.dtype for x in tensors}) == 1, f"{name}: tensors of different types"
-        CALLS[name, tensors[0].device.type] += 1
         if tensors[0].is_cuda:
             mine = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             assert devices == {mine}, f"{name}: tensors on {devices.pop()}, this process has {mine}"
             assert all(dense(x) for x in tensors), f"{name}: memory with gaps"
-        copies = [x.detach().cpu() for x in outputs] if tensors[0].is_cuda else list(outputs)
+        copies = [x.detach().cpu() for x in outputs]  # on the CPU the same memory
         try:
             send([x.detach().cpu() for x in inputs], copies).wait()
         except RuntimeError:  # another process is lost
@@ -56,8 +51,7 @@ class Processes(dist.ProcessGroup):
                 raise
             threading.Event().wait()  # NCCL's kernel waits on, and who asks for its result too
         for x, copy in zip(outputs, copies, strict=True):
-            if copy is not x:
-                x.detach().copy_(copy)
+            x.detach().copy_(copy)
 
     def allreduce(self, tensors: list[Tensor], options: Any = None) -> Any:
         self._sent("all_reduce", (), tensors, lambda _, ys: self.gloo.allreduce(ys, options or c10d.AllreduceOptions()))
@@ -78,7 +72,7 @@ class Processes(dist.ProcessGroup):
         self._sent("gather", inputs, room, lambda xs, ys: self.gloo.gather([ys] if ys else [], xs, options))
         return done(outputs)
 
-    def alltoall_base(
+    def all_to_all_single(
         self, output: Tensor, given: Tensor, received: list[int], sent: list[int], options: Any = None
     ) -> Any:
         options = options or c10d.AllToAllOptions()
@@ -89,8 +83,6 @@ class Processes(dist.ProcessGroup):
             lambda xs, ys: self.gloo.alltoall_base(ys[0], xs[0], received, sent, options),
         )
         return done([output])
-
-    all_to_all_single = alltoall_base  # what later versions of torch call it
 
     def shutdown(self) -> None:
         """End."""

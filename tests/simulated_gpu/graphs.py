@@ -6,12 +6,13 @@ or reads or writes memory of the computer, fails.
 
 import contextlib
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves
+
+from alexnet.kernels import has_triton
 
 WAIT = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal")
 
@@ -96,7 +97,7 @@ def launches(plain: Callable[..., None]) -> Callable[..., None]:
 def install() -> None:
     """Give torch.cuda graphs, and Triton's interpreter GPUs."""
     torch.cuda.CUDAGraph, torch.cuda.graph = Graph, capture  # type: ignore[misc, assignment]
-    if find_spec("triton") is not None:
+    if has_triton():
         from triton.runtime.interpreter import GridExecutor
 
         GridExecutor.__call__ = launches(GridExecutor.__call__)

@@ -9,8 +9,6 @@ import torch
 import torch._dynamo  # imports nothing of CUDA as long as torch seems to have been built without it
 import torch._inductor
 
-LIBRARY: ctypes.CDLL
-
 
 def index_of(device: Any) -> int:
     """The number of a GPU; the current one's where none is named."""
@@ -58,10 +56,10 @@ class OnDevice:
 
     def __enter__(self) -> None:
         self.old = torch.cuda.current_device()
-        LIBRARY.simulated_set_current(self.index)
+        torch.cuda.set_device(self.index)
 
     def __exit__(self, *_: object) -> None:
-        LIBRARY.simulated_set_current(self.old)
+        torch.cuda.set_device(self.old)
 
 
 class OnDeviceOf(OnDevice):
@@ -90,8 +88,6 @@ def always(value: Any) -> Callable[..., Any]:
 
 def install(library: ctypes.CDLL) -> None:
     """Let torch.cuda describe this machine."""
-    global LIBRARY
-    LIBRARY = library
 
     def count() -> int:
         return int(os.environ["SIMULATED_GPUS"]) if os.environ.get("CUDA_VISIBLE_DEVICES") != "" else 0
@@ -109,7 +105,6 @@ def install(library: ctypes.CDLL) -> None:
         "set_device": lambda device: library.simulated_set_current(index_of(device)),
         "synchronize": always(None),
         "_sleep": always(None),
-        "empty_cache": always(None),
         "manual_seed_all": always(None),  # the CPU's kernels draw from its own stream
         "get_rng_state": lambda *_: torch.get_rng_state(),
         "set_rng_state": lambda state, *_: torch.set_rng_state(state),
