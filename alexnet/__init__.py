@@ -7,27 +7,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alexnet.data.prepare import prepare
-    from alexnet.data.store import Store
-    from alexnet.learning.train import train
-    from alexnet.nets.alexnet import AlexNet
+    from alexnet.data.prepare.prepare import prepare
+    from alexnet.data.store.local import Store
+    from alexnet.models.alexnet import AlexNet
     from alexnet.recipe import Net, Recipe
     from alexnet.recipes import recipe_named
     from alexnet.results.classify import Classifier
     from alexnet.results.evaluate import evaluate
     from alexnet.results.report import report
+    from alexnet.training.train import train
 
 _HOMES = {
-    "AlexNet": "alexnet.nets.alexnet",
+    "AlexNet": "alexnet.models.alexnet",
     "Classifier": "alexnet.results.classify",
     "Net": "alexnet.recipe",
     "Recipe": "alexnet.recipe",
-    "Store": "alexnet.data.store",
+    "Store": "alexnet.data.store.local",
     "evaluate": "alexnet.results.evaluate",
-    "prepare": "alexnet.data.prepare",
+    "prepare": "alexnet.data.prepare.prepare",
     "recipe_named": "alexnet.recipes",
     "report": "alexnet.results.report",
-    "train": "alexnet.learning.train",
+    "train": "alexnet.training.train",
 }
 
 __all__ = [

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from alexnet.data.peers import GRACE_SECONDS, OthersTell, tells, told_once
+from alexnet.distributed.coordinator import GRACE_SECONDS
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES, recipe_named
+from alexnet.utils.processes import ReportedElsewhere, is_local_main_process, report_once
 
 STORE = "folder that `alexnet prepare` made, or the address of a copy, such as s3://bucket/folder"
 VIEWS = "1: the centre; 10: corners, centre, and their reflections; 9: corners, edges, centre"
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except KeyboardInterrupt as stop:
         return say("stopped", 128 + getattr(stop, "signal", 2))
-    except OthersTell:
+    except ReportedElsewhere:
         time.sleep(GRACE_SECONDS)  # else torchrun might see this process end first, and end the one that tells
         return 2
     except BrokenPipeError:
@@ -88,8 +89,8 @@ class Parser(argparse.ArgumentParser):
     """Of several processes with one command line, one tells what is wrong with it."""
 
     def error(self, message: str) -> NoReturn:
-        if not tells():
-            raise OthersTell
+        if not is_local_main_process():
+            raise ReportedElsewhere
         super().error(message)
 
 
@@ -179,8 +180,8 @@ def prepare_arguments(one: argparse.ArgumentParser) -> None:
 
 
 def run_prepare(options: argparse.Namespace) -> int:
-    from alexnet.data.peers import PeerError
-    from alexnet.data.prepare import prepare
+    from alexnet.data.prepare.prepare import prepare
+    from alexnet.distributed.coordinator import PeerError
 
     parallel = int(os.environ.get("WORLD_SIZE", "1")) > 1  # torchrun started several processes
     try:
@@ -228,12 +229,12 @@ def train_arguments(one: argparse.ArgumentParser) -> None:
 
 
 def run_train(options: argparse.Namespace) -> int:
-    from alexnet.learning.train import train
+    from alexnet.training.train import train
 
     try:
         recipe = asked_recipe(options)
     except ValueError as error:
-        raise told_once(error) from None
+        raise report_once(error) from None
     outcome = train(
         options.store,
         options.run,
@@ -310,12 +311,12 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found))
         return 0
-    from alexnet.learning.measure import views_text
+    from alexnet.training.inference import format_views
 
     nets = f"{len(options.runs)} nets, their predictions averaged, " if len(options.runs) > 1 else ""
     if "weights" in found:
         print(f"weights chosen on {options.weights_on}: {', '.join(f'{weight:.3f}' for weight in found['weights'])}")
-    print(f"{found['images']} pictures ({found['split']}), {nets}{views_text(found['views'])}:")
+    print(f"{found['images']} pictures ({found['split']}), {nets}{format_views(found['views'])}:")
     print(f"top-1 error {found['top1_error']:.2%}, top-5 error {found['top5_error']:.2%}, ", end="")
     print(f"mean -log probability {found['log_prob']:.4f}")
     return 0
@@ -333,7 +334,7 @@ def predict_arguments(one: argparse.ArgumentParser) -> None:
 
 
 def run_predict(options: argparse.Namespace) -> int:
-    from alexnet.data.views import check_views
+    from alexnet.data.loading.views import check_views
     from alexnet.results.classify import Classifier
 
     if options.views is not None:

@@ -34,12 +34,12 @@ from machine import about, table, write_json
 from photographs import describe, draw_folder
 from pipelines import BATCH, Way, use
 
-from alexnet.data.augment import order
-from alexnet.data.loader import Loader, Squares
-from alexnet.data.prepare import CHUNK_BYTES, SHARD_BYTES, prepare
-from alexnet.data.store import STATISTICS, Statistics, Store, shard_name, shard_schema
-from alexnet.learning.memory import keep_freed_memory
+from alexnet.data.loading.augment import order
+from alexnet.data.loading.loader import Loader, Squares
+from alexnet.data.prepare.prepare import CHUNK_BYTES, SHARD_BYTES, prepare
+from alexnet.data.store.local import STATISTICS, Statistics, Store, shard_name, shard_schema
 from alexnet.recipe import Recipe
+from alexnet.utils.memory import keep_freed_memory
 
 RECIPE = Recipe()
 AREAS = replace(RECIPE, crop_area=(0.3, 1.0))

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from alexnet.learning import checkpoint
+from alexnet.training import checkpoint
 
 MACHINES = ("first", "second", "third")
 SWITCH = "switch"

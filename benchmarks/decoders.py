@@ -24,7 +24,7 @@ import simplejpeg
 from photographs import SIZES, describe, draw_folder
 from PIL import Image
 
-from alexnet.data.image import central_square, read_image
+from alexnet.data.prepare.decode import central_square, read_image
 
 SIDE = 256
 Decoder = Callable[[bytes], np.ndarray]

@@ -27,13 +27,13 @@ from photographs import draw_folder
 from PIL import Image
 from torch import Tensor, nn
 
-from alexnet.data.prepare import prepare
-from alexnet.data.store import Split, Store
-from alexnet.learning.device import autocast
-from alexnet.learning.measure import predictions, together
-from alexnet.learning.memory import keep_freed_memory
-from alexnet.nets.alexnet import AlexNet
+from alexnet.data.prepare.prepare import prepare
+from alexnet.data.store.local import Split, Store
+from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
+from alexnet.training.inference import predictions, together
+from alexnet.training.precision import autocast
+from alexnet.utils.memory import keep_freed_memory
 
 CROP, SIZE = 224, 256
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

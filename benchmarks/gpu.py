@@ -29,16 +29,16 @@ from stores import write_store
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.data.ahead import cores
-from alexnet.data.loader import Loader
-from alexnet.data.store import Store
+from alexnet.data.loading.loader import Loader
+from alexnet.data.store.local import Store
 from alexnet.kernels.response_norm import response_norm
-from alexnet.learning.memory import keep_freed_memory
-from alexnet.learning.sgd import SGD
-from alexnet.learning.train import train
-from alexnet.nets.alexnet import AlexNet
+from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
+from alexnet.training.sgd import SGD
+from alexnet.training.train import train
+from alexnet.utils.memory import keep_freed_memory
+from alexnet.utils.prefetch import available_cores
 
 ILSVRC = 1_281_167  # pictures of the set in the paper
 
@@ -80,7 +80,7 @@ class Run:
 
     def workers(self) -> int:
         """As `train` chooses it for a GPU."""
-        return cores()
+        return available_cores()
 
     def rate(self, way: Callable[[], int], warm: int = 8) -> float:
         """Pictures/s of `way`, which returns how many it used; no synchronisation but at the two ends."""

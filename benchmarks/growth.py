@@ -30,13 +30,13 @@ import torch
 from machine import about, seconds, table, write_json
 from stores import write_store
 
-from alexnet.data.loader import Loader
-from alexnet.data.store import Store
-from alexnet.learning.memory import keep_freed_memory
-from alexnet.learning.sgd import SGD, groups
-from alexnet.learning.step import Step
-from alexnet.nets.alexnet import AlexNet
+from alexnet.data.loading.loader import Loader
+from alexnet.data.store.local import Store
+from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Conv, Net, Recipe
+from alexnet.training.sgd import SGD, groups
+from alexnet.training.step import Step
+from alexnet.utils.memory import keep_freed_memory
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ONLY_CONV1 = dict.fromkeys(("conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "normalise"))

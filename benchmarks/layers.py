@@ -21,13 +21,13 @@ from machine import about, in_turn, matrix_product, medians, memory_copy, replay
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.learning.device import autocast, autocast_wanted
-from alexnet.learning.memory import keep_freed_memory
-from alexnet.learning.sgd import SGD, groups
-from alexnet.learning.step import Step
-from alexnet.nets.alexnet import AlexNet
-from alexnet.nets.layers import ResponseNormalisation
+from alexnet.models.alexnet import AlexNet
+from alexnet.models.layers import ResponseNormalisation
 from alexnet.recipe import Recipe
+from alexnet.training.precision import autocast, autocast_wanted
+from alexnet.training.sgd import SGD, groups
+from alexnet.training.step import Step
+from alexnet.utils.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)

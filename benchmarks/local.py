@@ -16,8 +16,8 @@ from machine import about, in_turn, medians, table, write_json
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexnet.kernels.local import locally_connected
-from alexnet.learning.memory import keep_freed_memory
+from alexnet.kernels.locally_connected import locally_connected
+from alexnet.utils.memory import keep_freed_memory
 
 SIDE, CHANNELS, KERNEL = 6, 64, 3
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from alexnet.learning.device import autocast_wanted, has_bfloat16
 from alexnet.recipe import Recipe
+from alexnet.training.precision import autocast_wanted
+from alexnet.utils.device import has_bfloat16
 
 # Sides of the matrices whose product gives the rate, and bytes of the copy: so large that calling costs nothing and
 # that no cache holds them, so small that the CPU is done within a second.

@@ -27,10 +27,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.kernels import has_triton
+from alexnet.kernels.compile import has_triton
 from alexnet.kernels.pool import max_pool
 from alexnet.kernels.response_norm import response_norm, response_norm_reference
-from alexnet.learning.memory import keep_freed_memory
+from alexnet.utils.memory import keep_freed_memory
 
 SHAPES = ((96, 55), (256, 27))
 PAPER = {"size": 5, "k": 2.0, "alpha": 1e-4, "beta": 0.75, "towers": 2, "relu": True}

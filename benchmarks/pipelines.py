@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from alexnet.data.image import JPEG_QUALITY, encode_jpeg
-from alexnet.data.store import Split, Store
+from alexnet.data.prepare.decode import JPEG_QUALITY, encode_jpeg
+from alexnet.data.store.local import Split, Store
 
 BATCH, SIZE, CROP = 128, 256, 224
 Way = Callable[[], None]

@@ -27,7 +27,7 @@ import numpy as np
 import simplejpeg
 from photographs import SIZES, describe, draw_folder
 
-from alexnet.data.prepare import prepare
+from alexnet.data.prepare.prepare import prepare
 
 SIDE = 256
 

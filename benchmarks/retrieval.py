@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet.data.store import Store
+from alexnet.data.store.local import Store
 from alexnet.experiments.figure4 import pixel_blocks, pixels, precision
-from alexnet.learning import checkpoint
 from alexnet.results.codes import train_autoencoder
 from alexnet.results.report import choose
 from alexnet.results.retrieve import CANDIDATES, Features, blocks, faiss, nearest, write_activities
+from alexnet.training import checkpoint
 
 COUNT = 6
 MADE_AT_ONCE = 20_000

@@ -35,7 +35,7 @@ import torch.distributed as dist
 from machine import about, activity_bytes, memory_copy, table, write_json
 from stores import write_store
 
-from alexnet.learning.traffic import SCHEMES, LayerSize, Layout, every_layer_talks, layer_sizes, traffic
+from alexnet.distributed.cost_model import SCHEMES, LayerSize, Layout, every_layer_talks, layer_sizes, traffic
 from alexnet.recipe import Net
 from alexnet.recipes import recipe_named
 

@@ -31,15 +31,15 @@ from stores import write_store
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.data.loader import Batch, Loader
-from alexnet.data.store import Store
-from alexnet.learning.device import autocast, autocast_wanted
-from alexnet.learning.memory import keep_freed_memory
-from alexnet.learning.schedule import rates
-from alexnet.learning.sgd import SGD, groups, set_rates
-from alexnet.learning.step import Step
-from alexnet.nets.alexnet import AlexNet
+from alexnet.data.loading.loader import Batch, Loader
+from alexnet.data.store.local import Store
+from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
+from alexnet.training.precision import autocast, autocast_wanted
+from alexnet.training.schedule import rates
+from alexnet.training.sgd import SGD, groups, set_rates
+from alexnet.training.step import Step
+from alexnet.utils.memory import keep_freed_memory
 
 
 class TowerNorm(nn.Module):

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from alexnet.data.image import encode_jpeg
-from alexnet.data.store import STATISTICS, Statistics, shard_name, shard_schema
+from alexnet.data.prepare.decode import encode_jpeg
+from alexnet.data.store.local import STATISTICS, Statistics, shard_name, shard_schema
 
 DISTINCT = 256  # pictures that are drawn; the others repeat them
 SHARD_BYTES = 2**28  # as large as what is made in memory at a time

@@ -16,9 +16,9 @@ from machine import about, in_turn, medians, memory_copy, table, write_json
 from torch import Tensor, nn
 
 from alexnet.kernels.update import update_reference
-from alexnet.learning.memory import keep_freed_memory
-from alexnet.learning.sgd import SGD
-from alexnet.nets.alexnet import AlexNet
+from alexnet.models.alexnet import AlexNet
+from alexnet.training.sgd import SGD
+from alexnet.utils.memory import keep_freed_memory
 
 RATE, MOMENTUM, DECAY = 1e-4, 0.9, 5e-4
 
@@ -55,7 +55,7 @@ def main() -> None:
     velocities = [torch.zeros_like(weight) for weight in weights]
     bare = [weight.detach() for weight in weights]
     ways = {
-        "one pass (alexnet.learning.sgd.SGD)": SGD(weights, rate=RATE, momentum=MOMENTUM, decay=DECAY).step,
+        "one pass (alexnet.training.sgd.SGD)": SGD(weights, rate=RATE, momentum=MOMENTUM, decay=DECAY).step,
         "four passes of torch._foreach (before)": lambda: four_passes(bare, velocities, gradients),
         "plain torch (update_reference)": lambda: plain(bare, velocities, gradients),
         "torch.optim.SGD": torch.optim.SGD(weights, lr=RATE, momentum=MOMENTUM, weight_decay=DECAY).step,

@@ -6,9 +6,9 @@
 Needs Linux, root and the programs `ip` and `unshare`. Two processes train in a network of their own, in which nobody
 else talks; its only interface is the loopback one, and what that has sent is read at the end. Two trainings that differ
 by so many steps, and in nothing else, make what they differ by the bytes of these steps: start, evaluation and end fall
-out. Computed are the bytes of both processes (`alexnet.learning.traffic`, docs/scaling.md); what is sent beyond them
-are headers, acknowledgements, and the few numbers in which the processes agree on losses and, by the clock, on being
-alive: where steps are small or the machine is busy these are a large share.
+out. Computed are the bytes of both processes (`alexnet.distributed.cost_model`, docs/scaling.md); what is sent beyond
+them are headers, acknowledgements, and the few numbers in which the processes agree on losses and on being alive:
+where steps are small or the machine is busy these are a large share.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import torch
 from machine import about, activity_bytes, table, write_json
 from stores import write_store
 
-from alexnet.learning.traffic import SCHEMES, traffic
+from alexnet.distributed.cost_model import SCHEMES, traffic
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
 

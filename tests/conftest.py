@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet.data.store import STATISTICS, Statistics, Store, shard_name, shard_schema
+from alexnet.data.store.local import STATISTICS, Statistics, Store, shard_name, shard_schema
 from alexnet.recipe import Conv, Full, Net, Recipe
 
 
@@ -57,7 +57,7 @@ def draw_pictures(count: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.
 
 
 def write_store(path: Path, size: int = 32, seed: int = 0, **counts: int) -> Path:
-    """A raw store of drawn pictures, in the format of alexnet/data/store.py.
+    """A raw store of drawn pictures, in the format of alexnet/data/store/local.py.
 
     Args:
         path: The folder; made.

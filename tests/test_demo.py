@@ -13,9 +13,9 @@ import torch
 from alexnet.cli import main
 from alexnet.demo import demo, demonstration
 from alexnet.demo.drawing import GREATEST_SIDE, KINDS, LEAST_SIDE, draw_picture, draw_pictures
-from alexnet.learning.train import Outcome
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
+from alexnet.training.train import Outcome
 from tests.conftest import small_net
 
 RECIPE = Recipe(net=small_net(), store_size=32, batch_size=10, schedule="cosine", epochs=1)

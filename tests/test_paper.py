@@ -38,7 +38,7 @@ SECTIONS = (
 COLUMNS = ["statement", "where", "test", "paper", "here"]
 DIFFERENCES = "Where the text and the 2012 program differ"
 
-TEST = re.compile(r"`(tests/\w+\.py)::(\w+)`")
+TEST = re.compile(r"`(tests/(?:\w+/)*\w+\.py)::(\w+)`")
 NAMES = re.compile(r"`((?:\w+/)*\w+\.py)`((?:,? `[A-Za-z_][\w.]*`)*)")  # a file, and then names in it
 RECIPE = re.compile(r"`((?:alexnet|cifar10)-[\w-]+)`")
 ENTRY = re.compile(r'`LOG\.md` "([^"]+)"')

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from alexnet.learning.schedule import Plateau, rates
 from alexnet.recipe import Change, Conv, Full, MapNorm, Net, Recipe, ResponseNorm
 from alexnet.recipes import RECIPES, recipe_named
+from alexnet.training.schedule import Plateau, rates
 
 # Every number of the paper that a recipe holds: field, value, section.
 PAPER = [

@@ -104,9 +104,9 @@ SECOND = """
 import torch
 from conftest import small_net
 from alexnet.kernels.augment import place_batch
-from alexnet.learning.sgd import SGD
-from alexnet.learning.step import EAGER_STEPS, Step
-from alexnet.nets.alexnet import AlexNet
+from alexnet.training.sgd import SGD
+from alexnet.training.step import EAGER_STEPS, Step
+from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 
 device = torch.device("cuda:1")
@@ -131,13 +131,13 @@ BEYOND = ("test_with_the_same_kernels_everywhere_it_is_a_convolution", "local_la
 
 
 def test_the_tests_for_a_gpu_pass(library: Path) -> None:
-    chosen = ("-k", f"not {' and not '.join(BEYOND)}", "--ignore", "tests/test_parallel.py")
+    chosen = ("-k", f"not {' and not '.join(BEYOND)}", "--ignore", "tests/distributed/test_parallel.py")
     said = run(library, "-m", "pytest", "-m", "gpu", *chosen, gpus=1)
     assert " passed" in said
     assert " skipped" not in said
 
 
 def test_processes_with_a_gpu_each_train_as_one(library: Path) -> None:
-    said = run(library, "-m", "pytest", "-m", "gpu", "tests/test_parallel.py", gpus=4, SIMULATED_TRITON="0")
+    said = run(library, "-m", "pytest", "-m", "gpu", "tests/distributed/test_parallel.py", gpus=4, SIMULATED_TRITON="0")
     assert " passed" in said
     assert " skipped" not in said

@@ -11,16 +11,16 @@ from typing import Any, Literal
 
 import torch
 
-from alexnet.data.download import download_cifar10
-from alexnet.data.prepare import prepare
-from alexnet.data.store import Store
+from alexnet.data.prepare.prepare import prepare
+from alexnet.data.sources.download import download_cifar10
+from alexnet.data.store.local import Store
 from alexnet.demo.drawing import KINDS, PER_CLASS, draw_pictures
-from alexnet.learning.measure import usual_views, views_text
-from alexnet.learning.train import train
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
 from alexnet.results.evaluate import evaluate
 from alexnet.results.report import report
+from alexnet.training.inference import default_views, format_views
+from alexnet.training.train import train
 
 NAMES = {"drawn": "tiny", "cifar10": "cifar10-80sec"}  # the recipe for each kind of data
 HELD_OUT = 0.2  # share of the drawn pictures that the net is tested on
@@ -74,7 +74,7 @@ def demo(
             tell(f"Stopped after step {outcome.step}, all saved: the same command goes on from there")
             raise KeyboardInterrupt
         tell("4. Evaluating it on the pictures set aside")
-        found = {n: evaluate(run, store, views=n) for n in dict.fromkeys((1, usual_views(recipe)))}
+        found = {n: evaluate(run, store, views=n) for n in dict.fromkeys((1, default_views(recipe)))}
         tell_results(found)
         tell("5. Writing the report")
         page = report(run, store)
@@ -93,7 +93,7 @@ def tell_results(found: dict[int, dict[str, Any]]) -> None:
     """Print the errors."""
     for views, result in found.items():
         tell(
-            f"{views_text(views):8} of {result['images']:,} pictures: "
+            f"{format_views(views):8} of {result['images']:,} pictures: "
             f"top-1 error {result['top1_error']:.1%}, top-5 error {result['top5_error']:.1%}"
         )
 

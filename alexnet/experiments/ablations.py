@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from alexnet.experiments.lab import ILSVRC2012, Finding, Lab, Row, settings_between
-from alexnet.learning.train import DivergenceError
 from alexnet.recipe import Conv, Net, Recipe
+from alexnet.training.train import DivergenceError
 
 DATA = ILSVRC2012
 Numbers = tuple[float | None, float | None]

@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from alexnet.experiments.lab import CIFAR10, Finding, Lab, Row, percent
-from alexnet.learning.train import DivergenceError
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
 from alexnet.results.figures import LIGHT
+from alexnet.training.train import DivergenceError
 
 DATA = CIFAR10
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)

@@ -12,8 +12,8 @@ import numpy as np
 
 from alexnet.checked import require
 from alexnet.experiments.lab import ILSVRC2012, Finding, Lab, Row, percent
-from alexnet.learning import checkpoint
 from alexnet.results import figures
+from alexnet.training import checkpoint
 
 DATA = ILSVRC2012
 SHUFFLES = 10_000

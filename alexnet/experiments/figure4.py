@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from alexnet.data.store import Split
+from alexnet.data.store.local import Split
 from alexnet.experiments.lab import ILSVRC2010, Finding, Lab, Row, percent
-from alexnet.learning import checkpoint
-from alexnet.learning.device import choose_device
-from alexnet.learning.measure import probabilities, usual_views
 from alexnet.results import figures
 from alexnet.results.report import choose, examples
 from alexnet.results.retrieve import Features, Index, faiss, index, nearest
+from alexnet.training import checkpoint
+from alexnet.training.inference import default_views, probabilities
+from alexnet.utils.device import choose_device
 
 DATA = ILSVRC2010
 SHOWN, QUERIES, NEIGHBOURS, BITS = 5, 200, 6, (64, 128, 256)
@@ -83,7 +83,7 @@ def draw_guesses(lab: Lab, trained: Path, of: Split, places: np.ndarray) -> Figu
     found = checkpoint.best(trained)
     net, mean = found.net().on(choose_device(lab.device)), found.statistics.mean
     pictures = [of.image(int(place)) for place in places]
-    chances = probabilities(net, pictures, mean, found.recipe, usual_views(found.recipe))
+    chances = probabilities(net, pictures, mean, found.recipe, default_views(found.recipe))
     return figures.guesses(examples(of, found.classes, chances.numpy(), places))
 
 

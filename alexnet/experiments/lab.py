@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.checked import require
-from alexnet.data.store import Store, write_aside
-from alexnet.learning.measure import usual_views
-from alexnet.learning.train import train
+from alexnet.data.store.local import Store
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
 from alexnet.results.evaluate import evaluate
 from alexnet.results.history import History
+from alexnet.training.inference import default_views
+from alexnet.training.train import train
+from alexnet.utils.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,8 @@ class Finding:
 
     def write(self, folder: Path) -> None:
         """Write finding.md and finding.json."""
-        write_aside(folder / "finding.md", self.markdown().encode())
-        write_aside(folder / "finding.json", json.dumps(dataclasses.asdict(self), indent=1).encode())
+        write_atomic(folder / "finding.md", self.markdown().encode())
+        write_atomic(folder / "finding.json", json.dumps(dataclasses.asdict(self), indent=1).encode())
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -316,7 +317,7 @@ class Lab:
             store: The pictures; the lab's own by default.
         """
         store = store or self.store
-        views = usual_views(History.read(runs[0]).recipe) if views is None else views
+        views = default_views(History.read(runs[0]).recipe) if views is None else views
         split = split or store.validation().name
         files = [self.predictions(run, views, split, store) for run in runs]
         return evaluate(files, store.path, views=views, split=split)

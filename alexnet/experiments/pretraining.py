@@ -19,14 +19,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from alexnet.checked import require
-from alexnet.data.prepare import prepare
-from alexnet.data.store import Split, Store
-from alexnet.data.subset import Subset
+from alexnet.data.prepare.prepare import prepare
+from alexnet.data.sources.subset import Subset
+from alexnet.data.store.local import Split, Store
 from alexnet.experiments.lab import CALTECH101, Finding, Lab, Row, percent, settings_between, shortened
 from alexnet.experiments.table2 import finetuning
-from alexnet.learning.train import DivergenceError
 from alexnet.recipe import Recipe
 from alexnet.results.figures import LIGHT
+from alexnet.training.train import DivergenceError
 
 DATA = CALTECH101
 FEWEST_CLASSES = 10  # of which two are left to fine-tune on

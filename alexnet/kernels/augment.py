@@ -13,7 +13,8 @@ import torch
 from numba.extending import intrinsic
 from torch import Tensor
 
-from alexnet.kernels import compiled, has_triton, note
+from alexnet.kernels.compile import compiled, has_triton
+from alexnet.utils.console import note_once
 
 
 @compiled
@@ -151,7 +152,7 @@ def place_batch(
 
         return place_batch_triton(squares, reflect, mean, colour, divisor, dtype)
     if squares.is_cuda:
-        note("batches are made by plain torch, in several passes; install triton for one")
+        note_once("batches are made by plain torch, in several passes; install triton for one")
     return place_batch_reference(squares, reflect, mean, colour, divisor, dtype)
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.kernels import compiled, has_triton, note
-from alexnet.kernels.parallel import in_parallel
+from alexnet.kernels.compile import compiled, has_triton
+from alexnet.kernels.threads import parallel_for
+from alexnet.utils.console import note_once
 
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _WEYL = 0x9E3779B9, 0xBB67AE85  # added to the key in each round
@@ -93,7 +94,7 @@ def _dropout(x: Tensor, key: Tensor, p: float, layer: int, row: int, column: int
     if x.numel() < _WHOLE:
         part(0, len(x))
     else:
-        in_parallel(part, len(x))
+        parallel_for(part, len(x))
     return y
 
 
@@ -127,7 +128,7 @@ _TRITON = has_triton()  # here, so that torch.compile need not look into it
 def _has_kernel(x: Tensor) -> bool:
     """Whether there are loops for x's device; on others plain torch works."""
     if x.device.type == "cuda" and not _TRITON:
-        note("dropout on the GPU runs in plain torch, several times slower: Triton is not installed")
+        note_once("dropout on the GPU runs in plain torch, several times slower: Triton is not installed")
     return x.device.type == "cpu" or (x.device.type == "cuda" and _TRITON)
 
 

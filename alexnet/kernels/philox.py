@@ -5,7 +5,7 @@ Philox4x64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 201
 
 import numpy as np
 
-from alexnet.kernels import compiled
+from alexnet.kernels.compile import compiled
 
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 _MULTIPLIERS = np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157)

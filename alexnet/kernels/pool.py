@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexnet.kernels import compiled
-from alexnet.kernels.activities import channels_last, check, flat, number
-from alexnet.kernels.parallel import in_parallel
+from alexnet.kernels.compile import compiled
+from alexnet.kernels.layout import channels_last, check, flat, number
+from alexnet.kernels.threads import parallel_for
 from alexnet.kernels.vectors import LANES, every, if_greater, lanes, load, store, where_named
 
 # What must be known when the loops are compiled comes as the lengths of tuples, for each of which Numba compiles anew:
@@ -169,7 +169,7 @@ def _run(x: Tensor, y: Tensor, which: np.ndarray, size: int, stride: int, *, mea
     def part(start: int, stop: int) -> None:
         _forward(before, after, which, start, stop, shape, stride, maps, zero, known)
 
-    in_parallel(part, len(y) * y.shape[2])
+    parallel_for(part, len(y) * y.shape[2])
 
 
 def _run_back(g: Tensor, which: np.ndarray, dx: Tensor, size: int, stride: int, *, mean: bool) -> None:
@@ -179,7 +179,7 @@ def _run_back(g: Tensor, which: np.ndarray, dx: Tensor, size: int, stride: int, 
     def part(start: int, stop: int) -> None:
         _backward(gradients, which, out, start, stop, shape, stride, maps, zero, known)
 
-    in_parallel(part, len(dx) * dx.shape[2])
+    parallel_for(part, len(dx) * dx.shape[2])
 
 
 def _side(side: int, size: int, stride: int) -> int:

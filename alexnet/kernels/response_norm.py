@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexnet.kernels import compiled, has_triton, note
-from alexnet.kernels.activities import channels_last, check, flat, number
-from alexnet.kernels.parallel import in_parallel
+from alexnet.kernels.compile import compiled, has_triton
+from alexnet.kernels.layout import channels_last, check, flat, number
+from alexnet.kernels.threads import parallel_for
 from alexnet.kernels.vectors import (
     LANES,
     around,
@@ -31,6 +31,7 @@ from alexnet.kernels.vectors import (
     store,
     where_above,
 )
+from alexnet.utils.console import note_once
 
 
 def _divide(x: Tensor, divisor: Tensor, beta: float) -> Tensor:
@@ -283,7 +284,7 @@ def _response_norm(x: Tensor, size: int, k: float, alpha: float, beta: float, to
         at = start * channels
         _forward(before, at, after, at, (stop - start) * towers, maps, *numbers, known)
 
-    in_parallel(part, n * h * w)
+    parallel_for(part, n * h * w)
     return y
 
 
@@ -301,7 +302,7 @@ def _response_norm_backward(
         at = start * channels
         _backward(memory, at, gradients, at, out, at, (stop - start) * towers, maps, *numbers, known)
 
-    in_parallel(part, n * h * w if channels else 0)  # `_backward` wants a map
+    parallel_for(part, n * h * w if channels else 0)  # `_backward` wants a map
     return dx
 
 
@@ -314,7 +315,7 @@ def _map_norm(x: Tensor, size: int, k: float, alpha: float, beta: float) -> Tens
     def part(start: int, stop: int) -> None:
         _map_forward(before, after, start, stop, height, w * maps, maps, size, *numbers, known)
 
-    in_parallel(part, n)
+    parallel_for(part, n)
     return y
 
 
@@ -328,7 +329,7 @@ def _map_norm_backward(g: Tensor, x: Tensor, size: int, k: float, alpha: float, 
     def part(start: int, stop: int) -> None:
         _map_backward(memory, gradients, out, start, stop, height, w * maps, maps, size, *numbers, known)
 
-    in_parallel(part, n)
+    parallel_for(part, n)
     return dx
 
 
@@ -396,13 +397,15 @@ def _has_kernel(x: Tensor, size: int = 1) -> bool:
     """Whether there are loops for x's device and type, and for windows of `size` maps; elsewhere plain torch works."""
     if x.device.type == "cpu":
         if size > _WIDEST:
-            note(
+            note_once(
                 f"response normalisation over more than {_WIDEST} maps runs in plain torch on a CPU, "
                 "several times slower"
             )
         return size <= _WIDEST
     if x.device.type == "cuda" and not _TRITON:
-        note("response normalisation on the GPU runs in plain torch, several times slower: Triton is not installed")
+        note_once(
+            "response normalisation on the GPU runs in plain torch, several times slower: Triton is not installed"
+        )
     return x.device.type == "cuda" and _TRITON and x.dtype != torch.float64
 
 

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.kernels import compiled, has_triton, note
-from alexnet.kernels.parallel import in_parallel
+from alexnet.kernels.compile import compiled, has_triton
+from alexnet.kernels.threads import parallel_for
+from alexnet.utils.console import note_once
 
 _WHOLE = 2**18  # elements below which waking a thread costs more than its help gains
 _PLAIN, _FORMATS = torch.contiguous_format, {4: torch.channels_last}
@@ -82,7 +83,7 @@ def update(parts: Sequence[Part]) -> None:
             update_triton(here)
         else:
             if kind.type == "cuda":
-                note("parameters are moved by several passes in place of one, since Triton is not installed")
+                note_once("parameters are moved by several passes in place of one, since Triton is not installed")
             update_foreach(here)
     for tensor, memory in moved:
         tensor.copy_(memory)
@@ -151,7 +152,7 @@ def _update_cpu(parts: list[Part]) -> None:
     if ends[-1] < _WHOLE:
         run(0, ends[-1])
     else:
-        in_parallel(run, ends[-1])
+        parallel_for(run, ends[-1])
 
 
 def update_foreach(parts: Sequence[Part]) -> None:

@@ -19,7 +19,7 @@ from numba import extending
 from numba.core import cgutils, types
 from numba.extending import models, overload, register_model
 
-from alexnet.kernels import compiled
+from alexnet.kernels.compile import compiled
 
 LANES = 16
 intrinsic: Any = extending.intrinsic  # its own type says that the first argument, the context, is to be given

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from alexnet.data.image import read_image
-from alexnet.data.views import check_views
-from alexnet.learning import checkpoint
-from alexnet.learning.checkpoint import Checkpoint
-from alexnet.learning.device import choose_device
-from alexnet.learning.measure import probabilities, usual_views
+from alexnet.data.loading.views import check_views
+from alexnet.data.prepare.decode import read_image
+from alexnet.training import checkpoint
+from alexnet.training.checkpoint import Checkpoint
+from alexnet.training.inference import default_views, probabilities
+from alexnet.utils.device import choose_device
 
 Picture = str | Path | bytes
 
@@ -55,7 +55,7 @@ class Classifier:
         self, pictures: Sequence[Picture], *, top: int = 5, views: int | None = None
     ) -> list[list[tuple[str, float]]]:
         """`predict` for several pictures at once."""
-        views = usual_views(self.recipe) if views is None else views
+        views = default_views(self.recipe) if views is None else views
         check_views(views)
         if top < 1:
             raise ValueError(f"top must be at least 1; got {top}")

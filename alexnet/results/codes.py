@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.checked import require
-from alexnet.learning.device import has_bfloat16
+from alexnet.utils.device import has_bfloat16
 
 HIDDEN = 512
 STEPS, BATCH, RATE = 3000, 256, 1e-3

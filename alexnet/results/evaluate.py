@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from alexnet.data.store import Split, Store
-from alexnet.data.views import check_views, views_of
-from alexnet.kernels import note
-from alexnet.learning import checkpoint
-from alexnet.learning.checkpoint import Checkpoint
-from alexnet.learning.measure import errors, predictions, views_text
-from alexnet.learning.parallel import Team, joined, pictures_of, versions
+from alexnet.data.loading.views import check_views, views_of
+from alexnet.data.store.local import Split, Store
+from alexnet.distributed.team import Team, join_team
 from alexnet.recipe import Recipe
 from alexnet.results.predictions import Predictions, averaged, digest, mixture
+from alexnet.training import checkpoint
+from alexnet.training.checkpoint import Checkpoint
+from alexnet.training.consistency import describe_pictures, versions
+from alexnet.training.inference import errors, format_views, predictions
+from alexnet.utils.console import note_once
 
 HANG_SECONDS = 300  # of several processes, one that stands still for so long is given up
 
@@ -58,9 +59,9 @@ def evaluate(
         FileNotFoundError: A run without a trained net, or no store.
     """
     names = [runs] if isinstance(runs, (str, Path)) else list(runs)
-    with joined(parallel, device, HANG_SECONDS) as team:
-        with team.together():
-            if save is not None and team.leads and not Path(save).absolute().parent.is_dir():
+    with join_team(parallel, device, HANG_SECONDS) as team:
+        with team.raise_together():
+            if save is not None and team.is_main and not Path(save).absolute().parent.is_dir():
                 raise FileNotFoundError(f"{save} must be in a folder that there is")
             of_store, of = opened(names, store, views, split, weights_on)
         asked = {
@@ -70,7 +71,7 @@ def evaluate(
             "parallel": team.scheme,
             "the runs": [Path(name).name for name in names],  # which machines may have in different places
         }
-        team.check_same(lambda: {**versions(), "the store's pictures": pictures_of(of_store), **asked})
+        team.check_same(lambda: {**versions(), "the store's pictures": describe_pictures(of_store), **asked})
         splits = [of.name, *([weights_on] if weights_on else [])]
         nets = [predictions_of(Path(name), of_store, splits, views, team) for name in names]
     if weights_on:
@@ -80,12 +81,12 @@ def evaluate(
         count = torch.tensor([len(net.nets) for net in nets], dtype=torch.float64)
         weights = count / count.sum()
     both = {part: averaged([net.probabilities[part] for net in nets], weights) for part in splits}
-    if save is not None and team.leads:
+    if save is not None and team.is_main:
         of_nets = tuple(run for net in nets for run in net.nets)
         Predictions(of_nets, of_store.classes, views, nets[0].differing, nets[0].pictures, both).save(Path(save))
     result = errors(both[of.name], torch.from_numpy(of.labels))
-    if len(of_store.classes) <= 5 and team.leads:
-        note(f"five guesses name all {len(of_store.classes)} classes: go by the top-1 error, not the top-5 error")
+    if len(of_store.classes) <= 5 and team.is_main:
+        note_once(f"five guesses name all {len(of_store.classes)} classes: go by the top-1 error, not the top-5 error")
     return {
         "images": result.images,
         "views": nets[0].differing,
@@ -124,7 +125,7 @@ def to_measure_on(store: Store, recipes: Sequence[Recipe]) -> Split:
 
 def predictions_of(name: Path, store: Store, splits: Sequence[str], views: int, team: Team) -> Predictions:
     """A run's predictions for parts of a store; where `name` is a file, those that were kept in it."""
-    with team.together():
+    with team.raise_together():
         if name.is_file():
             kept = Predictions.load(name)
             kept.check(name, store, splits, views)
@@ -132,12 +133,12 @@ def predictions_of(name: Path, store: Store, splits: Sequence[str], views: int, 
         found = checkpoint.best(name)
         check_same_pictures(found, store)
     team.check_same(lambda: {f"the step of run {name.name}": found.progress.step})
-    with team.together():
-        team.form(found.recipe.net, len(found.classes))
+    with team.raise_together():
+        team.form_groups(found.recipe.net, len(found.classes))
     counted = len(views_of(views, store.size, found.recipe.net.image_size))
     parts = {part: predict_all(found, store.split(part), views, team)[views] for part in splits}
     # Of all names, which the process that keeps the predictions alone needs to read.
-    digests = {part: digest(store.split(part)) for part in splits} if team.leads else {}
+    digests = {part: digest(store.split(part)) for part in splits} if team.is_main else {}
     return Predictions((str(name),), found.classes, views, counted, digests, parts)
 
 
@@ -159,14 +160,14 @@ def predict_all(
     net, centres, means = found.net(), list[torch.Tensor](), list[torch.Tensor]()
     team.split(net)
     net.on(team.device)
-    of = team.pictures
-    shown = progress and team.leads and sys.stderr.isatty()
-    with tqdm(total=len(split), desc=views_text(views), unit="picture", leave=False, disable=not shown) as bar:
+    of = team.data_group
+    shown = progress and team.is_main and sys.stderr.isatty()
+    with tqdm(total=len(split), desc=format_views(views), unit="picture", leave=False, disable=not shown) as bar:
         mean, recipe = found.statistics.mean, found.recipe
         for mine, _ in predictions(net, split, mean, recipe, views=views, part=of.part, parts=of.parts):
             team.watch.beat(len(means), "evaluation")
-            centres.append(team.gathered(mine[:, 0].clone()))  # or all of `mine` would stay in memory
-            means.append(team.gathered(mine.mean(1)))
+            centres.append(team.gather_rows(mine[:, 0].clone()))  # or all of `mine` would stay in memory
+            means.append(team.gather_rows(mine.mean(1)))
             bar.update(len(means[-1]))
     return {1: torch.cat(centres), views: torch.cat(means)}
 

@@ -17,7 +17,7 @@ class History:
         recipe: What it does.
         start: The facts of its first line: store, pictures, device and so on.
         steps: Lines of losses within the epochs, by step: step, rate, loss.
-        epochs: A line per epoch, by epoch; see `alexnet.learning.train.summary`.
+        epochs: A line per epoch, by epoch; see `alexnet.training.train.summary`.
     """
 
     recipe: Recipe

@@ -14,13 +14,13 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from alexnet.learning.checkpoint import Checkpoint
-from alexnet.learning.measure import Errors
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES
 from alexnet.results import figures
 from alexnet.results.figures import DARK, LIGHT, Example
 from alexnet.results.history import History
+from alexnet.training.checkpoint import Checkpoint
+from alexnet.training.inference import Errors
 
 WORST = 10  # classes in the table
 MATRIX_CLASSES = 12  # the most for which all confusions are shown, as a matrix

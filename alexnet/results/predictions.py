@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from alexnet.data.store import Split, Store, write_aside
+from alexnet.data.store.local import Split, Store
+from alexnet.utils.files import write_atomic
 
 FORMAT = 1
 ROUNDS = 200  # of expectation and maximisation; the weights of a few nets settle within some tens
@@ -48,7 +49,7 @@ class Predictions:
             "pictures": dict(self.pictures),
         }
         tensors = {name: part.contiguous() for name, part in self.probabilities.items()}
-        write_aside(path, save(tensors, {"alexnet": json.dumps(about)}))
+        write_atomic(path, save(tensors, {"alexnet": json.dumps(about)}))
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":

@@ -7,17 +7,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alexnet.data.store import Address, Split, Store, place_of, write_aside
-from alexnet.learning import checkpoint
-from alexnet.learning.checkpoint import Checkpoint
-from alexnet.learning.device import choose_device
-from alexnet.learning.measure import errors, probabilities, usual_views
-from alexnet.learning.parallel import Team
+from alexnet.data.store.local import Address, Split, Store, parse_location
+from alexnet.distributed.team import Team
 from alexnet.results import figures as drawn
 from alexnet.results import page
 from alexnet.results.evaluate import check_same_pictures, predict_all, to_measure_on
 from alexnet.results.figures import Example
 from alexnet.results.history import History
+from alexnet.training import checkpoint
+from alexnet.training.checkpoint import Checkpoint
+from alexnet.training.inference import default_views, errors, probabilities
+from alexnet.utils.device import choose_device
+from alexnet.utils.files import write_atomic
 
 EXAMPLES = 8  # Figure 4 has as many
 MISTAKES = 4
@@ -52,7 +53,7 @@ def report(
     run, of_store = Path(run), Store(store)
     history, found = trained(run, of_store)
     of = of_store.split(split) if split else to_measure_on(of_store, [found.recipe])
-    views = usual_views(found.recipe)
+    views = default_views(found.recipe)
     chosen_device = choose_device(device)
     team = Team(device=chosen_device)
     predicted = predict_all(found, of, views, team, progress=progress)  # the centre is one of the views
@@ -66,7 +67,7 @@ def report(
         # On the pictures whose error chose the epoch a net looks a little too good.
         chosen_here=of.name == "val"
         and found.recipe.schedule != "fold"
-        and of_store.path.resolve() == place_of(history.start["store"]).resolve(),
+        and of_store.path.resolve() == parse_location(history.start["store"]).resolve(),
         results={n: errors(p, torch.from_numpy(labels)) for n, p in predicted.items()},
         kernels=first_kernels(found),
         guesses=examples(of, found.classes, chances[chosen], chosen),
@@ -74,7 +75,7 @@ def report(
         confusion=confusions(chances.argmax(1), labels, len(found.classes)),
     )
     path = run / "report.html"
-    write_aside(path, text.encode())
+    write_atomic(path, text.encode())
     return path
 
 
@@ -106,7 +107,7 @@ def figures(
     history, found = trained(run, of_store)
     of = to_measure_on(of_store, [found.recipe])
     chosen = choose(of.labels, EXAMPLES, seed)
-    views = usual_views(found.recipe)
+    views = default_views(found.recipe)
     pictures = [of.image(int(index)) for index in chosen]
     chances = probabilities(found.net().on(choose_device(device)), pictures, found.statistics.mean, found.recipe, views)
     made = {
@@ -136,7 +137,7 @@ def store_of(run: str | Path) -> Path | Address:
     Raises:
         FileNotFoundError: It is no run, or that store is not there any more.
     """
-    path = place_of(History.read(Path(run)).start["store"])
+    path = parse_location(History.read(Path(run)).start["store"])
     if isinstance(path, Path) and not path.is_dir():
         raise FileNotFoundError(
             f"store {path}, which run {run} was trained on, is not there: name it with --data STORE"

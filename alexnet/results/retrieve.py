@@ -16,15 +16,17 @@ from safetensors.torch import load_file, save, save_file
 from tqdm import tqdm
 
 from alexnet.checked import require
-from alexnet.data.augment import centre_mean
-from alexnet.data.image import read_image
-from alexnet.data.store import Split, Store, write_aside
-from alexnet.data.views import batch_of_views, views_of
-from alexnet.learning import checkpoint
-from alexnet.learning.checkpoint import Checkpoint
-from alexnet.learning.device import autocast, choose_device
+from alexnet.data.loading.augment import centre_mean
+from alexnet.data.loading.views import batch_of_views, views_of
+from alexnet.data.prepare.decode import read_image
+from alexnet.data.store.local import Split, Store
 from alexnet.results.codes import Autoencoder, train_autoencoder
 from alexnet.results.evaluate import check_same_pictures
+from alexnet.training import checkpoint
+from alexnet.training.checkpoint import Checkpoint
+from alexnet.training.precision import autocast
+from alexnet.utils.device import choose_device
+from alexnet.utils.files import write_atomic
 
 FORMAT = 1
 BLOCK = 65_536  # activities compared at a time: of 4096 numbers, 1 GB
@@ -150,7 +152,7 @@ class Index:
         other, name = copy.copy(self), f"encoder-{bits}-{seed}.safetensors"
         if not (self.folder / name).exists():
             net, _ = train_autoencoder(self.activities, bits, seed=seed)
-            write_aside(self.folder / name, save(net.state_dict()))
+            write_atomic(self.folder / name, save(net.state_dict()))
         other._encoder = net = self._encoder_of(name, bits)
         other.codes = np.concatenate([net.codes(part) for part in blocks(self.activities)])
         return other

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from alexnet.data.ahead import cores, in_order
-from alexnet.data.image import read_image
-from alexnet.data.store import write_aside
-from alexnet.learning import checkpoint
-from alexnet.learning.device import choose_device
-from alexnet.learning.measure import probabilities, usual_views
+from alexnet.data.prepare.decode import read_image
+from alexnet.training import checkpoint
+from alexnet.training.inference import default_views, probabilities
+from alexnet.utils.device import choose_device
+from alexnet.utils.files import write_atomic
+from alexnet.utils.prefetch import available_cores, prefetch
 
 GUESSES = 5
 BATCH = 32
@@ -74,12 +74,12 @@ def submission(
         for squares in read_in_batches(pictures, nets[0].recipe.store_size):
             total = torch.zeros(len(squares), len(classes))
             for module, net in ready:
-                count = usual_views(net.recipe) if views is None else views
+                count = default_views(net.recipe) if views is None else views
                 total += probabilities(module, squares, net.statistics.mean, net.recipe, count)
             best = total.topk(GUESSES, dim=1).indices
             lines += [" ".join(str(numbers[place]) for place in row) for row in best.tolist()]
             bar.update(len(squares))
-    write_aside(Path(file), "".join(f"{line}\n" for line in lines).encode())
+    write_atomic(Path(file), "".join(f"{line}\n" for line in lines).encode())
     return len(lines)
 
 
@@ -90,7 +90,7 @@ def read_in_batches(pictures: Sequence[Path], size: int) -> Iterator[list[np.nda
     def read(part: Sequence[Path]) -> list[np.ndarray]:
         return [read_image(path, size) for path in part]
 
-    with closing(in_order(read, parts, workers=cores(), ahead=2)) as coming:
+    with closing(prefetch(read, parts, workers=available_cores(), ahead=2)) as coming:
         yield from coming
 
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves
 
-from alexnet.kernels import has_triton
+from alexnet.kernels.compile import has_triton
 
 WAIT = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal")
 

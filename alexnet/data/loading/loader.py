@@ -1,0 +1,226 @@
+"""From a prepared set to shuffled, resumable training batches, made while the device works (section 5.1)."""
+
+import time
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alexnet.data.loading.augment import Draws, centre_mean, draw, order, train_picture, train_square
+from alexnet.data.loading.transfer import prefetch_to_device
+from alexnet.data.store.local import Split, Statistics
+from alexnet.distributed.collectives import shard_rows
+from alexnet.kernels.augment import gather, place_batch
+from alexnet.recipe import Recipe
+from alexnet.utils.prefetch import prefetch
+
+Made = tuple[Tensor, Tensor, np.ndarray]
+"""Images, labels and indices of a batch, or of a part of it."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures ready for the net, and where they come from.
+
+    Attributes:
+        images: (N, 3, crop, crop) float32, centred, in channels_last memory.
+        labels: (N,) int64.
+        indices: (N,) int64, the pictures' places in their set; in the computer's memory, wherever the others are.
+        total: Pictures of the whole batch, of which this may be a part.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: np.ndarray
+    total: int
+
+
+@dataclass(frozen=True)
+class Squares:
+    """What travels to a GPU: the bytes of a batch and what is to be done to them there; in pinned memory.
+
+    Attributes:
+        squares: (N, crop, crop, 3) uint8.
+        reflect: (N,) bool.
+        colour: (N, 3) float32, amounts to be added to R, G and B.
+        labels: (N,) int64.
+        indices: (N,) int64.
+    """
+
+    squares: Tensor
+    reflect: Tensor
+    colour: Tensor
+    labels: Tensor
+    indices: np.ndarray
+
+    @classmethod
+    def empty(cls, indices: np.ndarray, crop: int, pinned: bool) -> "Squares":
+        """Room for the squares of some pictures; pinned memory is taken from torch's store of it, and goes back."""
+        count = len(indices)
+
+        def room(*shape: int, dtype: torch.dtype) -> Tensor:
+            return torch.empty(shape, dtype=dtype, pin_memory=pinned)
+
+        return cls(
+            room(count, crop, crop, 3, dtype=torch.uint8),
+            room(count, dtype=torch.bool),
+            room(count, 3, dtype=torch.float32),
+            room(count, dtype=torch.int64),
+            indices,
+        )
+
+    def to(self, device: torch.device) -> tuple[Tensor, ...]:
+        """The four tensors on a device, which may still be copying them."""
+        tensors = (self.squares, self.reflect, self.colour, self.labels)
+        return tuple(tensor.to(device, non_blocking=True) for tensor in tensors)
+
+
+class Loader:
+    """Training batches of a set, the same for the same recipe whatever the number of workers and the device.
+
+    For a CPU the workers make the floats. For a GPU they only cut out bytes, which are sent one batch ahead; the GPU
+    makes the floats.
+
+    Args:
+        split: The pictures.
+        statistics: Of the training part: mean activity and colour components.
+        recipe: Its seed, batch size and what is drawn for each picture.
+        workers: Threads that make batches; 0 makes each when it is asked for. (Everything heavy runs without Python's
+            lock, so threads do what processes would, without copies.)
+        ahead: Batches made ahead, at least as many as there are workers and one.
+        device: Where the batches are wanted.
+        part, parts: Which part of each batch is wanted, from 0, and how many there are (`shard_rows`).
+
+    Attributes:
+        waited: Seconds the caller has waited for batches.
+        sends_bytes: Whether bytes are sent to the device, to be made floats there: where it is a GPU.
+
+    Raises:
+        ValueError: The stored pictures are smaller than the net's input.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        statistics: Statistics,
+        recipe: Recipe,
+        *,
+        workers: int = 1,
+        ahead: int = 3,
+        device: torch.device | None = None,
+        part: int = 0,
+        parts: int = 1,
+    ) -> None:
+        crop = recipe.net.image_size
+        if split.size < crop:
+            raise ValueError(
+                f"the store's pictures must be at least as large as the net's input of {crop} pixels; "
+                f"got {split.size}: prepare the store anew with size {recipe.store_size}"
+            )
+        self.split, self.statistics, self.recipe = split, statistics, recipe
+        self.workers, self.ahead = workers, max(ahead, workers + 1)  # else more workers would have nothing to do
+        self.device = device or torch.device("cpu")
+        self.part, self.parts = part, parts
+        self.sends_bytes = self.device.type == "cuda"
+        self.waited = 0.0
+        self._mean = centre_mean(statistics.mean, crop)
+
+    def __len__(self) -> int:
+        """Batches per epoch, the last one possibly short."""
+        return -(-len(self.split) // self.recipe.batch_size)
+
+    def batches(self, epoch: int, start: int = 0, colour: bool = True) -> Generator[Batch, None, None]:
+        """The batches of an epoch, in an order drawn from the seed and the epoch.
+
+        Args:
+            epoch: Which epoch, from 0.
+            start: The number of the first batch wanted, to go on in the middle of an epoch.
+            colour: Whether to shift the colours (and divide by the recipe's divisor, which makes up for the shift).
+
+        Yields:
+            Batches; an exception in a worker is raised here. Closing the generator ends its threads.
+        """
+        size, seed = self.recipe.batch_size, self.recipe.seed
+        indices = order(len(self.split), seed=seed, epoch=epoch)
+        wholes = [indices[first : first + size] for first in range(start * size, len(indices), size)]
+        totals = [len(whole) for whole in wholes]
+        parts = [whole[shard_rows(len(whole), self.part, self.parts)[0]] for whole in wholes]
+
+        make = self._sent if self.sends_bytes else self._made
+        with closing(make(parts, epoch, colour)) as made:
+            for total in totals:
+                began = time.perf_counter()
+                images, labels, of = next(made)
+                self.waited += time.perf_counter() - began
+                yield Batch(images, labels, of, total)
+
+    def _made(self, parts: list[np.ndarray], epoch: int, colour: bool) -> Generator[Made, None, None]:
+        """The images and labels of some pictures each, whose floats the workers make."""
+
+        def make(indices: np.ndarray) -> Made:
+            draws, divisor = self._draw(indices, epoch, colour), self._divisor(colour)
+            crop = self.recipe.net.image_size
+            images = np.empty((len(indices), crop, crop, 3), np.float32)
+            for n, picture in enumerate(self.split.images(indices.tolist())):
+                train_picture(picture, draws, n, self._mean, divisor, images[n])
+            labels = torch.from_numpy(self.split.labels[indices])
+            return torch.from_numpy(images).permute(0, 3, 1, 2), labels, indices
+
+        return prefetch(make, parts, workers=self.workers, ahead=self.ahead)
+
+    def _sent(self, parts: list[np.ndarray], epoch: int, colour: bool) -> Generator[Made, None, None]:
+        """The same, whose bytes the workers cut out and whose floats the device makes."""
+        crop, pinned = self.recipe.net.image_size, self.device.type == "cuda"
+        mean = torch.from_numpy(self._mean).to(self.device)
+
+        def cut(job: Squares) -> Squares:
+            return self.cut(job, epoch, colour)
+
+        def send(job: Squares) -> tuple[Tensor, Tensor]:
+            squares, reflect, shift, labels = job.to(self.device)
+            return place_batch(squares, reflect, mean, shift, self._divisor(colour)), labels
+
+        # Memory is pinned here, in the caller's thread: then no other one calls CUDA, which would break the capture of
+        # a CUDA graph that the caller may be at.
+        jobs = (Squares.empty(part, crop, pinned) for part in parts)
+        with closing(prefetch(cut, jobs, workers=self.workers, ahead=self.ahead)) as made:
+            for job, (images, labels) in prefetch_to_device(made, send, self.device):
+                yield images, labels, job.indices
+
+    def _shifts(self, colour: bool) -> bool:
+        return colour and self.recipe.colour_deviation > 0
+
+    def _divisor(self, colour: bool) -> float:
+        return self.recipe.colour_divisor if self._shifts(colour) else 1.0
+
+    def _draw(self, indices: np.ndarray, epoch: int, colour: bool) -> Draws:
+        recipe = self.recipe
+        return draw(
+            indices,
+            seed=recipe.seed,
+            epoch=epoch,
+            size=self.split.size,
+            crop=recipe.net.image_size,
+            reflect=recipe.reflect,
+            crop_area=recipe.crop_area,
+            random_crops=recipe.crops == "random",
+            colour_deviation=recipe.colour_deviation if self._shifts(colour) else 0.0,
+            statistics=self.statistics,
+        )
+
+    def cut(self, job: Squares, epoch: int, colour: bool = True) -> Squares:
+        """Fill in what travels to a GPU, for the pictures and into the memory of `job`; returns it."""
+        squares, draws = job.squares.numpy(), self._draw(job.indices, epoch, colour)
+        addresses = self.split.addresses(job.indices)
+        if addresses is not None and (draws.side == squares.shape[1]).all():
+            gather(addresses, self.split.size, draws.top, draws.left, squares)
+        else:
+            for n, picture in enumerate(self.split.images(job.indices.tolist())):
+                train_square(picture, draws, n, squares[n])
+        job.reflect.numpy()[:] = draws.reflect
+        job.colour.numpy()[:] = draws.colour
+        job.labels.numpy()[:] = self.split.labels[job.indices]
+        return job

@@ -1,0 +1,1 @@
+"""The prepared set on disk or in an object store."""

@@ -1,0 +1,143 @@
+"""The batch maker's kernels against their plain references: on random sizes, in any place, all reflections."""
+
+import importlib.util
+import os
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alexnet.data.loading.augment import Draws, draw, train_picture, train_square
+from alexnet.data.store.local import Statistics
+from alexnet.kernels import augment
+from alexnet.kernels.augment import gather, place, place_batch, place_batch_reference
+from alexnet.kernels.philox import philox, philox_reference
+
+pytestmark = pytest.mark.gpu
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+SEEDS = st.integers(0, 2**32 - 1)
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+@given(
+    key=st.tuples(*[st.integers(0, 2**64 - 1)] * 2),
+    indices=st.lists(st.integers(0, 2**64 - 1), max_size=5),
+    count=st.sampled_from([4, 8, 12]),
+)
+def test_random_words_are_those_of_numpys_generator(key, indices, count):
+    arguments = np.array(key, np.uint64), np.array(indices, np.uint64), count
+    assert np.array_equal(philox(*arguments), philox_reference(*arguments))
+
+
+@given(size=st.integers(1, 40), data=st.data(), count=st.integers(0, 7), seed=SEEDS)
+def test_squares_are_cut_out_of_the_pictures(size, data, count, seed):
+    crop = data.draw(st.integers(1, size))
+    random = np.random.default_rng(seed)
+    pictures = [random.integers(0, 256, (size, size, 3), np.uint8) for _ in range(count)]
+    top, left = random.integers(0, size - crop + 1, (2, count))
+    addresses = np.array([picture.ctypes.data for picture in pictures], np.uint64)
+    out = np.empty((count, crop, crop, 3), np.uint8)
+    gather(addresses, size, top, left, out)
+    for picture, y, x, square in zip(pictures, top, left, out, strict=True):
+        assert np.array_equal(square, picture[y : y + crop, x : x + crop])
+
+
+@pytest.mark.parametrize("place", [(-1, 0), (0, -1), (3, 0), (0, 3)])
+def test_a_square_outside_the_picture_is_not_read(place):
+    picture, out = np.zeros((6, 6, 3), np.uint8), np.empty((1, 4, 4, 3), np.uint8)
+    with pytest.raises(AssertionError, match="within"):
+        gather(np.array([picture.ctypes.data], np.uint64), 6, *(np.array([at]) for at in place), out)
+
+
+def batch(crop: int, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Random squares, reflections, mean and colours on the device, as `place_batch` takes them."""
+    random = np.random.default_rng(seed)
+    squares = random.integers(0, 256, (count, crop, crop, 3), np.uint8)
+    reflect = random.random(count) < 0.5
+    mean = (random.random((crop, crop, 3)) * 255).astype(np.float32)
+    colour = random.normal(0, 20, (count, 3)).astype(np.float32)
+    return tuple(torch.from_numpy(array).to(DEVICE) for array in (squares, reflect, mean, colour))
+
+
+def placed(squares, reflect, mean, colour, divisor):
+    """A batch made a picture at a time, as for a CPU."""
+    out = np.empty(squares.shape, np.float32)
+    for n, square in enumerate(squares.cpu().numpy()):
+        arguments = mean.cpu().numpy(), colour[n].cpu().numpy(), divisor, out[n]
+        place(square, 0, 0, bool(reflect[n]), *arguments)
+    return torch.from_numpy(out).permute(0, 3, 1, 2)
+
+
+@given(crop=st.integers(1, 24), count=st.integers(1, 6), divisor=st.sampled_from([1.0, 1.1, 3.0]), seed=SEEDS)
+def test_plain_torch_gives_the_bits_of_place(crop, count, divisor, seed):
+    squares, reflect, mean, colour = batch(crop, count, seed)
+    made = place_batch_reference(squares, reflect, mean, colour, divisor).cpu()
+    assert torch.equal(made, placed(squares, reflect, mean, colour, divisor))
+    assert made.is_contiguous(memory_format=torch.channels_last)
+
+
+@needs_triton
+@settings(max_examples=20)
+@given(
+    crop=st.one_of(st.integers(1, 24), st.just(19)),  # 3 * 19 * 19 is just above a program's 1,024 values
+    count=st.integers(0, 17),  # and 8 its pictures
+    divisor=st.sampled_from([1.0, 1.1, 3.0]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    seed=SEEDS,
+)
+def test_triton_gives_the_bits_of_plain_torch(crop, count, divisor, dtype, seed):
+    from alexnet.kernels.augment_triton import place_batch_triton
+
+    arguments = *batch(crop, count, seed), divisor, dtype
+    made = place_batch_triton(*arguments)
+    assert made.dtype == dtype
+    assert made.is_contiguous(memory_format=torch.channels_last)
+    plain = place_batch_reference(*arguments)
+    if dtype == torch.bfloat16 and INTERPRETED:  # the interpreter cuts the lower half off, a GPU rounds
+        plain = (place_batch_reference(*arguments[:-1]).view(torch.int32) >> 16 << 16).view(torch.float32).to(dtype)
+    assert torch.equal(made, plain)
+
+
+@needs_triton
+def test_triton_at_the_papers_size():
+    from alexnet.kernels.augment_triton import place_batch_triton
+
+    squares, reflect, mean, colour = batch(224, 2, 0)
+    reflect[:] = torch.tensor([True, False])
+    made = place_batch_triton(squares, reflect, mean, colour, 1.1, torch.float32).cpu()
+    assert torch.equal(made, placed(squares, reflect, mean, colour, 1.1))
+
+
+@needs_cuda
+def test_a_gpu_without_triton_says_so_and_gives_the_same(monkeypatch, capsys):
+    arguments = *batch(20, 5, 0), 1.1
+    want = place_batch(*arguments)
+    monkeypatch.setattr(augment, "has_triton", lambda: False)
+    augment.note.cache_clear()
+    assert torch.equal(place_batch(*arguments), want)
+    assert "install triton" in capsys.readouterr().err
+
+
+@given(size=st.integers(4, 40), data=st.data(), seed=SEEDS)
+def test_a_square_sent_and_placed_there_is_the_training_picture(size, data, seed):
+    crop = data.draw(st.integers(1, size))
+    area = data.draw(st.sampled_from([None, (0.2, 1.0), (1.0, 1.0)]))
+    random = np.random.default_rng(seed)
+    pictures = random.integers(0, 256, (4, size, size, 3), np.uint8)
+    mean = (random.random((crop, crop, 3)) * 255).astype(np.float32)
+    statistics = Statistics.from_covariance(np.zeros((3, size, size), np.float32), np.diag([900.0, 90.0, 9.0]), 4)
+    draws: Draws = draw(
+        np.arange(4), seed=seed, epoch=1, size=size, crop=crop, reflect=True, crop_area=area, colour_deviation=0.1,
+        statistics=statistics,
+    )  # fmt: skip
+    squares, want = np.empty((4, crop, crop, 3), np.uint8), np.empty((4, crop, crop, 3), np.float32)
+    for n, picture in enumerate(pictures):
+        train_square(picture, draws, n, squares[n])
+        train_picture(picture, draws, n, mean, 1.1, want[n])
+    arrays = squares, draws.reflect, mean, draws.colour
+    made = place_batch(*(torch.from_numpy(array).to(DEVICE) for array in arrays), 1.1)
+    assert torch.equal(made.cpu(), torch.from_numpy(want).permute(0, 3, 1, 2))

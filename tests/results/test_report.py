@@ -1,0 +1,233 @@
+"""The report: one page that stands by itself, with the numbers that `evaluate` finds."""
+
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from alexnet.data.prepare.prepare import prepare
+from alexnet.data.store.local import Store
+from alexnet.recipe import Recipe
+from alexnet.recipes import RECIPES, recipe_named
+from alexnet.results import page, report
+from alexnet.results.evaluate import evaluate
+from alexnet.results.history import History
+from alexnet.training import checkpoint
+from alexnet.training.inference import Errors
+from alexnet.training.train import train
+from tests.conftest import draw_pictures, small_net
+
+ODD = ("<script>alert(1)<b>", 'a "quoted" & class', "猫")
+RECIPE = Recipe(net=small_net(), store_size=32, batch_size=10, schedule="cosine", epochs=2)
+
+
+class Page(HTMLParser):
+    """What a page is made of: its text, the addresses it names, its tags still open."""
+
+    VOID = ("meta", "img", "source", "br")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text, self.tags = "", []  # type: tuple[str, list[str]]
+        self.addresses: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "srcset", "href", "data")]
+        self.text += " "
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run of two epochs, and its store of three classes with odd names."""
+    folder = tmp_path_factory.mktemp("odd")
+    for number, (pixels, label) in enumerate(zip(*draw_pictures(60, 40), strict=True)):
+        (folder / "pictures" / ODD[label]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / "pictures" / ODD[label] / f"{number}.png")
+    prepare(folder / "pictures", folder / "store", size=32, held_out=0.3, progress=False)
+    train(folder / "store", folder / "run", RECIPE, progress=False)
+    return folder / "run", folder / "store"
+
+
+@pytest.fixture
+def run(odd: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A copy of the run whose metrics a test may change; the checkpoints are the same files."""
+    (tmp_path / "run").mkdir()
+    for name in ("recipe.json", "metrics.jsonl"):
+        (tmp_path / "run" / name).write_bytes((odd[0] / name).read_bytes())
+    (tmp_path / "run" / "checkpoints").symlink_to(odd[0] / "checkpoints")
+    return tmp_path / "run"
+
+
+def test_the_page_stands_by_itself_and_says_what_evaluate_says(odd: tuple[Path, Path]) -> None:
+    path = report.report(*odd, progress=False)
+    html = path.read_text(encoding="utf-8")
+    found = Page(html)
+    assert path == odd[0] / "report.html"
+    assert len(html) < 3e6
+    assert found.open == []
+    assert found.addresses
+    assert all(address.startswith("data:image/") for address in found.addresses)
+    assert not {"script", "link", "iframe", "object"} & set(found.tags)
+    assert all(name in found.text for name in ODD)
+    one, ten = (evaluate(*odd, views=views) for views in (1, 10))
+    assert f"{ten['top1_error']:.1%} top-1 error ten views" in found.text
+    assert f"{one['top1_error']:.1%} with one view" in found.text
+    assert f"{ten['log_prob']:.3f} mean \N{MINUS SIGN}log p" in found.text
+    assert "GPU 1" in found.text
+    assert "GPU 2" in found.text
+    assert "says nothing of 3 classes" in found.text
+    assert "The epoch was chosen by the error on these same pictures" in found.text
+    assert list(odd[0].glob(".*")) == []
+
+
+def test_a_training_that_is_under_way(run: Path, odd: tuple[Path, Path]) -> None:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:30])
+    text = Page(report.report(run, odd[1], progress=False).read_text(encoding="utf-8")).text
+    assert "Training has done 1 of at most 2 epochs" in text
+
+
+def test_before_the_end_of_the_first_epoch_and_on_the_training_pictures(run: Path, odd: tuple[Path, Path]) -> None:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text(lines[0] + "\n")
+    text = Page(report.report(run, odd[1], split="train", progress=False).read_text(encoding="utf-8")).text
+    assert "the “train” part of the store" in text
+    assert "The epoch was chosen" not in text
+    assert "Training has done 0 of at most 2 epochs" in text
+
+
+def test_a_net_that_sees_whole_pictures_has_one_view(store: Path, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, net=replace(small_net(), image_size=32, towers=1), epochs=1)
+    train(store, tmp_path / "run", recipe, progress=False)
+    text = Page(report.report(tmp_path / "run", store, progress=False).read_text(encoding="utf-8")).text
+    assert "ten views" not in text
+    assert "GPU 1" not in text
+
+
+def test_many_classes_and_no_convolution(odd: tuple[Path, Path]) -> None:
+    classes = tuple(f"class {number}" for number in range(20))
+    confusion = np.diag(np.arange(20))
+    confusion[7, 3] = 5
+    text = Page(
+        page.render(
+            run="r",
+            history=History.read(odd[0]),
+            found=replace(checkpoint.best(odd[0]), classes=classes),
+            split="test",
+            chosen_here=False,
+            results={1: Errors(195, 5 / 195, 0.0123, 0.5)},
+            kernels=None,
+            guesses=[],
+            mistakes=[],
+            confusion=confusion,
+        )
+    ).text
+    assert "2.6% top-1 error" in text
+    assert "1.2% top-5 error" in text
+    assert "class 7 12 41.7% class 3 (5 of 5)" in text
+    assert "class 7 class 3 5 of 12" in text
+    assert "first layer" not in text
+
+
+def test_figures_are_written_as_files(odd: tuple[Path, Path], tmp_path: Path) -> None:
+    paths = report.figures(*odd, tmp_path / "new" / "figures")
+    assert {path.name for path in paths} == {"curves.png", "kernels.png", "guesses.png"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_the_store_a_run_was_trained_on(run: Path, odd: tuple[Path, Path]) -> None:
+    assert report.store_of(run).samefile(odd[1])
+    first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    (run / "metrics.jsonl").write_text(json.dumps(first | {"store": "/nowhere"}) + "\n")
+    with pytest.raises(FileNotFoundError, match=r"store /nowhere, .* name it with --data STORE"):
+        report.store_of(run)
+
+
+def test_a_store_of_other_classes_is_refused(odd: tuple[Path, Path], store: Path) -> None:
+    with pytest.raises(ValueError, match="must know the same classes"):
+        report.report(odd[0], store)
+
+
+def test_the_pictures_shown_are_of_as_many_classes_as_can_be() -> None:
+    labels = np.array([0] * 50 + [1] * 3 + [2] * 2)
+    chosen = report.choose(labels, 8, seed=0)
+    assert sorted(labels[chosen[:3]]) == [0, 1, 2]
+    assert np.bincount(labels[chosen]).tolist() == [3, 3, 2]
+    assert len(set(chosen.tolist())) == 8
+    assert (report.choose(labels, 8, seed=0) == chosen).all()
+    assert len(report.choose(labels[:4], 8, seed=0)) == 4
+
+
+def test_the_most_confident_mistakes_come_first() -> None:
+    chances = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.45, 0.55]])
+    assert report.confident_mistakes(chances, np.array([0, 1, 0, 0]), 2).tolist() == [2, 1]
+    assert report.confident_mistakes(chances, np.array([0, 0, 1, 1]), 2).tolist() == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))
+def test_confusions_are_counted(answers: list[tuple[int, int]]) -> None:
+    labels, guessed = np.array(answers).T
+    confusion = report.confusions(guessed, labels, 4)
+    assert all(confusion[i, j] == answers.count((i, j)) for i in range(4) for j in range(4))
+    results = page.class_results("abcd", confusion)
+    assert [r.error for r in results] == sorted((r.error for r in results), reverse=True)
+    assert {r.name for r in results} == {"abcd"[i] for i in labels}
+    for r in results:
+        own = [guess for label, guess in answers if "abcd"[label] == r.name]
+        assert r.pictures == len(own)
+        assert r.wrong == sum("abcd"[guess] != r.name for guess in own)
+        if r.wrong:
+            assert r.times == own.count("abcd".index(r.taken_for)) > 0
+            assert r.taken_for != r.name
+    assert sum(times for *_, times, _ in page.pairs("abcd", confusion)) == sum(r.wrong for r in results)
+
+
+def test_differences_from_the_paper() -> None:
+    assert page.differences(recipe_named("alexnet-2012-paper")) == []
+    assert page.differences(Recipe(learning_rate=0.02)) == [("learning_rate", "0.01", "0.02")]
+    found = {field: (paper, own) for field, paper, own in page.differences(recipe_named("cifar10-18pct"))}
+    assert found["net.conv1.maps"] == ("96", "32")
+    assert found["net.conv4"][1] == "none"
+    assert found["reflect"] == ("yes", "no")
+    assert found["decays"] == ("none", "conv1 0.004, conv2 0.004, conv3 0.004, fc8 1")
+    assert "epoch 120" in found["changes"][1]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_known_by_name_whatever_its_seed(name: str) -> None:
+    recipe = recipe_named(name)
+    assert page.recipe_name(replace(recipe, seed=7)) == name
+    assert page.recipe_name(replace(recipe, momentum=0.5)) == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3.4, "3 s"), (125, "2 min 5 s"), (7290, "2 h 1 min"), (500_000, "5 d 18 h")]
+)
+def test_times_are_told_in_two_units(seconds: float, text: str) -> None:
+    assert page.duration(seconds) == text
+
+
+def test_pictures_are_kept_small(odd: tuple[Path, Path]) -> None:
+    exact = page.picture_uri(Store(odd[1]).validation().image(0))
+    assert exact.startswith("data:image/png;base64,")
+    large = page.picture_uri(np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8))
+    assert large.startswith("data:image/jpeg;base64,")

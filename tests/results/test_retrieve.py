@@ -1,0 +1,218 @@
+"""The nearest pictures: exact search against NumPy, codes against what they must keep, and the two commands."""
+
+import json
+import runpy
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_net
+from PIL import Image
+
+from alexnet.cli import main
+from alexnet.data.store.local import Store
+from alexnet.recipe import Recipe
+from alexnet.results import codes, retrieve
+from alexnet.results.codes import Autoencoder, train_autoencoder
+from alexnet.results.retrieve import Features, Index, blocks, index, nearest, similar
+from alexnet.training import checkpoint
+from alexnet.training.train import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _a_short_training() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codes, "STEPS", 40)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train(store, folder, Recipe(net=small_net(), store_size=32, batch_size=10, epochs=1), progress=False)
+    index(folder, store, bits=64, progress=False)
+    return folder
+
+
+def clusters(count: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Points about eight centres, as activities of eight classes would lie."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 8
+    centres = random.normal(0, 3, (8, width))
+    return (centres[labels] + random.normal(0, 1, (count, width))).astype(np.float32), labels
+
+
+def test_exact_search_is_that_of_numpy_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieve, "BLOCK", 7)
+    among, asked = (np.random.default_rng(n).normal(size=(m, 12)).astype(np.float32) for n, m in ((0, 40), (1, 5)))
+    distances, places = nearest(asked, blocks(among), 9)
+    squared = ((asked[:, None].astype(float) - among[None]) ** 2).sum(2)
+    assert (places == squared.argsort(1)[:, :9]).all()
+    assert np.allclose(distances, np.sqrt(np.sort(squared, 1)[:, :9]), rtol=1e-5)
+
+
+def test_codes_of_pictures_of_a_class_are_nearer_than_others() -> None:
+    activities, labels = clusters(200, 24)
+    net, fit = train_autoencoder(activities, 32, steps=150)
+    bits = np.unpackbits(net.codes(activities), axis=1).astype(int)
+    assert bits.shape == (200, 32)
+    distance = (bits[:, None] != bits[None]).sum(2)
+    same = labels[:, None] == labels[None]
+    assert distance[same].mean() < 0.5 * distance[~same].mean()
+    assert 0.5 < fit.explained < 1
+    first, again, other = (train_autoencoder(activities, 32, steps=5, seed=seed)[0] for seed in (0, 0, 1))
+    assert (first.codes(activities) == again.codes(activities)).all()
+    assert (first.codes(activities) != other.codes(activities)).any()
+
+
+def test_the_sign_lets_the_gradient_of_the_tanh_through() -> None:
+    net = Autoencoder(6, 8)
+    x = torch.randn(4, 6)
+    soft = net.encoder(x).tanh()
+    hard = soft.sign()
+    made = net(x)
+    assert torch.allclose(made, net.decoder(hard))
+    made.square().sum().backward()
+    through = torch.autograd.grad(net.decoder(hard.detach().requires_grad_()).square().sum(), net.decoder[0].weight)
+    assert torch.allclose(net.decoder[0].weight.grad, through[0], atol=1e-5)
+    assert net.encoder[0].weight.grad.abs().sum() > 0
+
+
+def test_an_index_holds_the_activities_in_the_store_s_order(run: Path, store: Path) -> None:
+    of, split = Index(run / "index"), Store(store).split("train")
+    features = Features(checkpoint.best(run))
+    assert len(of) == len(split)
+    one_by_one = np.concatenate([features([split.image(i)]) for i in range(5)])
+    assert np.allclose(of.activities[:5], one_by_one, atol=1e-5)
+    assert of.names[:5] == [split.name_of(i) for i in range(5)]
+    assert (of.labels == split.labels).all()
+    assert of.codes.shape == (len(split), 8)
+    # Each picture's nearest is itself, exactly and by codes.
+    for by_codes in (False, True):
+        distances, places = of.nearest(of.activities[:5], 3, codes=by_codes)
+        assert np.allclose(distances[:, 0], 0, atol=1e-2)
+        assert (np.diff(distances, axis=1) >= 0).all()
+        near = np.linalg.norm(of.activities[places[:, 0]] - of.activities[:5], axis=1)
+        assert np.allclose(near, 0, atol=1e-5)
+
+
+def test_candidates_by_codes_are_ranked_by_exact_distance(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = Index(run / "index")
+    monkeypatch.setattr(retrieve, "CANDIDATES", len(of))  # all are candidates: so nothing may be lost
+    exact, ranked = (of.nearest(of.activities[:4] + 0.1, 6, codes=by_codes) for by_codes in (False, True))
+    assert np.allclose(exact[0], ranked[0], rtol=1e-4, atol=1e-3)
+
+
+def test_similar_finds_a_picture_of_the_store(run: Path, store: Path, tmp_path: Path) -> None:
+    split = Store(store).split("train")
+    Image.fromarray(split.image(3)).save(tmp_path / "picture.png")
+    (found,) = similar(run, [tmp_path / "picture.png"], count=4)
+    assert len(found) == 4
+    assert split.name_of(3) in [one.name for one in found if one.distance < 1e-2]
+
+
+def test_the_commands(run: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(Store(store).split("train").image(0)).save(tmp_path / "a.png")
+    assert main(["index", str(run), str(store), "--split", "val", "--bits", "16"]) == 0
+    assert "codes of 16 bits" in capsys.readouterr().out
+    assert main(["similar", str(run), str(tmp_path / "a.png"), "--count", "2", "--json"]) == 0
+    (entry,) = json.loads(capsys.readouterr().out)
+    assert entry["image"] == str(tmp_path / "a.png")
+    assert [set(one) for one in entry["similar"]] == [{"name", "label", "distance"}] * 2
+    assert main(["similar", str(run), str(tmp_path / "a.png"), "--codes"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 6
+    (tmp_path / "text.jpg").write_text("no picture")  # said, and the others are looked for all the same
+    assert main(["similar", str(run), str(tmp_path / "text.jpg"), str(tmp_path / "a.png"), "--json"]) == 2
+    said = capsys.readouterr()
+    assert "text.jpg" in said.err
+    bad, good = json.loads(said.out)
+    assert "error" in bad
+    assert len(good["similar"]) == 6
+    assert main(["index", str(run), str(store), "--bits", "64"]) == 0  # as the other tests want it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["similar", "{run}", "{picture}", "--count", "0"], "count must be from 1 to"),
+        (["similar", "{run}", "{picture}", "--count", "100000"], "count must be from 1 to"),
+        (["similar", "{run}", "nowhere.png"], "nowhere.png"),
+        (["similar", "{empty}", "{picture}"], "must hold an index; there is none"),
+        (["index", "{run}", "{store}", "--bits", "12"], "bits must be a multiple of 8; got 12"),
+        (["index", "{run}", "{store}", "--split", "dev"], "no split 'dev'"),
+        (["index", "{empty}", "{store}"], "must hold a trained net"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(
+    arguments: list[str], message: str, run: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    places = {"run": run, "store": store, "empty": tmp_path, "picture": tmp_path / "a.png"}
+    assert main([argument.format(**places) for argument in arguments]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert message in said[0]
+    assert Index(run / "index").codes.shape[1] == 8  # the index that was there still is
+
+
+def test_an_index_of_an_older_net_is_refused(run: Path, store: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    about = json.loads((copy / "index" / "about.json").read_text())
+    (copy / "index" / "about.json").write_text(json.dumps(about | {"step": 3}))
+    Image.fromarray(Store(store).split("train").image(0)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"must be of its net after step \d+; it is of step 3: make it anew"):
+        similar(copy, [tmp_path / "a.png"])
+
+
+def test_an_index_of_another_format_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "about.json").write_text('{"format": 99}')
+    with pytest.raises(ValueError, match="must be of format 1; it is of 99: make it anew"):
+        Index(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["about.json", "activities.npy", "labels.npy", "names.json", "codes.npy"])
+def test_a_damaged_index_says_what_to_do(run: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(run / "index", tmp_path / "index")
+    (folder / name).write_bytes((folder / name).read_bytes()[:7])
+    with pytest.raises(ValueError, match=r"index .* is damaged .*: make it anew with alexnet index RUN STORE"):
+        Index(folder)
+
+
+def test_a_damaged_encoder_says_what_to_do(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run / "index", tmp_path / "index")
+    (folder / "encoder.safetensors").write_text("text")
+    with pytest.raises(ValueError, match="is damaged"):
+        Index(folder).encoder()
+
+
+def test_codes_of_another_length_are_kept(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Index(run / "index").recoded(16)
+    assert first.codes.shape == (len(first), 2)
+    monkeypatch.setattr(retrieve, "train_autoencoder", None)  # so that training again would fail
+    assert (Index(run / "index").recoded(16).codes == first.codes).all()
+
+
+def test_the_benchmark_measures_real_and_made_up_vectors(
+    run: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "retrieval.py"
+    options = ["--bits", "16", "--many", "300", "--queries", "6", "--folder", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [str(script), str(run), str(store), *options, "--json", str(tmp_path / "json")])
+    runpy.run_path(str(script), run_name="__main__")
+    found = json.loads((tmp_path / "json").read_text(encoding="utf-8"))
+    real, made_up = found["rows"][:3], found["rows"][3:]
+    assert [row["bytes"] for row in real] == [32 * 32 * 3, 4 * 16, 2]
+    for row in real:
+        assert sorted(row["by_class"]) == sorted(Store(store).classes)
+        assert np.mean(list(row["by_class"].values())) == pytest.approx(row["precision"])  # two queries of each class
+    assert [row["bytes"] for row in made_up] == [4 * 16, 2]
+    assert made_up[1]["code_MB"] == pytest.approx(300 * 2 / 1e6)
+    assert 0 <= made_up[1]["exact"] <= 100
+    assert "300 vectors made up to the same distribution" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [tmp_path / "json"]
