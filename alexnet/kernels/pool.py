@@ -1,8 +1,9 @@
 """Pooling (section 4.4): the largest or the mean of each window of a map, forward and back, in loops for the CPU.
 
-On other devices torch's own operations are taken, which are also the plain versions. What they compute with `ceil_mode`
-is what the loops compute, to the bit in float32: a window that reaches over the right or the lower edge is cut; of
-equals the first is the largest, and the last NaN if there is one; a mean is over the places that a cut window has left.
+On a GPU the maximum is computed in Triton, by pool_triton.py. All else is left to torch's own operations, which are the
+plain versions. What they compute with `ceil_mode` is what the loops compute, to the bit in float32: a window that
+reaches over the right or the lower edge is cut; of equals the first is the largest, and the last NaN if there is one; a
+mean is over the places that a cut window has left.
 
 The loops work on channels_last memory, read activities of 16 bits as they are, and compare or sum in float32 or better.
 Which of its window the largest was is kept in eight bits, and nothing else for the way back: that goes through the
@@ -17,10 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexnet.kernels.compile import compiled
+from alexnet.kernels.compile import compiled, has_triton
 from alexnet.kernels.layout import channels_last, check, flat, number
 from alexnet.kernels.threads import parallel_for
 from alexnet.kernels.vectors import LANES, every, if_greater, lanes, load, store, where_named
+from alexnet.utils.console import note_once
 
 # What must be known when the loops are compiled comes as the lengths of tuples, for each of which Numba compiles anew:
 # the window's side; whether vectors fit the maps; whether the mean is wanted. The windows that are not cut, and the
@@ -255,10 +257,42 @@ def _average_pool_gradient(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     return _average_pool_backward(g, *ctx.numbers), None, None
 
 
+# Triton is imported when a GPU first needs it.
+
+
+@_max_pool.register_kernel("cuda")
+def _(x: Tensor, size: int, stride: int) -> tuple[Tensor, Tensor]:
+    from alexnet.kernels import pool_triton
+
+    y, which = _max_pool_shape(x, size, stride)
+    pool_triton.max_pool_forward(x, y, which, size, stride)
+    return y, which
+
+
+@_max_pool_backward.register_kernel("cuda")
+def _(g: Tensor, which: Tensor, height: int, width: int, size: int, stride: int) -> Tensor:
+    from alexnet.kernels import pool_triton
+
+    dx = _spread(g, height, width)
+    pool_triton.max_pool_backward(g, which, dx, size, stride)
+    return dx
+
+
 _max_pool.register_autograd(_max_pool_gradient, setup_context=_keep)
 _average_pool.register_autograd(_average_pool_gradient, setup_context=_keep)
 
 _WIDEST = 16  # side of a window whose places eight bits can name
+_WIDEST_ON_GPU = 8  # size and stride that pool_triton.py's loops are unrolled for; beyond, compiling takes too long
+_TRITON = has_triton()  # here, so that torch.compile need not look into it
+
+
+def _has_kernel(x: Tensor, size: int, stride: int) -> bool:
+    """Whether max_pool has a kernel for x's device and type, and for such windows; elsewhere torch's is taken."""
+    if x.device.type != "cuda":
+        return x.device.type == "cpu" and size <= _WIDEST
+    if not _TRITON:
+        note_once("max pooling on the GPU runs in torch's kernels, several times slower: Triton is not installed")
+    return _TRITON and x.dtype != torch.float64 and max(size, stride) <= _WIDEST_ON_GPU
 
 
 def _check(x: Tensor, size: int, stride: int) -> None:
@@ -276,13 +310,13 @@ def max_pool(x: Tensor, *, size: int, stride: int) -> Tensor:
         stride: Places from one window to the next; a window that reaches over the right or the lower edge is cut.
 
     Returns:
-        (N, C, rows, columns); on a CPU in channels_last memory.
+        (N, C, rows, columns); in channels_last memory on a CPU and, of 32 bits or fewer, on a GPU with Triton.
 
     Raises:
         ValueError: x is no four-dimensional tensor of a floating type; no window fits, or a size or stride below 1.
     """
     _check(x, size, stride)
-    if x.device.type != "cpu" or size > _WIDEST:
+    if not _has_kernel(x, size, stride):
         return F.max_pool2d(x, size, stride, ceil_mode=True)
     result: Tensor = _max_pool(x, size, stride)[0]
     return result

@@ -288,7 +288,7 @@ def test_towers_want_a_multiple_of_two_processes(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
     monkeypatch.setattr(dist, "get_world_size", lambda: 3)
     with pytest.raises(ValueError, match="each of at least two towers, or a multiple; got 3 for a net of 2"):
-        parallel.Team("towers").form(Net(), 10)
+        parallel.Team("towers").form_groups(Net(), 10)
 
 
 def test_torchrun_s_kept_store_is_refused_where_machines_restart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,7 +163,7 @@ def test_torch_finds_the_operators_well_made(dtype, layout):
     torch.library.opcheck(kernel._average_pool_backward, (g, 4, 7, 3, 2))
 
 
-def test_on_another_device_it_is_torchs():
+def test_on_a_gpu_shapes_are_the_same():
     with FakeTensorMode():
         x = torch.empty(2, 8, 7, 7, device="cuda")
         assert [f(x, size=3, stride=2).shape for f in OURS.values()] == [(2, 8, 3, 3)] * 2
