@@ -32,13 +32,13 @@ class Convolution(nn.Conv2d):
         out = conv_side(side, conv.kernel, conv.stride, conv.padding)
         # Pixels that the last kernel reaches past the padded picture.
         self.extra = (out - 1) * conv.stride + conv.kernel - side - 2 * conv.padding
-        # Whether it reads few maps in steps of several pixels, which a CPU is slow at.
+        # Whether it reads few maps in steps of several pixels, which CPUs and GPUs are slow at.
         self.cut = channels <= _FEW and conv.stride > 1 and conv.padding == 0 and towers == 1
         self.out = out
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, side, side) -> (N, maps, out, out)."""
-        if self.cut and x.device.type == "cpu":
+        if self.cut and x.device.type in ("cpu", "cuda"):
             return self._of_squares(x)
         if self.extra > 0:
             x = F.pad(x, (0, self.extra, 0, self.extra))
@@ -49,8 +49,9 @@ class Convolution(nn.Conv2d):
         side = self.stride[0]
         squares = -(-self.kernel_size[0] // side)  # of the kernel, and of what all kernels see:
         around = self.out + squares - 1
-        autocast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
-        dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
+        device = x.device.type
+        autocast = torch.is_autocast_enabled(device) and x.dtype != torch.float64
+        dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
         weight = space_to_depth_reference(self.weight, side=side, rows=squares, columns=squares)
         return F.conv2d(fold(x, side=side, rows=around, columns=around, dtype=dtype), weight, self.bias)
 
