@@ -102,7 +102,8 @@ def _has_kernel(x: Tensor, dtype: torch.dtype) -> bool:
         note_once(
             "pictures on the GPU are cut into squares by plain torch, several times slower: Triton is not installed"
         )
-    return (x.device.type == "cpu" or (x.device.type == "cuda" and _TRITON)) and torch.float64 not in {x.dtype, dtype}
+    supported = x.device.type == "cpu" or (x.device.type == "cuda" and _TRITON)
+    return supported and torch.float64 not in {x.dtype, dtype}
 
 
 def fold(x: Tensor, *, side: int, rows: int, columns: int, dtype: torch.dtype | None = None) -> Tensor:

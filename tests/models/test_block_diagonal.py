@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexnet.nets.layers import Convolution, block_diagonal
+from alexnet.models.layers import Convolution, block_diagonal
 from alexnet.recipe import Conv
 
 pytestmark = pytest.mark.gpu
