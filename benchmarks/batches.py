@@ -37,7 +37,7 @@ from pipelines import BATCH, Way, use
 from alexnet.data.loading.augment import order
 from alexnet.data.loading.loader import Loader, Squares
 from alexnet.data.prepare.prepare import CHUNK_BYTES, SHARD_BYTES, prepare
-from alexnet.data.store.local import STATISTICS, Statistics, Store, shard_name, shard_schema
+from alexnet.data.store.local import STATISTICS_FILE, Statistics, Store, shard_name, shard_schema
 from alexnet.recipe import Recipe
 from alexnet.utils.memory import keep_freed_memory
 
@@ -142,7 +142,7 @@ def write_rows(path: Path, rows: int, size: int = 8) -> Path:
                 columns = [pa.array(list(map(bytes, pixels)), schema.field("image").type), labels, names]
                 out.write_batch(pa.record_batch(columns, schema=schema))
     mean = np.zeros((3, size, size), np.float32)
-    Statistics.from_covariance(mean, np.eye(3), rows).save(path / STATISTICS, {"counts": {"train": rows}})
+    Statistics.from_covariance(mean, np.eye(3), rows).save(path / STATISTICS_FILE, {"counts": {"train": rows}})
     return path
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from alexnet.data.prepare.decode import encode_jpeg
-from alexnet.data.store.local import STATISTICS, Statistics, shard_name, shard_schema
+from alexnet.data.store.local import STATISTICS_FILE, Statistics, shard_name, shard_schema
 
 DISTINCT = 256  # pictures that are drawn; the others repeat them
 SHARD_BYTES = 2**28  # as large as what is made in memory at a time
@@ -52,5 +52,5 @@ def write_store(path: Path, size: int, classes: int, encoding: str = "raw", **co
                 out.write_batch(pa.record_batch(columns, schema=schema))
     wide = pictures.astype(np.int64)
     values = wide.reshape(-1, 3)
-    Statistics.from_sums(wide.sum(0), values.T @ values, len(wide)).save(path / STATISTICS, {"counts": counts})
+    Statistics.from_sums(wide.sum(0), values.T @ values, len(wide)).save(path / STATISTICS_FILE, {"counts": counts})
     return path

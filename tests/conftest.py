@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet.data.store.local import STATISTICS, Statistics, Store, shard_name, shard_schema
+from alexnet.data.store.local import STATISTICS_FILE, Statistics, Store, shard_name, shard_schema
 from alexnet.recipe import Conv, Full, Net, Recipe
 
 
@@ -80,7 +80,7 @@ def write_store(path: Path, size: int = 32, seed: int = 0, **counts: int) -> Pat
             wide = pictures.astype(np.int64)
             values = wide.reshape(-1, 3)
             statistics = Statistics.from_sums(wide.sum(0), values.T @ values, count)
-    statistics.save(path / STATISTICS, {"counts": counts})
+    statistics.save(path / STATISTICS_FILE, {"counts": counts})
     Store(path).validation()  # in the format that Store reads
     return path
 

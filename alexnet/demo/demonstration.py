@@ -103,7 +103,7 @@ def next_commands(place: Path, source: Path, data: str) -> list[str]:
     alexnet, run, store = command(), str(place / "run"), str(place / "store")
     if data == "drawn":
         split = Store(store).validation()
-        first = ["predict", run, *(str(source / split.name_of(n)) for n in (0, len(split) - 1))]
+        first = ["predict", run, *(str(source / split.picture_name(n)) for n in (0, len(split) - 1))]
     else:
         first = ["evaluate", run, store, "--json"]
     second = ["train", store, str(place / "run-tanh"), "--recipe", NAMES[data], "--set", "net.activation=tanh"]

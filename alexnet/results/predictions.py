@@ -101,7 +101,7 @@ def digest(split: Split) -> str:
     """A digest of a part's pictures' names and labels, in order."""
     found = hashlib.sha256(split.labels.tobytes())
     for index in range(len(split)):
-        found.update(split.name_of(index).encode() + b"\0")
+        found.update(split.picture_name(index).encode() + b"\0")
     return found.hexdigest()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alexnet.data.store.local import Address, Split, Store, parse_location
+from alexnet.data.store.local import Split, Store, StoreURL, parse_location
 from alexnet.distributed.team import Team
 from alexnet.results import figures as drawn
 from alexnet.results import page
@@ -131,7 +131,7 @@ def trained(run: Path, store: Store) -> tuple[History, Checkpoint]:
     return history, found
 
 
-def store_of(run: str | Path) -> Path | Address:
+def store_of(run: str | Path) -> Path | StoreURL:
     """The store that a run was trained on.
 
     Raises:
@@ -188,7 +188,7 @@ def examples(split: Split, classes: Sequence[str], chances: np.ndarray, places: 
     return [
         Example(
             picture=split.image(int(place)),
-            name=split.name_of(int(place)),
+            name=split.picture_name(int(place)),
             correct=classes[split.labels[place]],
             guesses=tuple((classes[k], float(chance[k])) for k in np.argsort(-chance, kind="stable")[:5]),
         )

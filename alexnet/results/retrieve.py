@@ -260,7 +260,7 @@ def index(
     np.save(beside / "codes.npy", np.concatenate([net.codes(part) for part in blocks(activities)]))
     save_file(net.state_dict(), beside / "encoder.safetensors")
     np.save(beside / "labels.npy", of.labels.astype(np.int32))
-    (beside / "names.json").write_text(json.dumps([of.name_of(i) for i in range(len(of))]), encoding="utf-8")
+    (beside / "names.json").write_text(json.dumps([of.picture_name(i) for i in range(len(of))]), encoding="utf-8")
     about = {
         "format": FORMAT,
         "store": str(of_store.path.resolve()),

@@ -20,7 +20,7 @@ from alexnet.recipe import Recipe
 from alexnet.training.sgd import SGD
 
 FORMAT = 1
-STATISTICS = ("mean", "covariance", "eigenvalues", "components")
+STATISTICS_FIELDS = ("mean", "covariance", "eigenvalues", "components")
 
 
 @dataclass
@@ -128,7 +128,7 @@ def save(
     Raises:
         OSError: It cannot be written; nothing is left behind.
     """
-    of_store = {f"statistics.{name}": torch.from_numpy(getattr(statistics, name).copy()) for name in STATISTICS}
+    of_store = {f"statistics.{name}": torch.from_numpy(getattr(statistics, name).copy()) for name in STATISTICS_FIELDS}
     about = {
         "format": FORMAT,
         "recipe": json.loads(recipe.to_json()),
@@ -160,7 +160,7 @@ def load(path: Path) -> Checkpoint:
             if about["format"] != FORMAT:
                 raise ValueError(f"it is of format {about['format']}, this program reads {FORMAT}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not a dict
-        statistics = {name: tensors[f"statistics.{name}"].numpy() for name in STATISTICS}
+        statistics = {name: tensors[f"statistics.{name}"].numpy() for name in STATISTICS_FIELDS}
         return Checkpoint(
             path=path,
             recipe=Recipe.from_json(json.dumps(about["recipe"])),

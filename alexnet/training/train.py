@@ -314,7 +314,7 @@ def sets(store: Store, recipe: Recipe, at: Progress) -> tuple[Split, Split]:
     """The pictures to train on and those to measure on, in the epoch that comes."""
     if recipe.schedule != "fold" or at.folded is None:
         return store.split("train"), store.validation()
-    return store.joined(), store.split("test" if "test" in store.splits else "val")
+    return store.train_and_val(), store.split("test" if "test" in store.splits else "val")
 
 
 def ended(at: Progress, recipe: Recipe, plateau: Plateau, train_error: float) -> bool:

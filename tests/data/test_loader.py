@@ -43,7 +43,7 @@ class Pictures:
     def images(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
         return map(self.image, indices)
 
-    def addresses(self, indices: np.ndarray) -> np.ndarray | None:
+    def memory_addresses(self, indices: np.ndarray) -> np.ndarray | None:
         if self.unreadable is not None or self.encoded:
             return None
         return np.array([self.pixels[index].ctypes.data for index in indices], np.uint64)

@@ -18,7 +18,15 @@ from safetensors.numpy import save as safetensors_bytes
 import alexnet.data.prepare.prepare as room
 from alexnet.data.prepare.decode import read_image
 from alexnet.data.prepare.prepare import Summary, prepare, writer
-from alexnet.data.store.local import METADATA_KEY, PLACES, PROGRESS, SKIPPED, STATISTICS, Store, read_tensors
+from alexnet.data.store.local import (
+    METADATA_KEY,
+    OFFSETS_FILE,
+    PROGRESS_FILE,
+    SKIPPED_FILE,
+    STATISTICS_FILE,
+    Store,
+    read_safetensors,
+)
 from alexnet.utils import files
 
 
@@ -66,14 +74,14 @@ def test_what_is_prepared(tmp_path: Path, encoding: str) -> None:
     for split in store.splits:
         part = store.split(split)
         for index in range(len(part)):
-            name = part.name_of(index)
+            name = part.picture_name(index)
             seen.add(name)
             want = read_image(source / name, 16).astype(int)
             assert np.abs(part.image(index) - want).mean() <= (0 if encoding == "raw" else 20)  # noise, as JPEG
             assert store.classes[part.labels[index]] == name.split("/")[0]
     assert len(seen) == 60
     assert sorted(contents(tmp_path / "store"))[-1] == "val-00000.arrow"
-    assert (tmp_path / "store" / SKIPPED).read_bytes() == b""
+    assert (tmp_path / "store" / SKIPPED_FILE).read_bytes() == b""
 
 
 def test_statistics_are_those_of_the_training_part(tmp_path: Path) -> None:
@@ -109,7 +117,7 @@ def test_unreadable_files_are_skipped_named_and_counted(tmp_path: Path) -> None:
     (source / "class1" / "005.jpg").symlink_to(source / "nowhere")
     (source / "class1" / "notes.txt").touch()
     summary = make(source, tmp_path / "store", max_failures=0.1)
-    lines = [json.loads(line) for line in (tmp_path / "store" / SKIPPED).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "store" / SKIPPED_FILE).read_text().splitlines()]
     assert sorted(line["name"] for line in lines) == ["class0/000.png", "class0/001.jpg", "class1/005.jpg"]
     assert all(line["reason"] for line in lines)
     assert str(source) not in json.dumps(lines)
@@ -125,7 +133,7 @@ def test_too_many_unreadable_files_stop_it(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\d files of 60 are no readable pictures, 3 are allowed") as caught:
         make(source, tmp_path / "store")
     assert "\n" not in str(caught.value)
-    assert (tmp_path / "store" / SKIPPED).read_text().count("\n") >= 4
+    assert (tmp_path / "store" / SKIPPED_FILE).read_text().count("\n") >= 4
     # More being allowed, the same store goes on; and its bytes are those of one that was never stopped.
     assert make(source, tmp_path / "store", max_failures=0.2).skipped == 6
     make(source, tmp_path / "other", max_failures=0.2)
@@ -160,7 +168,7 @@ def test_preparing_again(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="added, removed or changed"):
         make(source, store)
     assert contents(store) == before
-    (store / PROGRESS).touch()  # killed between the last two steps
+    (store / PROGRESS_FILE).touch()  # killed between the last two steps
     (source / "class2" / "new.png").unlink()
     assert make(source, store).already
     assert contents(store) == before
@@ -329,7 +337,13 @@ def test_an_error_in_a_thread_is_not_lost(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_store_is_named_complete_last(tmp_path: Path) -> None:
     make(pictures(tmp_path / "source", each=3), tmp_path / "store")
-    assert set(contents(tmp_path / "store")) == {"train-00000.arrow", "val-00000.arrow", STATISTICS, PLACES, SKIPPED}
+    assert set(contents(tmp_path / "store")) == {
+        "train-00000.arrow",
+        "val-00000.arrow",
+        STATISTICS_FILE,
+        OFFSETS_FILE,
+        SKIPPED_FILE,
+    }
 
 
 @pytest.mark.parametrize(
@@ -345,8 +359,8 @@ def test_a_progress_file_of_something_else_is_refused(
 ) -> None:
     source = pictures(tmp_path / "source")
     stopped_after(source, tmp_path / "store", 1, monkeypatch)
-    path = tmp_path / "store" / PROGRESS
-    about = read_tensors(path)[1]
+    path = tmp_path / "store" / PROGRESS_FILE
+    about = read_safetensors(path)[1]
     kept: object = {name: fact for name, fact in about.items() if name != lost} if lost else [1, 2]
     path.write_bytes(safetensors_bytes({}, metadata={METADATA_KEY: json.dumps(kept)}))
     with pytest.raises(ValueError, match=message):
@@ -374,7 +388,7 @@ def test_fewer_failures_allowed_than_there_were(tmp_path: Path, monkeypatch: pyt
     stopped_after(source, store, 8, monkeypatch)
     with pytest.raises(ValueError, match=r"files of 60 are no readable pictures, 0 are allowed; the last: class0"):
         make(source, store, max_failures=0)
-    assert json.loads((store / SKIPPED).read_text().splitlines()[0])["name"].startswith("class0/")
+    assert json.loads((store / SKIPPED_FILE).read_text().splitlines()[0])["name"].startswith("class0/")
 
 
 def test_a_store_that_prepare_did_not_make_is_refused(tmp_path: Path, store: Path) -> None:

@@ -17,7 +17,7 @@ from torch.distributed import HashStore
 
 import alexnet.data.prepare.prepare as room
 from alexnet.data.prepare.prepare import Summary, writer
-from alexnet.data.store.local import PROGRESS, SKIPPED, Store
+from alexnet.data.store.local import PROGRESS_FILE, SKIPPED_FILE, Store
 from alexnet.distributed import coordinator as peers
 from alexnet.distributed.coordinator import LostConnectionError, PeerError, Peers
 
@@ -115,8 +115,8 @@ def test_too_many_failures_in_two_processes_are_one_line(tmp_path: Path) -> None
     (line,) = said(tmp_path, "stderr")
     assert line.startswith(f"alexnet: {tmp_path / 'store'}: ")
     assert " files of 60 are no readable pictures, 3 are allowed; the last: class0/" in line
-    assert str(tmp_path / "store" / SKIPPED) in line
-    assert all(json.loads(line)["reason"] for line in (tmp_path / "store" / SKIPPED).read_text().splitlines())
+    assert str(tmp_path / "store" / SKIPPED_FILE) in line
+    assert all(json.loads(line)["reason"] for line in (tmp_path / "store" / SKIPPED_FILE).read_text().splitlines())
 
 
 def test_a_killed_process_and_others_that_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +226,7 @@ def test_a_process_that_is_never_heard_of(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Peers, "of_torchrun", lambda: Peers(words, 0, 2))
     with pytest.raises(ValueError, match=r"nothing was heard of 1 of 2 processes for 0 minutes; .* it goes on"):
         make(source, tmp_path / "store", parallel=True)
-    assert (tmp_path / "store" / PROGRESS).is_file()
+    assert (tmp_path / "store" / PROGRESS_FILE).is_file()
 
 
 def test_words_that_are_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,8 +28,8 @@ from test_store import write
 
 from alexnet import cli
 from alexnet.data.loading.loader import Loader
-from alexnet.data.store.local import PLACES, STATISTICS, Address, Store, read_tensors
-from alexnet.data.store.remote import JOURNAL, Cache, Span, write_places
+from alexnet.data.store.local import OFFSETS_FILE, STATISTICS_FILE, Store, StoreURL, read_safetensors
+from alexnet.data.store.remote import JOURNAL, ByteRange, Cache, write_offsets
 from alexnet.recipe import Recipe
 from alexnet.training.train import train
 
@@ -104,7 +104,7 @@ def server(running: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 def upload(folder: Path, to: str = "bucket/set") -> str:
     """Copy a store, with what says where its pictures lie; returns its address."""
-    write_places(folder)
+    write_offsets(folder)
     files = fsspec.filesystem("s3")
     for path in folder.iterdir():
         files.pipe_file(f"{to}/{path.name}", path.read_bytes())
@@ -116,7 +116,7 @@ def upload(folder: Path, to: str = "bucket/set") -> str:
 def test_what_is_in_it_is_what_the_disk_has(tmp_path: Path, encoding: str) -> None:
     write(tmp_path / "s", encoding)
     near, far = Store(tmp_path / "s"), Store(upload(tmp_path / "s") + "/")
-    assert isinstance(far.path, Address)
+    assert isinstance(far.path, StoreURL)
     assert (str(far.path), far.path.name, far.path.resolve()) == ("s3://bucket/set", "set", far.path)
     assert (far.size, far.encoding, far.classes, far.splits) == (near.size, encoding, near.classes, near.splits)
     assert far.statistics.to_bytes() == near.statistics.to_bytes()
@@ -125,9 +125,9 @@ def test_what_is_in_it_is_what_the_disk_has(tmp_path: Path, encoding: str) -> No
         assert len(here) == len(there)
         assert here.labels.tolist() == there.labels.tolist()
         assert there.labels.dtype == np.int64
-        assert there.addresses(np.array([0])) is None
+        assert there.memory_addresses(np.array([0])) is None
         every = range(len(here))
-        assert [here.name_of(i) for i in every] == [there.name_of(i) for i in every]
+        assert [here.picture_name(i) for i in every] == [there.picture_name(i) for i in every]
         for one, other, third in zip(here.images(every), there.images(every), map(there.image, every), strict=True):
             assert one.shape == other.shape
             assert one.tobytes() == other.tobytes() == third.tobytes()
@@ -142,8 +142,8 @@ def test_what_is_in_it_is_what_the_disk_has(tmp_path: Path, encoding: str) -> No
 def test_any_address_of_fsspec_s_will_do(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALEXNET_CACHE_GB", "0")
     shutil.copytree(store, tmp_path / "s")
-    write_places(tmp_path / "s")
-    near, far = Store(store).joined(), Store(f"file://{tmp_path}/s").joined()
+    write_offsets(tmp_path / "s")
+    near, far = Store(store).train_and_val(), Store(f"file://{tmp_path}/s").train_and_val()
     assert near.labels.tolist() == far.labels.tolist()
     assert all((one == other).all() for one, other in zip(near.images(range(68)), far.images(range(68)), strict=True))
 
@@ -208,11 +208,11 @@ def test_the_cache_keeps_to_its_bound(server: Server, tmp_path: Path, monkeypatc
 def test_many_small_pictures_make_room_for_a_large_one(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 3_000_000, "set")
     for n in range(600):
-        cache.put(Span("a", n, n + 4000), bytes(4000))
+        cache.put(ByteRange("a", n, n + 4000), bytes(4000))
     for n in range(20):
-        cache.put(Span("b", n, n + 200_000), bytes(200_000))
+        cache.put(ByteRange("b", n, n + 200_000), bytes(200_000))
         assert cache._kept.volume() <= 3_000_000
-    assert cache.get(Span("b", 19, 200_019)) == bytes(200_000)
+    assert cache.get(ByteRange("b", 19, 200_019)) == bytes(200_000)
     assert Cache(tmp_path, 500_000, "set")._kept.volume() <= 500_000  # a smaller bound is kept at once
 
 
@@ -235,10 +235,10 @@ FILLING = """
 import sys
 from itertools import count
 from pathlib import Path
-from alexnet.data.store.remote import Cache, Span
+from alexnet.data.store.remote import Cache, ByteRange
 cache = Cache(Path(sys.argv[1]), 1 << 30, "set")
 for i in count():
-    cache.put(Span("a", i * 5000, (i + 1) * 5000), bytes([i % 251]) * 5000)
+    cache.put(ByteRange("a", i * 5000, (i + 1) * 5000), bytes([i % 251]) * 5000)
     if i == 100:
         print("some", flush=True)
 """
@@ -250,18 +250,18 @@ def test_processes_share_it_and_a_killed_one_does_no_harm(tmp_path: Path) -> Non
         assert filling.stdout.readline() == "some\n"
         cache = Cache(tmp_path, 1 << 30, "set")
         for i in range(200):  # while the other one writes
-            cache.put(Span("b", i, i + 7), bytes([i]) * 7)
+            cache.put(ByteRange("b", i, i + 7), bytes([i]) * 7)
         filling.kill()
-    found = [cache.get(Span("a", i * 5000, (i + 1) * 5000)) for i in range(10_000)]
+    found = [cache.get(ByteRange("a", i * 5000, (i + 1) * 5000)) for i in range(10_000)]
     kept = [data for data in found if data is not None]
     assert len(kept) > 100
     assert found[: len(kept)] == [bytes([i % 251]) * 5000 for i in range(len(kept))]
-    assert [cache.get(Span("b", i, i + 7)) for i in range(200)] == [bytes([i]) * 7 for i in range(200)]
+    assert [cache.get(ByteRange("b", i, i + 7)) for i in range(200)] == [bytes([i]) * 7 for i in range(200)]
     with sqlite3.connect(tmp_path / "cache.db") as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     database.close()
-    assert Cache(tmp_path, 1 << 30, "another").get(Span("b", 0, 7)) is None
-    assert cache.get(Span("b", 0, 8)) is None  # a span of another length is another one
+    assert Cache(tmp_path, 1 << 30, "another").get(ByteRange("b", 0, 7)) is None
+    assert cache.get(ByteRange("b", 0, 8)) is None  # a span of another length is another one
 
 
 def test_a_damaged_cache_and_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,12 +272,12 @@ def test_a_damaged_cache_and_a_full_disk(tmp_path: Path, capsys: pytest.CaptureF
         Cache(tmp_path, 1 << 30, "set")
     with pytest.raises(OSError, match="cannot keep pictures there"):
         Cache(tmp_path / "cache.db", 1 << 30, "set")
-    cache, span = Cache(tmp_path / "c", 1 << 30, "set"), Span("a", 0, 100_000)
+    cache, span = Cache(tmp_path / "c", 1 << 30, "set"), ByteRange("a", 0, 100_000)
     cache.put(span, bytes(100_000))
     cache._kept._sql("PRAGMA max_page_count = 1")  # no more than there are: what SQLite says is as of a full disk
     for n in range(3):
-        cache.put(Span("b", n, n + 100_000), bytes(100_000))
-    assert cache.get(Span("b", 0, 100_000)) is None
+        cache.put(ByteRange("b", n, n + 100_000), bytes(100_000))
+    assert cache.get(ByteRange("b", 0, 100_000)) is None
     assert cache.get(span) == bytes(100_000)
     told = capsys.readouterr().err
     assert told.count("\n") == 1
@@ -288,9 +288,9 @@ def test_a_damaged_cache_and_a_full_disk(tmp_path: Path, capsys: pytest.CaptureF
 def test_where_pictures_lie_is_written_alike(tmp_path: Path, store: Path) -> None:
     for name in "ab":
         shutil.copytree(store, tmp_path / name)
-        write_places(tmp_path / name)
-    assert (tmp_path / "a" / PLACES).read_bytes() == (tmp_path / "b" / PLACES).read_bytes()
-    tensors, about = read_tensors(tmp_path / "a" / PLACES)
+        write_offsets(tmp_path / name)
+    assert (tmp_path / "a" / OFFSETS_FILE).read_bytes() == (tmp_path / "b" / OFFSETS_FILE).read_bytes()
+    tensors, about = read_safetensors(tmp_path / "a" / OFFSETS_FILE)
     whole = (tmp_path / "a" / "train-00000.arrow").read_bytes()
     start = int(tensors["train.batches"][0, 2])
     assert (
@@ -300,13 +300,13 @@ def test_where_pictures_lie_is_written_alike(tmp_path: Path, store: Path) -> Non
     assert about["size"] == 32
     (tmp_path / "a" / "train-00000.arrow").write_bytes(whole[:-100])
     with pytest.raises(ValueError, match=r"train-00000\.arrow: damaged"):
-        write_places(tmp_path / "a")
+        write_offsets(tmp_path / "a")
     shard = tmp_path / "b" / "val-00000.arrow"
     table = pa.ipc.open_file(shard).read_all()
     with pa.ipc.new_file(shard, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
         writer.write_table(table)
     with pytest.raises(ValueError, match=r"val-00000\.arrow: must be an Arrow file without compression; prepare"):
-        write_places(tmp_path / "b")
+        write_offsets(tmp_path / "b")
 
 
 @pytest.mark.usefixtures("server")
@@ -320,10 +320,10 @@ def test_what_is_no_store(tmp_path: Path) -> None:
     write(tmp_path / "s")
     address = upload(tmp_path / "s")
     files = fsspec.filesystem("s3")
-    files.rm(f"bucket/set/{PLACES}")
+    files.rm(f"bucket/set/{OFFSETS_FILE}")
     with pytest.raises(ValueError, match=r"has no places\.safetensors.* run the same `alexnet prepare` again.*upload"):
         Store(address)
-    files.pipe_file(f"bucket/set/{STATISTICS}", b"")
+    files.pipe_file(f"bucket/set/{STATISTICS_FILE}", b"")
     with pytest.raises(ValueError, match=r"^s3://bucket/set/statistics\.safetensors: damaged"):
         Store(address)
 
@@ -332,7 +332,7 @@ def test_what_is_no_store(tmp_path: Path) -> None:
 def test_a_damaged_copy(tmp_path: Path) -> None:
     write(tmp_path / "s", "jpeg")
     address, files = upload(tmp_path / "s"), fsspec.filesystem("s3")
-    places, shard = ((tmp_path / "s" / name).read_bytes() for name in (PLACES, "train-00002.arrow"))
+    places, shard = ((tmp_path / "s" / name).read_bytes() for name in (OFFSETS_FILE, "train-00002.arrow"))
     split = Store(address).split("train")
     files.pipe_file("bucket/set/train-00002.arrow", shard[: len(shard) // 3])  # an upload cut short
     with pytest.raises((ValueError, OSError), match=r"^s3://bucket/set/train-00002\.arrow: "):
@@ -344,15 +344,15 @@ def test_a_damaged_copy(tmp_path: Path) -> None:
     Path(tmp_path / "cache" / "cache.db").unlink()
     with pytest.raises(FileNotFoundError, match=r"^s3://bucket/set/train-00002\.arrow: not there"):
         Store(address).split("train").image(8)
-    files.pipe_file(f"bucket/set/{PLACES}", places[:-100])
+    files.pipe_file(f"bucket/set/{OFFSETS_FILE}", places[:-100])
     with pytest.raises(ValueError, match=r"places\.safetensors: damaged"):
         Store(address)
     write(tmp_path / "other", "jpeg", counts=(4,))
-    write_places(tmp_path / "other")
-    files.put_file(tmp_path / "other" / PLACES, f"bucket/set/{PLACES}")
+    write_offsets(tmp_path / "other")
+    files.put_file(tmp_path / "other" / OFFSETS_FILE, f"bucket/set/{OFFSETS_FILE}")
     with pytest.raises(ValueError, match=r"places\.safetensors: does not say where the 9 pictures of 'train' lie"):
         Store(address)
-    files.pipe_file(f"bucket/set/{PLACES}", places.replace(b'\\"format\\": 1', b'\\"format\\": 9'))
+    files.pipe_file(f"bucket/set/{OFFSETS_FILE}", places.replace(b'\\"format\\": 1', b'\\"format\\": 9'))
     with pytest.raises(ValueError, match=r"places\.safetensors: store format 9, this version reads 1"):
         Store(address)
 
@@ -361,7 +361,7 @@ def test_a_damaged_copy(tmp_path: Path) -> None:
 def test_a_picture_cut_short(tmp_path: Path) -> None:
     write(tmp_path / "s")
     split = Store(upload(tmp_path / "s")).split("train")
-    start = int(read_tensors(tmp_path / "s" / PLACES)[0]["train.batches"][-1, 2])
+    start = int(read_safetensors(tmp_path / "s" / OFFSETS_FILE)[0]["train.batches"][-1, 2])
     shard = (tmp_path / "s" / "train-00002.arrow").read_bytes()
     fsspec.filesystem("s3").pipe_file("bucket/set/train-00002.arrow", shard[: start + 100])
     with pytest.raises(ValueError, match=rf"train-00002\.arrow: must have all of bytes {start} to .* has 100 of them"):

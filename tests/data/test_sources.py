@@ -33,7 +33,7 @@ def by_class(root: Path, counts: dict[str, int]) -> Path:
 def names(source: Source, split: str) -> list[str]:
     """The names of a split's pictures, in order."""
     part = source.parts[split]
-    return [part.name_of(index) for index in range(len(part))]
+    return [part.picture_name(index) for index in range(len(part))]
 
 
 def cifar(root: Path, pictures: int = 3) -> dict[str, np.ndarray]:
@@ -59,7 +59,7 @@ def test_a_share_of_each_class_is_set_aside(tmp_path: Path) -> None:
     assert np.bincount(source.parts["train"].labels).tolist() == [8, 16, 1, 1]
     assert set(names(source, "train")).isdisjoint(names(source, "val"))
     assert names(source, "train") == sorted(names(source, "train"))
-    first = source.parts["train"].name_of(0)
+    first = source.parts["train"].picture_name(0)
     assert source.read("train", 0) == first.encode()
 
 

@@ -15,8 +15,8 @@ from safetensors.numpy import load_file
 from alexnet.data.prepare.decode import encode_jpeg
 from alexnet.data.store.local import (
     METADATA_KEY,
-    PROGRESS,
-    STATISTICS,
+    PROGRESS_FILE,
+    STATISTICS_FILE,
     Split,
     Statistics,
     Store,
@@ -44,7 +44,7 @@ def write(path: Path, encoding: str = "raw", size: int = 8, counts: tuple[int, .
         at += count
     values = pictures[: total - 3].reshape(-1, 3).astype(np.int64)
     statistics = Statistics.from_sums(pictures[: total - 3].sum(0, np.int64), values.T @ values, total - 3)
-    statistics.save(path / STATISTICS, {"counts": {"train": total - 3, "test": 3}})
+    statistics.save(path / STATISTICS_FILE, {"counts": {"train": total - 3, "test": 3}})
     return pictures
 
 
@@ -60,7 +60,7 @@ def test_what_is_in_it(tmp_path: Path, encoding: str) -> None:
     assert (len(train), len(store.validation())) == (9, 3)
     assert train.labels.dtype == np.int64
     assert train.labels.tolist() == [i % 2 for i in range(9)]
-    assert [train.name_of(i) for i in (0, 4, 5, 8)] == ["picture 0", "picture 4", "picture 5", "picture 8"]
+    assert [train.picture_name(i) for i in (0, 4, 5, 8)] == ["picture 0", "picture 4", "picture 5", "picture 8"]
     for i in range(9):
         image = train.image(i)
         assert image.shape == (8, 8, 3)
@@ -74,14 +74,14 @@ def test_what_is_in_it(tmp_path: Path, encoding: str) -> None:
 def test_where_raw_pictures_lie(tmp_path: Path) -> None:
     pictures = write(tmp_path / "s")
     train = Store(tmp_path / "s").split("train")
-    found = train.addresses(np.array([8, 0, 5]))
+    found = train.memory_addresses(np.array([8, 0, 5]))
     assert found is not None
     assert [ctypes.string_at(int(at), 8 * 8 * 3) for at in found] == [pictures[i].tobytes() for i in (8, 0, 5)]
     for index in (-1, 9):
         with pytest.raises(IndexError, match="it has 9"):
-            train.addresses(np.array([3, index]))
+            train.memory_addresses(np.array([3, index]))
     write(tmp_path / "j", "jpeg")
-    assert Store(tmp_path / "j").split("train").addresses(np.array([0])) is None
+    assert Store(tmp_path / "j").split("train").memory_addresses(np.array([0])) is None
 
 
 def test_pictures_of_another_size_than_told_are_not_read(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_arrow_alone_reads_it(tmp_path: Path) -> None:
         "format": 1, "size": 8, "encoding": "raw", "classes": ["cat", "dog"], "split": "train",
         "source": "made up", "filter": "none",
     }  # fmt: skip
-    assert load_file(tmp_path / "s" / STATISTICS)["mean"].shape == (3, 8, 8)
+    assert load_file(tmp_path / "s" / STATISTICS_FILE)["mean"].shape == (3, 8, 8)
 
 
 def test_threads_may_read_it_at_once(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_what_is_no_store(tmp_path: Path) -> None:
         Store(tmp_path / "none")
     with pytest.raises(ValueError, match="not a store"):
         Store(tmp_path)
-    (tmp_path / PROGRESS).touch()
+    (tmp_path / PROGRESS_FILE).touch()
     with pytest.raises(ValueError, match="half prepared"):
         Store(tmp_path)
     write(tmp_path / "s")
@@ -156,7 +156,7 @@ def test_damaged_stores(tmp_path: Path) -> None:
     (tmp_path / "s" / "train-00001.arrow").unlink()
     with pytest.raises(ValueError, match=r"train-00001\.arrow is missing"):
         Store(tmp_path / "s")
-    (tmp_path / "s" / STATISTICS).write_bytes(b"nothing")
+    (tmp_path / "s" / STATISTICS_FILE).write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"statistics\.safetensors: damaged"):
         Store(tmp_path / "s")
 
@@ -219,13 +219,13 @@ def test_statistics_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("about", [{}, {"counts": {"test": 3}}, {"counts": [1]}, {"counts": {"train": "9"}}])
 def test_statistics_without_counts_are_no_store(tmp_path: Path, about: dict[str, object]) -> None:
     write(tmp_path / "s")
-    Store(tmp_path / "s").statistics.save(tmp_path / "s" / STATISTICS, about)
+    Store(tmp_path / "s").statistics.save(tmp_path / "s" / STATISTICS_FILE, about)
     with pytest.raises(ValueError, match=r"not a store \(statistics\.safetensors has no count of train\); .*prepare"):
         Store(tmp_path / "s")
 
 
 def test_a_store_to_train_on_only_has_no_validation(tmp_path: Path) -> None:
     write(tmp_path / "s")
-    Store(tmp_path / "s").statistics.save(tmp_path / "s" / STATISTICS, {"counts": {"train": 9}})
+    Store(tmp_path / "s").statistics.save(tmp_path / "s" / STATISTICS_FILE, {"counts": {"train": 9}})
     with pytest.raises(ValueError, match="must have val or test pictures; it has train only"):
         Store(tmp_path / "s").validation()

@@ -271,7 +271,7 @@ def test_a_subset_is_a_store_of_its_own(many: Path, tmp_path: Path) -> None:
     assert np.bincount(small.split("train").labels).tolist() == [5, 5]
     for index, place in enumerate(places):
         assert np.array_equal(small.split("train").image(index), train.image(int(place)))
-        assert small.split("train").name_of(index) == train.name_of(int(place))
+        assert small.split("train").picture_name(index) == train.picture_name(int(place))
         assert classes[small.split("train").labels[index]] == of.classes[train.labels[place]]
     chosen = np.stack([train.image(int(place)) for place in places])
     assert np.allclose(small.statistics.mean, chosen.mean(0).transpose(2, 0, 1), atol=1e-4)

@@ -90,7 +90,7 @@ def test_an_index_holds_the_activities_in_the_store_s_order(run: Path, store: Pa
     assert len(of) == len(split)
     one_by_one = np.concatenate([features([split.image(i)]) for i in range(5)])
     assert np.allclose(of.activities[:5], one_by_one, atol=1e-5)
-    assert of.names[:5] == [split.name_of(i) for i in range(5)]
+    assert of.names[:5] == [split.picture_name(i) for i in range(5)]
     assert (of.labels == split.labels).all()
     assert of.codes.shape == (len(split), 8)
     # Each picture's nearest is itself, exactly and by codes.
@@ -114,7 +114,7 @@ def test_similar_finds_a_picture_of_the_store(run: Path, store: Path, tmp_path: 
     Image.fromarray(split.image(3)).save(tmp_path / "picture.png")
     (found,) = similar(run, [tmp_path / "picture.png"], count=4)
     assert len(found) == 4
-    assert split.name_of(3) in [one.name for one in found if one.distance < 1e-2]
+    assert split.picture_name(3) in [one.name for one in found if one.distance < 1e-2]
 
 
 def test_the_commands(run: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -752,7 +752,7 @@ def test_the_validation_pictures_are_folded_in_when_their_error_stops_falling(tm
     assert (last.progress.folded, last.progress.clock(recipe), last.progress.total(recipe)) == (3, 3, 6)
     tested = measure(last.net(), Store(store).split("test"), last.statistics.mean, recipe)
     assert epochs[-1]["val_top1_error"] == tested.top1_error
-    assert Store(store).joined().labels.tolist() == [
+    assert Store(store).train_and_val().labels.tolist() == [
         *Store(store).split("train").labels,
         *Store(store).split("val").labels,
     ]

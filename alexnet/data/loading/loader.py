@@ -214,7 +214,7 @@ class Loader:
     def cut(self, job: Squares, epoch: int, colour: bool = True) -> Squares:
         """Fill in what travels to a GPU, for the pictures and into the memory of `job`; returns it."""
         squares, draws = job.squares.numpy(), self._draw(job.indices, epoch, colour)
-        addresses = self.split.addresses(job.indices)
+        addresses = self.split.memory_addresses(job.indices)
         if addresses is not None and (draws.side == squares.shape[1]).all():
             gather(addresses, self.split.size, draws.top, draws.left, squares)
         else:

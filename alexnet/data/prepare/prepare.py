@@ -29,7 +29,7 @@ from alexnet.data.prepare.resize import colour_sums
 from alexnet.data.prepare.writer import LATE_SECONDS, Chunk, Shard, Writer, difference
 from alexnet.data.sources.base import Source, fingerprint
 from alexnet.data.sources.folder import open_source
-from alexnet.data.store.local import FORMAT, PROGRESS, SKIPPED, STATISTICS, read_tensors
+from alexnet.data.store.local import FORMAT, PROGRESS_FILE, SKIPPED_FILE, STATISTICS_FILE, read_safetensors
 from alexnet.distributed.coordinator import POLL_SECONDS, Peers
 from alexnet.utils.files import exclusive_lock, explain_full_disk
 from alexnet.utils.prefetch import available_cores, prefetch
@@ -87,7 +87,9 @@ class Summary:
             f"kept as {sizes[self.encoding]}; the other encoding: {sizes[other]}{about}",
         ]
         if self.skipped:
-            lines.append(f"skipped {self.skipped:,} files that are no readable pictures: see {self.store}/{SKIPPED}")
+            lines.append(
+                f"skipped {self.skipped:,} files that are no readable pictures: see {self.store}/{SKIPPED_FILE}"
+            )
         if self.ignored:
             endings = ", ".join(f"{count:,} {ending}" for ending, count in sorted(self.ignored.items()))
             lines.append(f"passed over by their endings: {endings}")
@@ -117,7 +119,7 @@ def _make_chunk(
     names: list[str] = []
     skipped: list[tuple[str, str]] = []
     for index in range(start, stop):
-        name = part.name_of(index).encode("utf-8", "backslashreplace").decode()
+        name = part.picture_name(index).encode("utf-8", "backslashreplace").decode()
         try:
             data = source.read(shard.split, index)
             pixels[len(names)] = read_image(data, size) if isinstance(data, bytes) else data
@@ -281,7 +283,7 @@ def _follow(writer: Writer, workers: int) -> int | None:
         raise ValueError(f"{store}: {where} is to go on with {found}; give all processes the same source and options")
     if begun["left"] is None:
         return None
-    if not peers.wait((store / PROGRESS).is_file, LATE_SECONDS):
+    if not peers.wait((store / PROGRESS_FILE).is_file, LATE_SECONDS):
         raise ValueError(f"{store}: {where} does not see what process 0 wrote there; choose a STORE on a shared disk")
     with explain_full_disk(store):
         seen = _work(writer, begun["left"], workers, progress=False)
@@ -357,7 +359,7 @@ def _await_others(writer: Writer, bar: _Bar) -> None:
 
 def _summary(store: Path, source: Source, seen: int | None, seconds: float) -> Summary:
     """The summary of a complete store, in which a call saw so many files; None where it was complete before."""
-    about = read_tensors(store / STATISTICS)[1]
+    about = read_safetensors(store / STATISTICS_FILE)[1]
     key, counts = about["key"], dict(zip(source.parts, about["counts"].values(), strict=True))
     pictures = sum(counts.values())
     jpeg = about["image_bytes"] if key["encoding"] == "jpeg" else pictures * about["sampled_bytes"] // about["sampled"]

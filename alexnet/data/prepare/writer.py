@@ -24,23 +24,23 @@ from safetensors.numpy import save as safetensors_bytes
 from alexnet.data.sources.base import Source
 from alexnet.data.store.local import (
     METADATA_KEY,
-    PLACES,
-    PROGRESS,
+    OFFSETS_FILE,
+    PROGRESS_FILE,
     SHARD_NAME,
-    SKIPPED,
-    STATISTICS,
+    SKIPPED_FILE,
+    STATISTICS_FILE,
     Statistics,
-    read_tensors,
+    read_safetensors,
     shard_name,
     shard_schema,
 )
-from alexnet.data.store.remote import write_places
+from alexnet.data.store.remote import write_offsets
 from alexnet.distributed.coordinator import Peers
 from alexnet.utils.files import fsync_file, write_atomic
 
 FEWEST_FAILURES = 3  # fewer never stop the work, however few pictures there are, unless none is allowed
 LATE_SECONDS = 60.0  # until a folder made on one machine is surely seen on another through a network file system
-OURS = (STATISTICS, PROGRESS, SKIPPED, PLACES)  # beside shards and records
+OURS = (STATISTICS_FILE, PROGRESS_FILE, SKIPPED_FILE, OFFSETS_FILE)  # beside shards and records
 KEY = {"size", "encoding", "filter", "fingerprint"}  # what each key has
 FACTS = {"key", "source", "counts", "skipped", "image_bytes", "sampled", "sampled_bytes"}  # what a summary is made of
 RECORD_NAME = re.compile(r"(train|val|test)-(\d{5,})\.safetensors")
@@ -225,12 +225,12 @@ class Writer:
             for one in self.shards
             if one == shard or (self.store / one.record).exists()
         )
-        write_atomic(self.store / SKIPPED, whole)
+        write_atomic(self.store / SKIPPED_FILE, whole)
         last = json.loads(whole.splitlines()[-1])
         raise ValueError(
             f"{self.store}: {count} files of {self.total} are no readable pictures, "
             f"{self.most_failures} are allowed; the last: {last['name']} ({last['reason']}); see "
-            f"{self.store / SKIPPED}, mend or remove them, or raise max_failures"
+            f"{self.store / SKIPPED_FILE}, mend or remove them, or raise max_failures"
         )
 
     def finish(self) -> None:
@@ -243,7 +243,7 @@ class Writer:
         counts = {split: np.zeros_like(whole.class_counts) for split in self.source.parts}
         for shard in self.shards:
             counts[shard.split] += whole.include(self.store / shard.record)
-        write_atomic(self.store / SKIPPED, bytes(whole.lines))
+        write_atomic(self.store / SKIPPED_FILE, bytes(whole.lines))
         for name, count in zip(self.source.classes, counts["train"], strict=True):
             if count == 0:
                 self._none_readable(f"class {name!r} has no readable picture to train on")
@@ -256,12 +256,12 @@ class Writer:
         about |= {"skipped_bytes": len(whole.lines), "image_bytes": image_bytes}
         about |= {"sampled": sampled, "sampled_bytes": sampled_bytes, "counts": pictures}
         statistics = Statistics.from_sums(whole.sums, whole.products, pictures["train"])
-        statistics.save(self.store / STATISTICS, about)
+        statistics.save(self.store / STATISTICS_FILE, about)
         settle(self.store)
 
     def _none_readable(self, fact: str) -> None:
         raise ValueError(
-            f"{self.store}: {fact}; mend the files named in {self.store / SKIPPED} or add others, "
+            f"{self.store}: {fact}; mend the files named in {self.store / SKIPPED_FILE} or add others, "
             "then remove the store and prepare it again"
         )
 
@@ -270,9 +270,9 @@ def settle(store: Path) -> None:
     """Bring a complete store to its final form: just finished, left so by a kill, or made by an earlier version."""
     for path in [path for path in store.iterdir() if RECORD_NAME.fullmatch(path.name)]:
         path.unlink()
-    (store / PROGRESS).unlink(missing_ok=True)
-    if not (store / PLACES).exists():
-        write_places(store)
+    (store / PROGRESS_FILE).unlink(missing_ok=True)
+    if not (store / OFFSETS_FILE).exists():
+        write_offsets(store)
 
 
 def begin(store: Path, begun: dict[str, Any]) -> set[str] | None:
@@ -293,19 +293,21 @@ def begin(store: Path, begun: dict[str, Any]) -> set[str] | None:
     for name in filter(PART.search, names):
         (store / name).unlink()
     names = {name for name in names if not PART.search(name)}
-    if STATISTICS in names:
-        about = read_tensors(store / STATISTICS)[1]
+    if STATISTICS_FILE in names:
+        about = read_safetensors(store / STATISTICS_FILE)[1]
         if not about.keys() >= FACTS or not isinstance(about["counts"], dict):
             raise ValueError(f"{store}: a store that `prepare` did not make; use another STORE")
         check_key(store, about, begun)
         return None
-    if PROGRESS not in names:
+    if PROGRESS_FILE not in names:
         if names:
-            raise ValueError(f"{store}: holds {min(names)!r} but no {PROGRESS}; remove the folder and prepare again")
+            raise ValueError(
+                f"{store}: holds {min(names)!r} but no {PROGRESS_FILE}; remove the folder and prepare again"
+            )
         metadata = {METADATA_KEY: json.dumps(begun, ensure_ascii=False)}
-        write_atomic(store / PROGRESS, bytes(safetensors_bytes({}, metadata=metadata)))
-    kept = read_tensors(store / PROGRESS)[1]
-    check_key(store / PROGRESS, kept, begun)
+        write_atomic(store / PROGRESS_FILE, bytes(safetensors_bytes({}, metadata=metadata)))
+    kept = read_safetensors(store / PROGRESS_FILE)[1]
+    check_key(store / PROGRESS_FILE, kept, begun)
     if any(kept.get(name) != begun[name] for name in ("shards", "longest_shard")):
         raise ValueError(f"{store}: half prepared by another version of this program; remove it and prepare it again")
     return names

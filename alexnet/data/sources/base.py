@@ -27,7 +27,7 @@ class Part:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def name_of(self, index: int) -> str:
+    def picture_name(self, index: int) -> str:
         """A picture's path within the source, undecodable bytes escaped as Python's file names have them."""
         return str(self.names[index].as_py().decode("utf-8", "surrogateescape"))
 

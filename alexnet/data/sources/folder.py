@@ -83,7 +83,7 @@ class Pictures:
     def read(self, split: str, index: int) -> bytes:
         """A picture file's bytes."""
         part = self.parts[split]
-        return self.tree.read(Entry(part.name_of(index), int(part.sizes[index]), int(part.offsets[index])))
+        return self.tree.read(Entry(part.picture_name(index), int(part.sizes[index]), int(part.offsets[index])))
 
 
 def open_source(

@@ -40,7 +40,7 @@ class Subset:
 
 def _part(split: Split, places: np.ndarray, labels: Mapping[int, int]) -> Part:
     """The listing of those pictures of a split, their labels replaced as `labels` says."""
-    names = pa.array([split.name_of(int(place)).encode() for place in places], pa.binary())
+    names = pa.array([split.picture_name(int(place)).encode() for place in places], pa.binary())
     of = np.array([labels[int(label)] for label in split.labels[places]], np.int32)
     sizes = np.full(len(places), split.size**2 * 3, np.int64)
     return Part(names, of, sizes, np.zeros_like(sizes))

@@ -26,15 +26,15 @@ from alexnet.utils.files import write_atomic
 
 FORMAT = 1
 METADATA_KEY = "alexnet"
-STATISTICS = "statistics.safetensors"
-PLACES = "places.safetensors"
-SKIPPED = "skipped.jsonl"
-PROGRESS = "progress.safetensors"
+STATISTICS_FILE = "statistics.safetensors"
+OFFSETS_FILE = "places.safetensors"
+SKIPPED_FILE = "skipped.jsonl"
+PROGRESS_FILE = "progress.safetensors"
 SPLITS = ("train", "val", "test")
 SHARD_NAME = re.compile(r"(train|val|test)-(\d{5,})\.arrow")
 
 
-class Address(str):
+class StoreURL(str):
     """Where a store lies that is on no disk of this machine: an fsspec URL, such as s3://bucket/folder.
 
     It stands where another store has its Path, and has what is asked of one.
@@ -47,14 +47,14 @@ class Address(str):
         """What follows the last slash."""
         return self.rpartition("/")[2]
 
-    def resolve(self) -> "Address":
+    def resolve(self) -> "StoreURL":
         """Itself: it is the same from any folder and on any machine."""
         return self
 
 
-def parse_location(store: str | Path) -> Path | Address:
+def parse_location(store: str | Path) -> Path | StoreURL:
     """The place of a store, as it is given by the user or kept in a run: a folder's path, or a URL."""
-    return Address(str(store).rstrip("/")) if "://" in str(store) else Path(store)
+    return StoreURL(str(store).rstrip("/")) if "://" in str(store) else Path(store)
 
 
 def shard_name(split: str, number: int) -> str:
@@ -161,7 +161,7 @@ class Statistics:
         Raises:
             ValueError: The file is no safetensors file of statistics.
         """
-        return cls.from_tensors(*read_tensors(path), path)
+        return cls.from_tensors(*read_safetensors(path), path)
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Any], about: dict[str, Any], path: str | Path) -> "Statistics":
@@ -176,16 +176,16 @@ class Statistics:
         return cls(**{name: tensors[name] for name in names}, count=int(about["count"]))
 
 
-def read_tensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arrays of a safetensors file and the JSON object in its metadata.
 
     Raises:
         ValueError: The file is cut short or no safetensors file.
     """
-    return parse_tensors(Path(path).read_bytes(), path)
+    return parse_safetensors(Path(path).read_bytes(), path)
 
 
-def parse_tensors(contents: bytes, path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def parse_safetensors(contents: bytes, path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same from the bytes of a safetensors file, which was read from `path`."""
     try:
         tensors = {name: tensor.copy() for name, tensor in safetensors_load(contents).items()}
@@ -199,7 +199,7 @@ def parse_tensors(contents: bytes, path: str | Path) -> tuple[dict[str, Any], di
     return tensors, about
 
 
-def counts_in(about: dict[str, Any], path: Path | Address) -> dict[str, int]:
+def split_counts(about: dict[str, Any], path: Path | StoreURL) -> dict[str, int]:
     """The number of pictures of each split, from what the statistics of the store at `path` say beside the numbers.
 
     Raises:
@@ -209,7 +209,7 @@ def counts_in(about: dict[str, Any], path: Path | Address) -> dict[str, int]:
     if not isinstance(counts, dict) or not all(isinstance(counts.get(name, 0), int) for name in SPLITS):
         counts = {}
     if "train" not in counts:
-        raise ValueError(f"{path}: not a store ({STATISTICS} has no count of train); remove it and prepare again")
+        raise ValueError(f"{path}: not a store ({STATISTICS_FILE} has no count of train); remove it and prepare again")
     return {name: counts[name] for name in SPLITS if name in counts}
 
 
@@ -261,7 +261,7 @@ class Split:
         batch = int(np.searchsorted(self._starts, index, side="right")) - 1
         return batch, index - int(self._starts[batch])
 
-    def name_of(self, index: int) -> str:
+    def picture_name(self, index: int) -> str:
         """The picture's name: its path within the source."""
         batch, row = self._place(index)
         return str(self._names[batch][row].as_py())
@@ -283,7 +283,7 @@ class Split:
         """Several pictures, one after another: what lies far away is fetched all at once."""
         return map(self.image, indices)
 
-    def addresses(self, indices: np.ndarray) -> np.ndarray | None:
+    def memory_addresses(self, indices: np.ndarray) -> np.ndarray | None:
         """Where in memory raw pictures lie, for as long as this object lives; None where no picture does.
 
         Args:
@@ -319,7 +319,7 @@ def read_shard(path: Path) -> tuple[list[pa.RecordBatch], pa.Buffer]:
         raise ValueError(f"{path}: damaged ({error}); remove the store and prepare it again") from error
 
 
-def read_about(path: Path) -> dict[str, Any]:
+def read_shard_metadata(path: Path) -> dict[str, Any]:
     """What the schema metadata of a shard says.
 
     Raises:
@@ -372,14 +372,14 @@ class Store:
         OSError: It lies elsewhere and cannot be reached.
     """
 
-    path: Path | Address
+    path: Path | StoreURL
     size: int
     encoding: str
     classes: tuple[str, ...]
     splits: tuple[str, ...]
 
     def __new__(cls, path: str | Path) -> "Store":
-        if cls is Store and isinstance(parse_location(path), Address):
+        if cls is Store and isinstance(parse_location(path), StoreURL):
             from alexnet.data.store.remote import RemoteStore  # which needs this module
 
             return super().__new__(RemoteStore)
@@ -390,13 +390,15 @@ class Store:
         self.path = folder
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such store; make it with: alexnet prepare SOURCE {folder}")
-        if not (folder / STATISTICS).is_file():
-            if (folder / PROGRESS).is_file():
+        if not (folder / STATISTICS_FILE).is_file():
+            if (folder / PROGRESS_FILE).is_file():
                 raise ValueError(f"{folder}: half prepared; run the same `alexnet prepare` again and it goes on")
-            raise ValueError(f"{folder}: not a store (no {STATISTICS}); make one with: alexnet prepare SOURCE STORE")
-        self._counts = counts_in(read_tensors(folder / STATISTICS)[1], folder)
+            raise ValueError(
+                f"{folder}: not a store (no {STATISTICS_FILE}); make one with: alexnet prepare SOURCE STORE"
+            )
+        self._counts = split_counts(read_safetensors(folder / STATISTICS_FILE)[1], folder)
         self._shards = {name: find_shards(folder, name) for name in self._counts}
-        self._describe(read_about(self._shards["train"][0]))
+        self._describe(read_shard_metadata(self._shards["train"][0]))
 
     def _describe(self, about: dict[str, Any]) -> None:
         """Set what all stores have, from what a shard says of itself."""
@@ -412,7 +414,7 @@ class Store:
     @cached_property
     def statistics(self) -> Statistics:
         """The mean activity and colour components of the training part."""
-        return Statistics.load(Path(self.path) / STATISTICS)
+        return Statistics.load(Path(self.path) / STATISTICS_FILE)
 
     def split(self, name: str) -> Split:
         """One part of the store.
@@ -432,7 +434,7 @@ class Store:
             self._opened[name] = split
         return self._opened[name]
 
-    def joined(self) -> Split:
+    def train_and_val(self) -> Split:
         """The pictures to train on and those to validate on, as one part.
 
         Raises:

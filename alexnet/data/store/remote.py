@@ -34,20 +34,20 @@ from safetensors.numpy import save as safetensors_bytes
 from alexnet.data.store.local import (
     FORMAT,
     METADATA_KEY,
-    PLACES,
+    OFFSETS_FILE,
     SHARD_NAME,
     SPLITS,
-    STATISTICS,
-    Address,
+    STATISTICS_FILE,
     Split,
     Statistics,
     Store,
-    counts_in,
+    StoreURL,
     find_shards,
-    parse_tensors,
-    read_about,
+    parse_safetensors,
     read_shard,
+    read_shard_metadata,
     shard_name,
+    split_counts,
 )
 from alexnet.utils.console import note_once
 from alexnet.utils.files import write_atomic
@@ -60,7 +60,7 @@ ROW = PAGE + 1024  # the last page, which is not full, and the entries in the in
 JOURNAL = 8 << 20  # twice the length at which SQLite writes its journal back; it lies beside the database
 
 
-class Span(NamedTuple):
+class ByteRange(NamedTuple):
     """Bytes of a file: the file's name within the store, the first byte and the one after the last."""
 
     file: str
@@ -69,7 +69,7 @@ class Span(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class PictureOffsets:
     """Where the pictures of a split lie.
 
     Attributes:
@@ -86,7 +86,7 @@ class Places:
     ends: np.ndarray
 
     @classmethod
-    def find(cls, shards: Sequence[Path], encoding: str) -> "Places":
+    def find(cls, shards: Sequence[Path], encoding: str) -> "PictureOffsets":
         """Read from shards on a disk where their pictures lie."""
         labels, rows, ends = [np.empty(0, np.int32)], [], [np.empty(0, np.int32)]
         for number, path in enumerate(shards):
@@ -131,7 +131,7 @@ class Places:
         return cost
 
 
-def write_places(store: Path) -> None:
+def write_offsets(store: Path) -> None:
     """Write `places.safetensors` of a store on a disk, whose shards are all there; the same for the same shards.
 
     Raises:
@@ -139,16 +139,16 @@ def write_places(store: Path) -> None:
     """
     splits = {match[1] for path in store.iterdir() if (match := SHARD_NAME.fullmatch(path.name))}
     shards = {split: find_shards(store, split) for split in SPLITS if split in splits or split == "train"}
-    about = read_about(shards["train"][0])
+    about = read_shard_metadata(shards["train"][0])
     facts = {"format": FORMAT} | {name: about[name] for name in ("size", "encoding", "classes")}
     tensors: dict[str, np.ndarray] = {}
     for split, paths in shards.items():
-        tensors |= Places.find(paths, about["encoding"]).tensors(split)
+        tensors |= PictureOffsets.find(paths, about["encoding"]).tensors(split)
     metadata = {METADATA_KEY: json.dumps(facts, ensure_ascii=False)}
-    write_atomic(store / PLACES, bytes(safetensors_bytes(tensors, metadata=metadata)))
+    write_atomic(store / OFFSETS_FILE, bytes(safetensors_bytes(tensors, metadata=metadata)))
 
 
-class Folder:
+class RemoteFolder:
     """The files of a folder that lies elsewhere.
 
     Args:
@@ -159,7 +159,7 @@ class Folder:
         ValueError: A package is missing, or the URL is of no kind that fsspec knows.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: StoreURL) -> None:
         import fsspec  # it alone takes as long to import as all else here
 
         self.address = address
@@ -186,7 +186,7 @@ class Folder:
         except Exception as error:  # each library raises kinds of its own: botocore, aiohttp, ...
             raise self._told(name, error) from error
 
-    def spans(self, spans: Sequence[Span]) -> list[bytes]:
+    def spans(self, spans: Sequence[ByteRange]) -> list[bytes]:
         """The bytes of several spans, asked for at once.
 
         Raises:
@@ -205,14 +205,14 @@ class Folder:
             raise self._told(files[0], error) from error
         return [self._checked(span, data) for span, data in zip(spans, found, strict=True)]
 
-    def _checked(self, span: Span, data: Any) -> bytes:
+    def _checked(self, span: ByteRange, data: Any) -> bytes:
         """What was found in the place of a span, if it is its bytes."""
         if isinstance(data, Exception):
             raise self._told(span.file, data) from data
         if len(data) != span.stop - span.start:
             raise ValueError(
-                f"{self.address}/{span.file}: must have all of bytes {span.start} to {span.stop}, as {PLACES} says; "
-                f"it has {len(data)} of them: upload the whole store again"
+                f"{self.address}/{span.file}: must have all of bytes {span.start} to {span.stop}, "
+                f"as {OFFSETS_FILE} says; it has {len(data)} of them: upload the whole store again"
             )
         return bytes(data)
 
@@ -268,7 +268,7 @@ class Cache:
         except (*self._failures, OSError) as error:
             raise self._unusable(error) from error
 
-    def get(self, span: Span) -> bytes | None:
+    def get(self, span: ByteRange) -> bytes | None:
         """The bytes of a span, if they are kept.
 
         Raises:
@@ -280,7 +280,7 @@ class Cache:
             raise self._unusable(error) from error
         return found if isinstance(found, bytes) and len(found) == span.stop - span.start else None
 
-    def put(self, span: Span, data: bytes) -> None:
+    def put(self, span: ByteRange, data: bytes) -> None:
         """Keep the bytes of a span; where the disk is full, nothing more is kept."""
         if self._full:
             return
@@ -292,7 +292,7 @@ class Cache:
             self._full = True
             note_once(f"no more pictures are kept in {self.folder} ({_line(error)}): the others are fetched each time")
 
-    def _key(self, span: Span) -> str:
+    def _key(self, span: ByteRange) -> str:
         return f"{self._store}/{span.file}/{span.start}"
 
     def _unusable(self, error: Exception) -> OSError:
@@ -321,7 +321,7 @@ def cache_folder() -> Path:
     return Path(chosen) if chosen else (Path(usual) if usual else Path.home() / ".cache") / "alexnet"
 
 
-def fitting(places: Mapping[str, Places], most: float) -> dict[str, np.ndarray]:
+def fitting(places: Mapping[str, PictureOffsets], most: float) -> dict[str, np.ndarray]:
     """Which record batches a store may keep in so many bytes: those to validate and test on, then those to train on.
 
     Returns:
@@ -333,13 +333,13 @@ def fitting(places: Mapping[str, Places], most: float) -> dict[str, np.ndarray]:
     return dict(zip(order, np.split(total <= most, ends[:-1]), strict=True))
 
 
-class Pictures:
+class CachedReader:
     """The bytes of a store's pictures, from the disk here where they are kept, else from where they lie."""
 
-    def __init__(self, folder: Folder, cache: Cache | None) -> None:
+    def __init__(self, folder: RemoteFolder, cache: Cache | None) -> None:
         self.folder, self.cache = folder, cache
 
-    def read(self, spans: Sequence[Span], keep: Sequence[bool]) -> list[bytes]:
+    def read(self, spans: Sequence[ByteRange], keep: Sequence[bool]) -> list[bytes]:
         """The bytes of spans, each to be kept or not; those that must be fetched are asked for at once."""
         found = [self.cache.get(s) if self.cache and kept else None for s, kept in zip(spans, keep, strict=True)]
         missing = [n for n, data in enumerate(found) if data is None]
@@ -362,7 +362,12 @@ class RemoteSplit(Split):
     """
 
     def __init__(
-        self, name: str, parts: Sequence[tuple[str, Places, np.ndarray]], size: int, encoding: str, pictures: Pictures
+        self,
+        name: str,
+        parts: Sequence[tuple[str, PictureOffsets, np.ndarray]],
+        size: int,
+        encoding: str,
+        pictures: CachedReader,
     ) -> None:
         self.name, self.size, self._encoding, self._pictures = name, size, encoding, pictures
         self.labels = np.concatenate([places.labels for _, places, _ in parts]).astype(np.int64)
@@ -374,20 +379,20 @@ class RemoteSplit(Split):
         self._bases = None  # the pictures are not in memory
         self._read_names: dict[int, list[str]] = {}
 
-    def name_of(self, index: int) -> str:
+    def picture_name(self, index: int) -> str:
         """The picture's name; those of many pictures beside it are read with it."""
         batch, row = self._place(index)
         if batch not in self._read_names:
             first = batch - batch % NAMES_AT_ONCE
             some = range(first, min(first + NAMES_AT_ONCE, len(self._files)))
-            spans = [Span(self._files[n], int(self._batches[n, 4]), int(self._batches[n, 6])) for n in some]
+            spans = [ByteRange(self._files[n], int(self._batches[n, 4]), int(self._batches[n, 6])) for n in some]
             for n, data in zip(some, self._pictures.read(spans, [False] * len(spans)), strict=True):
                 _, rows, *_, ends_at, names_at, _ = self._batches[n].tolist()
                 ends, text = np.frombuffer(data, np.int32, rows + 1), data[names_at - ends_at :]
                 self._read_names[n] = [text[a:b].decode() for a, b in pairwise(ends)]
         return self._read_names[batch][row]
 
-    def _span(self, index: int) -> tuple[Span, bool]:
+    def _span(self, index: int) -> tuple[ByteRange, bool]:
         """Where a picture lies, and whether it is to be kept."""
         batch, row = self._place(index)
         base = int(self._batches[batch, 2])
@@ -396,7 +401,7 @@ class RemoteSplit(Split):
             start, stop = row * size, (row + 1) * size
         else:
             start, stop = (int(end) for end in self._ends[index + batch : index + batch + 2])
-        return Span(self._files[batch], base + start, base + stop), bool(self._keep[batch])
+        return ByteRange(self._files[batch], base + start, base + stop), bool(self._keep[batch])
 
     def image(self, index: int) -> np.ndarray:
         """A picture as (size, size, 3) uint8 RGB, read-only where it is kept raw.
@@ -414,7 +419,7 @@ class RemoteSplit(Split):
         for span, data in zip(spans, self._pictures.read(spans, keep), strict=True):
             yield self._decoded(span, data)
 
-    def _decoded(self, span: Span, data: bytes) -> np.ndarray:
+    def _decoded(self, span: ByteRange, data: bytes) -> np.ndarray:
         if self._encoding == "raw":
             return np.frombuffer(data, np.uint8).reshape(self.size, self.size, 3)
         try:
@@ -437,17 +442,17 @@ class RemoteStore(Store):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = address = Address(str(path).rstrip("/"))
-        self._folder = Folder(address)
-        statistics = self._folder.whole(STATISTICS)
-        self._statistics = parse_tensors(statistics, f"{address}/{STATISTICS}")
-        self._counts = counts_in(self._statistics[1], address)
+        self.path = address = StoreURL(str(path).rstrip("/"))
+        self._folder = RemoteFolder(address)
+        statistics = self._folder.whole(STATISTICS_FILE)
+        self._statistics = parse_safetensors(statistics, f"{address}/{STATISTICS_FILE}")
+        self._counts = split_counts(self._statistics[1], address)
         try:
-            places = self._folder.whole(PLACES)
+            places = self._folder.whole(OFFSETS_FILE)
         except FileNotFoundError as error:
             raise ValueError(
-                f"{address}: has no {PLACES}, which says where its pictures lie; run the same `alexnet prepare` again "
-                "where the store was made, which adds it, and upload it"
+                f"{address}: has no {OFFSETS_FILE}, which says where its pictures lie; run the same `alexnet prepare` "
+                "again where the store was made, which adds it, and upload it"
             ) from error
         about = self._parse(places)
         self._describe(about)
@@ -456,19 +461,19 @@ class RemoteStore(Store):
             # The statistics are sums over all pixels to train on: a store of other pictures has others.
             cache = Cache(cache_folder(), most, hashlib.sha256(statistics + places).hexdigest()[:32])
         self._keep = fitting(self._places, most - (1 << 20))  # a megabyte for the empty database
-        self._pictures = Pictures(self._folder, cache)
+        self._pictures = CachedReader(self._folder, cache)
 
     def _parse(self, contents: bytes) -> dict[str, Any]:
         """Set where pictures lie, from the contents of the file that says it; returns what else it says."""
-        at = f"{self.path}/{PLACES}"
-        tensors, about = parse_tensors(contents, at)
+        at = f"{self.path}/{OFFSETS_FILE}"
+        tensors, about = parse_safetensors(contents, at)
         if about.get("format") != FORMAT:
             raise ValueError(
                 f"{at}: store format {about.get('format')}, this version reads {FORMAT}; prepare the source again"
             )
         names = ("labels", "batches", "ends")
         self._places = {
-            split: Places(*(tensors[f"{split}.{name}"] for name in names))
+            split: PictureOffsets(*(tensors[f"{split}.{name}"] for name in names))
             for split in self._counts
             if all(f"{split}.{name}" in tensors for name in names)
         }
@@ -482,7 +487,7 @@ class RemoteStore(Store):
     @cached_property
     def statistics(self) -> Statistics:
         """The mean activity and colour components of the training part."""
-        return Statistics.from_tensors(*self._statistics, f"{self.path}/{STATISTICS}")
+        return Statistics.from_tensors(*self._statistics, f"{self.path}/{STATISTICS_FILE}")
 
     def _open(self, name: str, parts: tuple[str, ...]) -> Split:
         """The pictures of some splits, one after another, under a name."""
