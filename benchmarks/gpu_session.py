@@ -108,18 +108,17 @@ def start_tests(out: Path, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def pack(work: Path, out: Path) -> None:
-    """Results of all runs: metrics and recipes; CIFAR-10's checkpoints, in parts small enough to come back."""
+    """Pack the results of all runs: metrics, figures, logs; CIFAR-10's checkpoints, in parts small enough to come back."""
     light, heavy = out / "runs.tar.gz", work / "checkpoints.tar"
     with tarfile.open(light, "w:gz") as small, tarfile.open(heavy, "w") as large:
         for run in sorted((work / "runs").iterdir()):
-            for name in ("metrics.jsonl", "recipe.json", "conv1.png", "curves.png"):
+            for name in ("metrics.jsonl", "recipe.json", "report.html", "figures"):
                 if (run / name).exists():
                     small.add(run / name, f"{run.name}/{name}")
             latest = sorted((run / "checkpoints").glob("step-*"))[-1:] if run.name in CIFAR else []
             for path in latest:
                 large.add(path, f"{run.name}/checkpoints/{path.name}")
-        for log in (work / "logs").glob("*.log"):
-            small.add(log, f"logs/{log.name}")
+        small.add(work / "logs", "logs")
     contents = heavy.read_bytes()
     for number, first in enumerate(range(0, len(contents), PART_BYTES)):
         (out / f"checkpoints.tar.{number}").write_bytes(contents[first : first + PART_BYTES])
@@ -152,7 +151,7 @@ def run_all(
         finish(training, deadline - time.monotonic())
         run = work / "runs" / name
         for action in (("evaluate", run, store, "--json"), ("figures", run)):
-            finish(start(alexnet(*action), out / f"{name}.json"), deadline - time.monotonic())
+            finish(start(alexnet(*action), work / "logs" / f"{name}.json"), deadline - time.monotonic())
     finish(testing, deadline - time.monotonic())
     while running(pids) and time.monotonic() < deadline:
         time.sleep(1)
@@ -161,7 +160,7 @@ def run_all(
     while running(pids) and time.monotonic() < last:
         time.sleep(0.2)
     for name in CIFAR:
-        log = out / f"{name}.json"
+        log = work / "logs" / f"{name}.json"
         command = alexnet("evaluate", work / "runs" / name, work / "stores" / "cifar10", "--split", "test", "--json")
         finish(start(command, log), last + STOP_SECONDS - time.monotonic())
     pack(work, out)
