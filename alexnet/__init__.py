@@ -7,10 +7,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from alexnet.architecture import Net
     from alexnet.data.prepare.prepare import prepare
     from alexnet.data.store.local import Store
     from alexnet.models.alexnet import AlexNet
-    from alexnet.recipe import Net, Recipe
+    from alexnet.recipe import Recipe
     from alexnet.recipes import recipe_named
     from alexnet.results.classify import Classifier
     from alexnet.results.evaluate import evaluate
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AlexNet": "alexnet.models.alexnet",
     "Classifier": "alexnet.results.classify",
-    "Net": "alexnet.recipe",
+    "Net": "alexnet.architecture",
     "Recipe": "alexnet.recipe",
     "Store": "alexnet.data.store.local",
     "evaluate": "alexnet.results.evaluate",

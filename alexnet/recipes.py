@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from alexnet.recipe import Change, Conv, Full, MapNorm, Net, Recipe, ResponseNorm
+from alexnet.architecture import Conv, Full, MapNorm, Net, ResponseNorm
+from alexnet.recipe import Change, Recipe
 
 
 def alexnet_2012_paper() -> Recipe:

@@ -30,10 +30,11 @@ import torch
 from machine import about, seconds, table, write_json
 from stores import write_store
 
+from alexnet.architecture import Conv, Net
 from alexnet.data.loading.loader import Loader
 from alexnet.data.store.local import Store
 from alexnet.models.alexnet import AlexNet
-from alexnet.recipe import Conv, Net, Recipe
+from alexnet.recipe import Recipe
 from alexnet.training.sgd import SGD, groups
 from alexnet.training.step import Step
 from alexnet.utils.memory import keep_freed_memory

@@ -35,8 +35,8 @@ import torch.distributed as dist
 from machine import about, activity_bytes, memory_copy, table, write_json
 from stores import write_store
 
+from alexnet.architecture import Net
 from alexnet.distributed.cost_model import SCHEMES, LayerSize, Layout, every_layer_talks, layer_sizes, traffic
-from alexnet.recipe import Net
 from alexnet.recipes import recipe_named
 
 COUNTS = [2**n for n in range(11)]

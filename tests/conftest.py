@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from alexnet.architecture import Conv, Full, Net
 from alexnet.data.store.local import STATISTICS_FILE, Statistics, Store, shard_name, shard_schema
-from alexnet.recipe import Conv, Full, Net, Recipe
+from alexnet.recipe import Recipe
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -75,7 +75,7 @@ def test_a_module_imports_from_lower_packages_or_its_own_only(module: Path) -> N
     assert broken((PACKAGE / module).read_text(encoding="utf-8"), module) == []
 
 
-@pytest.mark.parametrize("module", ["recipe.py", "checked.py"])
+@pytest.mark.parametrize("module", ["architecture.py", "checked.py", "geometry.py", "recipe.py"])
 def test_a_recipe_needs_the_standard_library_only(module: str) -> None:
     own = imported((PACKAGE / module).read_text(encoding="utf-8"))
     assert not [name for name in own if name.split(".")[0] not in STANDARD | {"alexnet"}]

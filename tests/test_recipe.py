@@ -11,7 +11,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from alexnet.recipe import Change, Conv, Full, MapNorm, Net, Recipe, ResponseNorm
+from alexnet.architecture import Conv, Full, MapNorm, Net, ResponseNorm
+from alexnet.recipe import Change, Recipe
 from alexnet.recipes import RECIPES, recipe_named
 from alexnet.training.schedule import Plateau, rates
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from alexnet.architecture import Net
 from alexnet.checked import require
-from alexnet.recipe import Net
 
 SCHEMES = ("data", "towers", "hybrid")
 GRADIENT_BYTES = 4  # of a weight's gradient: weights are float32 whatever the precision of the activities

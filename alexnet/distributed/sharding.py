@@ -6,10 +6,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from alexnet.architecture import Net
 from alexnet.distributed.collectives import Group, all_rows, all_units
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.layers import Convolution, Dropout, LocallyConnected, ResponseNormalisation
-from alexnet.recipe import Net
 
 Dims = Mapping[str, int]
 """Of each parameter that is split, the dimension of its layer's units, along which it is."""

@@ -21,12 +21,12 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from alexnet.architecture import Net
 from alexnet.distributed.collectives import Group, all_rows, split_cross_entropy
 from alexnet.distributed.coordinator import LostConnectionError, store_generation
 from alexnet.distributed.sharding import Dims, check_split, deal, split, whole
 from alexnet.distributed.watchdog import Watch, watched
 from alexnet.models.alexnet import AlexNet
-from alexnet.recipe import Net
 from alexnet.utils.console import format_error
 from alexnet.utils.device import choose_device
 from alexnet.utils.prefetch import available_cores

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from alexnet.architecture import Conv, Net
 from alexnet.experiments.lab import ILSVRC2012, Finding, Lab, Row, settings_between
-from alexnet.recipe import Conv, Net, Recipe
+from alexnet.recipe import Recipe
 from alexnet.training.train import DivergenceError
 
 DATA = ILSVRC2012

@@ -6,9 +6,9 @@ alexnet reproduce fall2009 --data STORE          the net with conv6
 
 from dataclasses import replace
 
+from alexnet.architecture import Full
 from alexnet.experiments.lab import FALL2009, Finding, Lab, Row
 from alexnet.experiments.table2 import pretraining
-from alexnet.recipe import Full
 
 DATA = FALL2009
 

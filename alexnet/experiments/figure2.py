@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
+from alexnet.architecture import Net
 from alexnet.experiments.lab import Finding, Lab, Row
-from alexnet.recipe import Net
 from alexnet.recipes import recipe_named
 from alexnet.results.figures import LIGHT
 

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from alexnet.architecture import Conv
 from alexnet.experiments.lab import ILSVRC2012, Finding, Lab, Row
-from alexnet.recipe import Change, Conv, Recipe
+from alexnet.recipe import Change, Recipe
 from alexnet.recipes import recipe_named
 
 DATA = ILSVRC2012

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexnet.recipe import conv_side
+from alexnet.geometry import conv_side
 
 
 def locally_connected_reference(

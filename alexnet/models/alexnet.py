@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from alexnet.architecture import Conv, Full, Net
 from alexnet.models.layers import Convolution, Dropout, LocallyConnected, activation, after
-from alexnet.recipe import Conv, Full, Net
 
 
 class Convolutions(nn.ModuleDict):

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alexnet.architecture import Conv, MapNorm, Net, ResponseNorm
+from alexnet.geometry import conv_side
 from alexnet.kernels.dropout import dropout
 from alexnet.kernels.locally_connected import locally_connected
 from alexnet.kernels.pool import average_pool, max_pool
 from alexnet.kernels.response_norm import map_norm, response_norm
 from alexnet.kernels.space_to_depth import fold, space_to_depth_reference
-from alexnet.recipe import Conv, MapNorm, Net, ResponseNorm, conv_side
 
 _FEW = 4  # maps
 

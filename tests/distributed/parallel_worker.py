@@ -17,9 +17,10 @@ import torch.distributed as dist
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import small_net
 
+from alexnet.architecture import Net
 from alexnet.distributed import team as parallel
 from alexnet.models.alexnet import AlexNet
-from alexnet.recipe import Net, Recipe
+from alexnet.recipe import Recipe
 from alexnet.results.evaluate import evaluate
 from alexnet.training import consistency
 from alexnet.training import train as loop

@@ -18,12 +18,12 @@ from conftest import write_store
 from parallel_worker import RECIPE, SCHEMES
 from torch.nn import functional as F
 
+from alexnet.architecture import Net
 from alexnet.distributed import team as parallel
 from alexnet.distributed.collectives import shard_rows
 from alexnet.distributed.coordinator import store_generation
 from alexnet.distributed.cost_model import traffic
 from alexnet.models.alexnet import AlexNet
-from alexnet.recipe import Net
 from alexnet.results.evaluate import evaluate
 from alexnet.results.predictions import Predictions
 from alexnet.training import checkpoint

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from alexnet.architecture import Net
 from alexnet.distributed.cost_model import LayerSize, Traffic, every_layer_talks, layer_sizes, traffic
 from alexnet.models.alexnet import AlexNet
-from alexnet.recipe import Net
 from alexnet.recipes import RECIPES, recipe_named
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "scaling.py"

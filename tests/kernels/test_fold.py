@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from alexnet.architecture import Conv
 from alexnet.kernels import space_to_depth as kernel
 from alexnet.kernels.space_to_depth import fold, space_to_depth_reference
 from alexnet.models.layers import Convolution
-from alexnet.recipe import Conv
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from alexnet.architecture import Conv
 from alexnet.kernels import space_to_depth as kernel
 from alexnet.kernels.space_to_depth import fold, space_to_depth_reference
 from alexnet.models.layers import Convolution
-from alexnet.recipe import Conv
 
 pytest.importorskip("triton")
 

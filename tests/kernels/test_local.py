@@ -11,14 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from alexnet.architecture import Conv, Net, ResponseNorm
 from alexnet.data.loading.augment import centre_mean
 from alexnet.data.loading.views import _on_device, batch_of_views, nine_views, views_of
 from alexnet.data.store.local import Store
+from alexnet.geometry import conv_side
 from alexnet.kernels import locally_connected as local
 from alexnet.kernels.locally_connected import locally_connected, locally_connected_reference
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.layers import Convolution, LocallyConnected
-from alexnet.recipe import Conv, Net, Recipe, ResponseNorm, conv_side
+from alexnet.recipe import Recipe
 from alexnet.results import report
 from alexnet.results.classify import Classifier
 from alexnet.results.evaluate import evaluate

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alexnet.architecture import Conv
 from alexnet.models.layers import Convolution, block_diagonal
-from alexnet.recipe import Conv
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -12,9 +12,9 @@ from conftest import small_net
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alexnet.architecture import Conv, Full, MapNorm, Net, ResponseNorm
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.layers import Convolution, Dropout
-from alexnet.recipe import Conv, Full, MapNorm, Net, ResponseNorm
 from alexnet.recipes import recipe_named
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,8 +10,9 @@ import pytest
 import torch
 from conftest import small_net, write_store
 
+from alexnet.architecture import Conv
 from alexnet.models.alexnet import AlexNet
-from alexnet.recipe import Change, Conv, Recipe
+from alexnet.recipe import Change, Recipe
 from alexnet.training import checkpoint
 from alexnet.training.finetune import take_weights
 from alexnet.training.train import train
