@@ -108,7 +108,7 @@ def start_tests(out: Path, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def pack(work: Path, out: Path) -> None:
-    """Pack the results of all runs: metrics, figures, logs; CIFAR-10's checkpoints, in parts small enough to come back."""
+    """Pack metrics, figures and logs of all runs, and CIFAR-10's checkpoints in parts small enough to come back."""
     light, heavy = out / "runs.tar.gz", work / "checkpoints.tar"
     with tarfile.open(light, "w:gz") as small, tarfile.open(heavy, "w") as large:
         for run in sorted((work / "runs").iterdir()):

@@ -162,7 +162,8 @@ def locally_connected(
     """
     _check(x, weight, bias, stride, padding, towers)
     kind = x.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+    # (torch.compile of torch 2.11 cannot trace torch.amp.is_autocast_available.)
+    if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         half = torch.get_autocast_dtype(kind)
         x, weight, bias = x.to(half), weight.to(half), bias.to(half)
     result: Tensor = _forward(x, weight, bias, stride, padding, towers)
