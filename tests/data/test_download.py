@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from alexnet.data.sources import download as module
 from alexnet.data.sources.download import CIFAR10_MD5, download, download_cifar10
-from alexnet.data.sources.folder import download as module
 
 CONTENTS = bytes(range(256)) * 5000  # longer than a chunk
 MD5 = hashlib.md5(CONTENTS).hexdigest()

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from alexnet.data.prepare import resize as pixels
 from alexnet.data.prepare.decode import BACKGROUND, JPEG_QUALITY, central_square, encode_jpeg, read_image
-from alexnet.data.prepare.prepare import resize as pixels
 from alexnet.data.prepare.resize import area_weights, colour_sums
 
 

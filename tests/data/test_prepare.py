@@ -16,8 +16,9 @@ from PIL import Image
 from safetensors.numpy import save as safetensors_bytes
 
 import alexnet.data.prepare.prepare as room
+from alexnet.data.prepare import writer
 from alexnet.data.prepare.decode import read_image
-from alexnet.data.prepare.prepare import Summary, prepare, writer
+from alexnet.data.prepare.prepare import Summary, prepare
 from alexnet.data.store.local import (
     METADATA_KEY,
     OFFSETS_FILE,

@@ -16,7 +16,8 @@ from test_prepare import contents, make, pictures, stopped_after
 from torch.distributed import HashStore
 
 import alexnet.data.prepare.prepare as room
-from alexnet.data.prepare.prepare import Summary, writer
+from alexnet.data.prepare import writer
+from alexnet.data.prepare.prepare import Summary
 from alexnet.data.store.local import PROGRESS_FILE, SKIPPED_FILE, Store
 from alexnet.distributed import coordinator as peers
 from alexnet.distributed.coordinator import LostConnectionError, PeerError, Peers
