@@ -1,4 +1,4 @@
-"""What processes that share one net send each other: activities, their gradients, and the parts of a softmax."""
+"""The collectives of a net that several processes share: activations, their gradients, and a sharded softmax."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,149 +12,156 @@ from torch.autograd import Function
 
 
 @dataclass
-class Group:
-    """Processes that each hold a part of something, and this process's place among them.
+class RankGroup:
+    """A process group, and the rank of this process in it.
 
     Attributes:
-        handle: PyTorch's process group; None where this process is alone.
-        part, parts: This process's number, from 0, and how many there are.
-        sent: Bytes this process has sent to others of the group, by what they were.
+        process_group: PyTorch's process group; None for a single process.
+        rank: The rank of this process in the group.
+        size: The number of processes in the group.
+        bytes_sent: The bytes that this process has sent to the other ranks, by the name of what they were.
     """
 
-    handle: dist.ProcessGroup | None = None
-    part: int = 0
-    parts: int = 1
-    sent: Counter[str] = field(default_factory=Counter)
+    process_group: dist.ProcessGroup | None = None
+    rank: int = 0
+    size: int = 1
+    bytes_sent: Counter[str] = field(default_factory=Counter)
 
-    def bounds(self, count: int) -> tuple[int, int]:
-        """The first of this process's share of `count` things and the first after it; shares differ by one at most."""
-        each, over = divmod(count, self.parts)
-        first = self.part * each + min(self.part, over)
-        return first, first + each + (self.part < over)
+    def shard_bounds(self, count: int) -> tuple[int, int]:
+        """Return the start and the end of this rank's shard of `count` units; shards differ in size by one at most."""
+        size, remainder = divmod(count, self.size)
+        start = self.rank * size + min(self.rank, remainder)
+        return start, start + size + (self.rank < remainder)
 
-    def first(self) -> int:
-        """The rank, among all processes, of the group's first."""
-        return dist.get_global_rank(self.handle, 0) if self.handle is not None else 0
+    def global_first_rank(self) -> int:
+        """Return the global rank of the group's first process."""
+        return dist.get_global_rank(self.process_group, 0) if self.process_group is not None else 0
 
 
-def all_units(x: Tensor, group: Group, name: str) -> Tensor:
-    """All units of a layer, of which each process of the group has computed a part (4.2: where the GPUs communicate).
+def all_gather_units(x: Tensor, group: RankGroup, name: str) -> Tensor:
+    """Gather all units of a layer, of which each rank has computed a shard (4.2: where the GPUs communicate).
 
-    The gradient of each part is the sum of what all processes of the group have found for it.
+    In the backward pass each rank gets the gradient of its shard, summed over all ranks.
 
     Args:
-        x: (N, C / parts) or (N, C / parts, H, W).
-        group: The processes; the units lie part after part.
-        name: What the bytes are counted as.
+        x: (N, C / size) or (N, C / size, H, W).
+        group: The ranks that share the layer; the units are in the order of the ranks.
+        name: The key in `group.bytes_sent`.
 
     Returns:
-        (N, C) or (N, C, H, W), the same in every process.
+        (N, C) or (N, C, H, W), the same on every rank.
     """
-    if group.parts == 1:
+    if group.size == 1:
         return x
-    # Units last: memory is channels_last, and so it stays without a copy.
-    gathered: Tensor = _Gather.apply(x.movedim(1, -1), group, -1, name)
+    # Units last: the memory is channels_last, so this makes no copy.
+    gathered: Tensor = _AllGather.apply(x.movedim(1, -1), group, -1, name)
     return gathered.movedim(-1, 1)
 
 
-def all_rows(x: Tensor, group: Group, name: str) -> Tensor:
-    """The rows of all processes, (N, ...) -> (parts * N, ...); gradients as for `all_units`."""
-    if group.parts == 1:
+def all_gather_rows(x: Tensor, group: RankGroup, name: str) -> Tensor:
+    """Gather the rows of all ranks, (N, ...) -> (size * N, ...); the backward pass is that of `all_gather_units`."""
+    if group.size == 1:
         return x
-    gathered: Tensor = _Gather.apply(x, group, 0, name)
+    gathered: Tensor = _AllGather.apply(x, group, 0, name)
     return gathered
 
 
-class _Gather(Function):
-    """All-gather along an axis; backwards each process gets the sum of the gradients of its part."""
+class _AllGather(Function):
+    """All-gather along a dimension; the backward pass is a reduce-scatter."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: Group, axis: int, name: str) -> Tensor:
-        ctx.group, ctx.axis, ctx.name = group, axis, name
+    def forward(ctx: Any, x: Tensor, group: RankGroup, dim: int, name: str) -> Tensor:
+        ctx.group, ctx.dim, ctx.name = group, dim, name
         x = x.contiguous()
-        group.sent[f"{name} forward"] += (group.parts - 1) * x.nbytes
-        parts = [torch.empty_like(x) for _ in range(group.parts)]
-        dist.all_gather(parts, x, group=group.handle)
-        return torch.cat(parts, axis)
+        group.bytes_sent[f"{name} forward"] += (group.size - 1) * x.nbytes
+        shards = [torch.empty_like(x) for _ in range(group.size)]
+        dist.all_gather(shards, x, group=group.process_group)
+        return torch.cat(shards, dim)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        group, axis = ctx.group, ctx.axis
-        parts = torch.stack(gradients[0].chunk(group.parts, axis))  # (parts, ...)
-        group.sent[f"{ctx.name} backward"] += (group.parts - 1) * parts[0].nbytes
-        received = torch.empty_like(parts)
-        dist.all_to_all_single(received, parts, group=group.handle)
-        # Added here and not by the collective: in float32, in the same order everywhere and every time.
-        return received.sum(0, dtype=torch.float32).to(parts.dtype), None, None, None
+        group = ctx.group
+        shards = torch.stack(gradients[0].chunk(group.size, ctx.dim))  # (size, ...)
+        group.bytes_sent[f"{ctx.name} backward"] += (group.size - 1) * shards[0].nbytes
+        received = torch.empty_like(shards)
+        dist.all_to_all_single(received, shards, group=group.process_group)
+        # Summed here and not by the collective: in float32, and in the same order on every rank and in every run.
+        return received.sum(0, dtype=torch.float32).to(shards.dtype), None, None, None
 
 
-def split_cross_entropy(
-    logits: Tensor, labels: Tensor, group: Group, classes: int, smoothing: float = 0.0
+def sharded_cross_entropy(
+    logits: Tensor, labels: Tensor, group: RankGroup, classes: int, smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """The loss of each picture where each process has the outputs for a part of the classes.
+    """Compute the cross-entropy of each picture where each rank has the logits of a shard of the classes.
 
     Args:
-        logits: (N, this process's classes) float32.
-        labels: (N,) int64, the same in every process of the group.
-        group: The processes; the classes lie part after part.
-        classes: How many there are in all.
-        smoothing: Share of the target spread evenly over all classes.
+        logits: (N, classes of this rank) float32.
+        labels: (N,) int64, the same on every rank.
+        group: The ranks that share the classes; the classes are in the order of the ranks.
+        classes: The number of classes of all ranks.
+        smoothing: The share of the target that is spread evenly over all classes.
 
     Returns:
-        Losses (N,) with their gradient, and the class of greatest output (N,) int64, the first among equals.
+        The losses (N,), differentiable, and the class of the greatest logit (N,) int64, the first of equal ones.
     """
-    found: tuple[Tensor, Tensor] = _SplitCrossEntropy.apply(logits, labels, group, classes, smoothing)
-    return found
+    losses_and_predictions: tuple[Tensor, Tensor] = _ShardedCrossEntropy.apply(
+        logits, labels, group, classes, smoothing
+    )
+    return losses_and_predictions
 
 
-class _SplitCrossEntropy(Function):
-    """log(sum exp) - output of the class, each sum over all processes' classes; backwards nothing is sent."""
+class _ShardedCrossEntropy(Function):
+    """log(sum exp) - the label's logit, each summed over the classes of all ranks; the backward pass sends nothing."""
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, labels: Tensor, group: Group, classes: int, smoothing: float
+        ctx: Any, logits: Tensor, labels: Tensor, group: RankGroup, classes: int, smoothing: float
     ) -> tuple[Tensor, Tensor]:
-        first, end = group.bounds(classes)
-        best, place = logits.max(1)
-        ours = torch.stack([best.double(), (place + first).double()])  # (2, N)
-        parts = [torch.empty_like(ours) for _ in range(group.parts)]
-        dist.all_gather(parts, ours, group=group.handle)
-        bests, places = torch.stack(parts, 1)  # (parts, N) each
-        greatest, winner = bests.max(0)
-        predicted = places.gather(0, winner[None])[0].long()
-
+        start, end = group.shard_bounds(classes)
+        greatest, predicted, bytes_gathered = _sharded_argmax(logits, start, group)
         shifted = logits - greatest[:, None].to(logits.dtype)
         exponentials = shifted.exp()
-        here = ((labels >= first) & (labels < end)).to(logits.dtype)
-        at = (labels - first).clamp(0, end - first - 1)[:, None]
-        of_label = shifted.gather(1, at)[:, 0] * here
-        sums = torch.stack([exponentials.sum(1), of_label, shifted.sum(1)])  # (3, N)
-        group.sent["softmax"] += (group.parts - 1) * (ours.nbytes + 2 * sums.nbytes // group.parts)
-        dist.all_reduce(sums, group=group.handle)
+        is_local = ((labels >= start) & (labels < end)).to(logits.dtype)
+        columns = (labels - start).clamp(0, end - start - 1)[:, None]
+        label_logits = shifted.gather(1, columns)[:, 0] * is_local
+        sums = torch.stack([exponentials.sum(1), label_logits, shifted.sum(1)])  # (3, N)
+        group.bytes_sent["softmax"] += (group.size - 1) * (bytes_gathered + 2 * sums.nbytes // group.size)
+        dist.all_reduce(sums, group=group.process_group)
         losses = sums[0].log() - (1 - smoothing) * sums[1] - smoothing / classes * sums[2]
-        ctx.save_for_backward(exponentials / sums[0][:, None], at, here)
+        ctx.save_for_backward(exponentials / sums[0][:, None], columns, is_local)
         ctx.classes, ctx.smoothing = classes, smoothing
         ctx.mark_non_differentiable(predicted)
         return losses, predicted
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        probabilities, at, here = ctx.saved_tensors
-        slope = probabilities - ctx.smoothing / ctx.classes
-        slope.scatter_add_(1, at, -(1 - ctx.smoothing) * here[:, None])
-        return slope * gradients[0][:, None], None, None, None, None
+        probabilities, columns, is_local = ctx.saved_tensors
+        gradient = probabilities - ctx.smoothing / ctx.classes
+        gradient.scatter_add_(1, columns, -(1 - ctx.smoothing) * is_local[:, None])
+        return gradient * gradients[0][:, None], None, None, None, None
 
 
-def shard_rows(count: int, part: int, parts: int) -> tuple[np.ndarray, int]:
-    """The rows of a batch that one of several processes takes: neighbours, as many for each of them.
+def _sharded_argmax(logits: Tensor, start: int, group: RankGroup) -> tuple[Tensor, Tensor, int]:
+    """Return the greatest logits (N,), their classes (N,) int64, and the bytes that this rank gave to the gather."""
+    maxima, columns = logits.max(1)
+    candidates = torch.stack([maxima.double(), (columns + start).double()])  # (2, N)
+    shards = [torch.empty_like(candidates) for _ in range(group.size)]
+    dist.all_gather(shards, candidates, group=group.process_group)
+    all_maxima, all_classes = torch.stack(shards, 1)  # (size, N) each
+    greatest, winners = all_maxima.max(0)
+    return greatest, all_classes.gather(0, winners[None])[0].long(), candidates.nbytes
+
+
+def shard_rows(count: int, shard: int, num_shards: int) -> tuple[np.ndarray, int]:
+    """Return the rows of a batch that one of several processes takes: consecutive rows, the same number for each.
 
     Args:
-        count: Rows of the batch.
-        part, parts: Which process, from 0, of how many.
+        count: The number of rows of the batch.
+        shard, num_shards: The shard of this process, from 0, and the number of shards.
 
     Returns:
-        (ceil(count / parts),) int64, and how many of them count: the last processes may have rows beyond the end, which
-        are the first ones again and are there because all must take part.
+        (ceil(count / num_shards),) int64, and how many of these rows count. The last shards may have rows beyond the
+        end of the batch. These are the first rows again; they exist because all processes must take part.
     """
-    each = -(-count // parts)
-    return np.arange(part * each, (part + 1) * each) % count, max(0, min(each, count - part * each))
+    size = -(-count // num_shards)
+    return np.arange(shard * size, (shard + 1) * size) % count, max(0, min(size, count - shard * size))

@@ -22,10 +22,16 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from alexnet.architecture import Net
-from alexnet.distributed.collectives import Group, all_rows, split_cross_entropy
+from alexnet.distributed.collectives import RankGroup, all_gather_rows, sharded_cross_entropy
 from alexnet.distributed.coordinator import LostConnectionError, store_generation
-from alexnet.distributed.sharding import Dims, check_split, deal, split, whole
-from alexnet.distributed.watchdog import Watch, watched
+from alexnet.distributed.sharding import (
+    ShardDims,
+    check_shardable,
+    gather_full_tensors,
+    scatter_full_tensors,
+    shard_model,
+)
+from alexnet.distributed.watchdog import Watchdog, watched
 from alexnet.models.alexnet import AlexNet
 from alexnet.utils.console import format_error
 from alexnet.utils.device import choose_device
@@ -38,42 +44,45 @@ Scheme = Literal["none", "data", "towers", "hybrid"]
 
 
 class Team:
-    """The processes that train one net together, and what this one has of the net and of each batch.
+    """The processes that train one net together, and this process's shard of the net and of each batch.
 
     Args:
-        scheme: "none": this process is alone. "data": each has the whole net and its part of each batch. "towers":
-            neighbours have a tower each of the convolutions and a part of each full layer; where there are more
-            processes than towers, such groups have a part of each batch each. "hybrid": convolutions as "data", full
-            layers split over all processes (Krizhevsky 2014).
-        device: Where this process works.
-        watch: Told how the work comes forward, to find a process that hangs.
+        scheme: "none": a single process. "data": each process has the full net and its shard of each batch. "towers":
+            each process has one tower of the convolutions and a shard of each fully connected layer; where there are
+            more processes than towers, each group of them has a shard of each batch. "hybrid": the convolutions as for
+            "data", the fully connected layers sharded over all processes (Krizhevsky 2014).
+        device: The device of this process.
+        watchdog: Gets the heartbeats of this process, to find one that hangs.
 
     Attributes:
-        rank, world: This process's number and how many there are.
-        pictures: The processes that have different pictures of a batch; known after `form`.
-        units: Those that have different units of the layers; known after `form`.
+        rank, world_size: The rank of this process, and the number of processes.
+        data_group: The ranks that have different pictures of a batch; set by `form_groups`.
+        model_group: The ranks that have different units of the layers; set by `form_groups`.
+        shard_dims: The dimension along which each sharded parameter is split; set by `shard_model`.
     """
 
-    def __init__(self, scheme: Scheme = "none", device: torch.device | None = None, watch: Watch | None = None) -> None:
+    def __init__(
+        self, scheme: Scheme = "none", device: torch.device | None = None, watchdog: Watchdog | None = None
+    ) -> None:
         self.scheme, self.device = scheme, device or torch.device("cpu")
         self.rank, self.world_size = (dist.get_rank(), dist.get_world_size()) if scheme != "none" else (0, 1)
-        self.watch = watch or Watch(0, 1, math.inf, None)
-        self.dims: Dims = {}
-        self.data_group = self.model_group = Group()
+        self.watchdog = watchdog or Watchdog(0, 1, math.inf, None)
+        self.shard_dims: ShardDims = {}
+        self.data_group = self.model_group = RankGroup()
 
     def form_groups(self, net: Net, classes: int) -> None:
-        """Settle which process has which part, of a net and of a batch; all must call this.
+        """Form the groups that share a batch and that share the layers; all processes must call this.
 
         Raises:
             ValueError: The number of processes does not suit the scheme or the net.
         """
         if self.world_size == 1 and self.scheme != "towers":
             return
-        everyone = Group(dist.group.WORLD, self.rank, self.world_size)
+        all_ranks = RankGroup(dist.group.WORLD, self.rank, self.world_size)
         if self.scheme in ("data", "hybrid"):
-            self.data_group = everyone
+            self.data_group = all_ranks
         if self.scheme == "hybrid":
-            self.model_group = everyone
+            self.model_group = all_ranks
         if self.scheme == "towers":
             if net.towers < 2 or self.world_size % net.towers:
                 raise ValueError(
@@ -81,178 +90,185 @@ class Team:
                     f"{self.world_size} for a net of {net.towers}: change --nproc-per-node, or use --parallel data"
                 )
             shape = (self.world_size // net.towers, net.towers)
-            mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=("pictures", "units"))
+            mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=("data", "model"))
             self.data_group, self.model_group = (
-                Group(mesh.get_group(name), mesh.get_local_rank(name), size)
-                for name, size in zip(("pictures", "units"), shape, strict=True)
+                RankGroup(mesh.get_group(name), mesh.get_local_rank(name), size)
+                for name, size in zip(("data", "model"), shape, strict=True)
             )
-        check_split(net, classes, self.model_group.parts)
+        check_shardable(net, classes, self.model_group.size)
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes and tells."""
+        """Whether this is the main process, which writes all files and reports."""
         return self.rank == 0
 
-    def threads(self) -> int:
-        """This process's share of the machine's cores."""
+    def num_threads(self) -> int:
+        """Return this process's share of the machine's cores."""
         return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1") if self.world_size > 1 else 1))
 
     @contextlib.contextmanager
     def raise_together(self) -> Iterator[None]:
-        """What is done here succeeds in all processes, or fails in all; nothing in it may wait for another process.
+        """Run a block that succeeds in all processes or fails in all; the block must not wait for another process.
 
         Raises:
-            ValueError, OSError: As raised inside, in the first process where it was; it is the one that tells.
-            ReportedElsewhere: In the others.
+            ValueError, OSError: As raised in the block, on the first rank that failed; this rank reports it.
+            ReportedElsewhere: On the other ranks.
         """
-        failed: Exception | None = None
+        failure: Exception | None = None
         try:
             yield
         except (ValueError, OSError) as error:
-            failed = error
+            failure = error
         if self.world_size == 1:
-            if failed:
-                raise failed
+            if failure:
+                raise failure
             return
-        told: list[bool] = [False] * self.world_size
-        dist.all_gather_object(told, failed is not None)
-        if True in told:
-            if failed and told.index(True) == self.rank:
-                raise failed
+        failed: list[bool] = [False] * self.world_size
+        dist.all_gather_object(failed, failure is not None)
+        if True in failed:
+            if failure and failed.index(True) == self.rank:
+                raise failure
             raise ReportedElsewhere
 
     def on_main_only(self, error: Exception) -> BaseException:
-        """What to raise for an error that all processes come to alike: one of them tells it."""
+        """Return the exception to raise for an error that all processes have found: the main process reports it."""
         return error if self.is_main else ReportedElsewhere()
 
-    def check_same(self, facts: Callable[[], Mapping[str, Any]]) -> None:
-        """Raise a ValueError, which one process tells, where processes differ in what they must have in common.
+    def check_same(self, get_settings: Callable[[], Mapping[str, Any]]) -> None:
+        """Check that all processes have the same settings.
 
         Args:
-            facts: Finds what that is here; not called where this process is alone.
+            get_settings: Returns the settings of this process by name; not called in a single process.
+
+        Raises:
+            ValueError: A setting differs; raised in the main process only.
+            ReportedElsewhere: The same, in the other processes.
         """
         if self.world_size == 1:
             return
         with self.raise_together():
-            here = (socket.gethostname(), dict(facts()))
-        told: list[Any] = [None] * self.world_size
-        dist.all_gather_object(told, here)
-        ours = told[0][1]
-        for rank, (machine, theirs) in enumerate(told):
-            for name in ours | theirs:
-                if theirs.get(name) != ours.get(name):
+            local = (socket.gethostname(), dict(get_settings()))
+        gathered: list[Any] = [None] * self.world_size
+        dist.all_gather_object(gathered, local)
+        expected = gathered[0][1]
+        for rank, (machine, settings) in enumerate(gathered):
+            for name in expected | settings:
+                if settings.get(name) != expected.get(name):
                     raise self.on_main_only(
                         ValueError(
                             f"{name} must be the same in all processes; in process {rank} on machine {machine} it is "
-                            f"{theirs.get(name)!r}, in process 0 {ours.get(name)!r}: start all of them alike"
+                            f"{settings.get(name)!r}, in process 0 {expected.get(name)!r}: start all of them alike"
                         )
                     )
 
-    def split(self, net: AlexNet) -> None:
-        """Keep this process's part of the net."""
-        if self.model_group.parts > 1:
-            self.dims = split(net, self.model_group, self.data_group if self.scheme == "hybrid" else None)
+    def shard_model(self, net: AlexNet) -> None:
+        """Keep this process's shard of the net."""
+        if self.model_group.size > 1:
+            self.shard_dims = shard_model(net, self.model_group, self.data_group if self.scheme == "hybrid" else None)
 
-    def model(self, net: AlexNet) -> nn.Module:
-        """What to call in place of the net while training, so that gradients are averaged as they come."""
-        if self.data_group.parts == 1:
+    def wrap_model(self, net: AlexNet) -> nn.Module:
+        """Return the module to call in training in place of the net; it averages each gradient once it is ready."""
+        if self.data_group.size == 1:
             return net
         if self.scheme == "hybrid":
             return Hybrid(net, self.data_group)
-        return averaged(net, self.data_group)
+        return _data_parallel(net, self.data_group)
 
-    def losses(self, logits: Tensor, labels: Tensor, classes: int, smoothing: float) -> tuple[Tensor, Tensor]:
-        """The losses of this process's pictures, and the classes of greatest output.
+    def cross_entropy(self, logits: Tensor, labels: Tensor, classes: int, smoothing: float) -> tuple[Tensor, Tensor]:
+        """Compute the loss of each picture, and the class of its greatest logit.
 
         Args:
-            logits: What the model put out, float32.
-            labels: (n,) int64, of this process's pictures.
-            classes: Of the whole net.
-            smoothing: Share of the target spread evenly.
+            logits: (N, classes of this process) float32, the output of the model.
+            labels: (N,) int64.
+            classes: The number of classes of the full net.
+            smoothing: The share of the target that is spread evenly over all classes.
 
         Returns:
-            Losses (n,) or, where the processes work on each other's pictures too, (parts * n,); and classes likewise.
+            The losses (N,) and the predicted classes (N,) int64.
         """
-        if self.model_group.parts == 1:
+        if self.model_group.size == 1:
             return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing), logits.argmax(1)
-        return split_cross_entropy(logits, labels, self.model_group, classes, smoothing)
+        return sharded_cross_entropy(logits, labels, self.model_group, classes, smoothing)
 
-    def all_rows(self, mine: Tensor) -> Tensor:
-        """A value of each picture that the model put out something for, from those of this process's pictures (n,)."""
-        return all_rows(mine, self.data_group, "labels") if self.scheme == "hybrid" else mine
+    def all_rows(self, rows: Tensor) -> Tensor:
+        """Return the values of all pictures that the model gets in this process, from those of its own shard (n,).
 
-    def local_rows(self, seen: Tensor) -> Tensor:
-        """The values of this process's pictures from those of all that the model put out something for."""
-        return seen.chunk(self.data_group.parts)[self.data_group.part] if self.scheme == "hybrid" else seen
+        They differ in "hybrid" only, where the fully connected layers get the pictures of all processes.
+        """
+        return all_gather_rows(rows, self.data_group, "labels") if self.scheme == "hybrid" else rows
+
+    def local_rows(self, rows: Tensor) -> Tensor:
+        """Return the values of this process's own pictures, from those of `all_rows`."""
+        return rows.chunk(self.data_group.size)[self.data_group.rank] if self.scheme == "hybrid" else rows
 
     @property
-    def counts(self) -> bool:
-        """Whether what this process counts of its pictures is added up; where several have the same, one's is."""
-        return self.scheme == "hybrid" or self.model_group.part == 0
+    def adds_metrics(self) -> bool:
+        """Whether this process adds its pictures to the metrics; of several with the same pictures, only one does."""
+        return self.scheme == "hybrid" or self.model_group.rank == 0
 
-    def sum(self, values: Tensor) -> Tensor:
-        """The sum of all processes' values, in every process."""
+    def all_reduce(self, values: Tensor) -> Tensor:
+        """Return the sum of the values of all processes, in every process; the tensor is changed in place."""
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
-    def all_agree(self, yes: bool) -> bool:
-        """Whether all processes say yes."""
-        return int(self.sum(torch.tensor(int(not yes)))) == 0
+    def all_agree(self, condition: bool) -> bool:
+        """Return whether a condition is true in all processes."""
+        return int(self.all_reduce(torch.tensor(int(not condition)))) == 0
 
-    def gather_rows(self, rows: Tensor) -> Tensor:
-        """The rows of all parts of a batch (n, ...), as many in each as there may be, one after the other."""
-        if self.data_group.parts == 1:
+    def all_gather_predictions(self, rows: Tensor) -> Tensor:
+        """Gather the rows of all shards of a batch (n, ...), in the order of the shards."""
+        if self.data_group.size == 1:
             return rows
-        parts: list[Any] = [None] * self.data_group.parts
-        dist.all_gather_object(parts, rows, group=self.data_group.handle)
-        return torch.cat(parts)
+        shards: list[Any] = [None] * self.data_group.size
+        dist.all_gather_object(shards, rows, group=self.data_group.process_group)
+        return torch.cat(shards)
 
     def gather_full(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The net's tensors brought together, in the process that leads; all must call this."""
-        if self.model_group.parts == 1:
+        """Gather the full tensors of the net in the main process; all processes must call this."""
+        if self.model_group.size == 1:
             return dict(tensors)
-        return whole(tensors, self.dims, self.model_group)
+        return gather_full_tensors(tensors, self.shard_dims, self.model_group)
 
     @torch.no_grad()
-    def scatter(self, tensors: Mapping[str, Tensor] | None, into: Mapping[str, Tensor]) -> None:
-        """Give each process its part of what the leading one has whole; all must call this."""
+    def scatter(self, full: Mapping[str, Tensor] | None, shards: Mapping[str, Tensor]) -> None:
+        """Write each process's shard of the full tensors that the main process has; all processes must call this."""
         if self.world_size > 1:
-            deal(tensors, into.items(), self.dims, self.model_group)
-        elif tensors is not None:
-            for name, tensor in into.items():
-                tensor.copy_(tensors[name])
+            scatter_full_tensors(full, shards, self.shard_dims, self.model_group)
+        elif full is not None:
+            for name, tensor in shards.items():
+                tensor.copy_(full[name])
 
-    def broadcast(self, thing: Any) -> Any:
-        """What the leading process says, in every process."""
+    def broadcast(self, value: Any) -> Any:
+        """Return the main process's value in every process; any object that pickle can write."""
         if self.world_size == 1:
-            return thing
-        box = [thing]
-        dist.broadcast_object_list(box, 0)
-        return box[0]
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, 0)
+        return values[0]
 
 
 class Hybrid(nn.Module):
-    """A net whose convolutions every process has, and whose full layers are split (Krizhevsky 2014).
+    """A net with replicated convolutions and sharded fully connected layers (Krizhevsky 2014).
 
-    Each process computes its units for everyone's pictures, so the gradient of a unit's weights is whole where it is
-    made; that of the convolutions is the sum over the processes, of which averaging makes a `parts`-th.
+    Each process computes its units for the pictures of all processes, so the gradient of their weights is complete.
+    The gradient of the convolutions is the sum over the processes, but averaging divides it by their number.
     """
 
-    def __init__(self, net: AlexNet, pictures: Group) -> None:
+    def __init__(self, net: AlexNet, data_group: RankGroup) -> None:
         super().__init__()
-        self.convs, self.parts = averaged(net.convs, pictures), pictures.parts
-        self._net = (net,)  # not a child: its parameters are not this module's
+        self.convs, self.size = _data_parallel(net.convs, data_group), data_group.size
+        self._net = (net,)  # in a tuple, so that its parameters are not this module's
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, 3, 224, 224) -> (parts * n, this process's classes)."""
+        """(n, 3, 224, 224) -> (size * n, classes of this process)."""
         (net,) = self._net
-        maps: Tensor = _Scaled.apply(self.convs(net.scaled(x)), self.parts)
+        maps: Tensor = _ScaleGradient.apply(self.convs(net.scaled(x)), self.size)
         return net.logits(maps)
 
 
-class _Scaled(torch.autograd.Function):
-    """The same forth; back the gradient times a factor."""
+class _ScaleGradient(torch.autograd.Function):
+    """The identity in the forward pass; the backward pass multiplies the gradient by a factor."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: int) -> Tensor:
@@ -264,22 +280,22 @@ class _Scaled(torch.autograd.Function):
         return gradients[0] * ctx.factor, None
 
 
-def averaged(module: nn.Module, pictures: Group) -> DistributedDataParallel:
-    """A module whose gradients are averaged over processes, each as soon as it is there."""
+def _data_parallel(module: nn.Module, data_group: RankGroup) -> DistributedDataParallel:
+    """Wrap a module so that its gradients are averaged over the group, each as soon as it is ready."""
     device = next(module.parameters()).device
     return DistributedDataParallel(
-        module, device_ids=[device] if device.type == "cuda" else None, process_group=pictures.handle
+        module, device_ids=[device] if device.type == "cuda" else None, process_group=data_group.process_group
     )
 
 
-def no_averaging(model: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """While gradients of several passes are added up, they need not be averaged after each."""
+def no_sync(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which gradients are only accumulated in this process, and not averaged over the group."""
     wrapped = model.convs if isinstance(model, Hybrid) else model
     return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
-def join_team(scheme: str, device: str | torch.device | None, seconds: float) -> Iterator[Team]:
+def init_team(scheme: str, device: str | torch.device | None, seconds: float) -> Iterator[Team]:
     """Be one of the processes that torchrun has started, watched over while it lasts.
 
     Args:
@@ -299,8 +315,8 @@ def join_team(scheme: str, device: str | torch.device | None, seconds: float) ->
         return
     if not dist.is_initialized():
         _join(device, seconds)
-    with watched(seconds) as watch:
-        team = Team(cast(Scheme, scheme), watch=watch)
+    with watched(seconds) as watchdog:
+        team = Team(cast(Scheme, scheme), watchdog=watchdog)
         with team.raise_together():
             team.device = choose_device(_own_gpu(device))
         yield team

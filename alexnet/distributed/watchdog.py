@@ -38,7 +38,7 @@ OF_A_COLLECTIVE = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broke
 REMEDY = "all that are left end; torchrun starts all again from the last checkpoint where --max-restarts allows"
 
 
-class Watch:
+class Watchdog:
     """One process's part in the watch: what it says, and what it hears of the others.
 
     Args:
@@ -63,7 +63,7 @@ class Watch:
         self.signals: int | None = None  # where the numbers of signals are read
         self.asked = False
 
-    def beat(self, step: int, what: str) -> None:
+    def heartbeat(self, step: int, what: str) -> None:
         """Come forward: at each step, each batch of an evaluation, each checkpoint.
 
         Args:
@@ -204,8 +204,8 @@ class Watch:
 
 
 @contextlib.contextmanager
-def watched(seconds: float = 300, store: Store | None = None) -> Iterator[Watch]:
-    """Watch over the processes of the default process group, while the block runs in each of them.
+def watched(seconds: float = 300, store: Store | None = None) -> Iterator[Watchdog]:
+    """Watchdog over the processes of the default process group, while the block runs in each of them.
 
     A process that hangs or is lost ends all with status 1, after a line on standard error from one of them. The error
     of a collective, raised because a peer is lost, ends this process in the same way.
@@ -225,7 +225,7 @@ def watched(seconds: float = 300, store: Store | None = None) -> Iterator[Watch]
             f"the seconds after which a process is taken to hang must be above 0 and finite; got {seconds}"
         )
     alone = not dist.is_initialized() or dist.get_world_size() == 1
-    watch = Watch(0, 1, seconds, None) if alone else join(seconds, store)
+    watch = Watchdog(0, 1, seconds, None) if alone else join(seconds, store)
     with contextlib.nullcontext() if alone else signal_numbers() as watch.signals:
         watch.begin()
         try:
@@ -265,7 +265,7 @@ def signal_numbers() -> Iterator[int | None]:
             os.close(end)
 
 
-def join(seconds: float, store: Store | None) -> Watch:
+def join(seconds: float, store: Store | None) -> Watchdog:
     """This process's watch, in a part of the store that all have agreed on and nobody used before.
 
     What is in torchrun's own store stays there over its restarts.
@@ -274,7 +274,7 @@ def join(seconds: float, store: Store | None) -> Watch:
     store = store or next(rendezvous("env://", timeout=timedelta(seconds=max(1, seconds))))[0]
     agreed = [uuid.uuid4().hex]
     dist.broadcast_object_list(agreed, src=0)
-    return Watch(dist.get_rank(), dist.get_world_size(), seconds, PrefixStore(f"watch/{agreed[0]}", store))
+    return Watchdog(dist.get_rank(), dist.get_world_size(), seconds, PrefixStore(f"watch/{agreed[0]}", store))
 
 
 def of_a_collective(error: BaseException) -> bool:
@@ -284,7 +284,7 @@ def of_a_collective(error: BaseException) -> bool:
     )
 
 
-def lost(error: BaseException, watch: Watch) -> str:
+def lost(error: BaseException, watch: Watchdog) -> str:
     """The line for an exception of a collective: which process was lost, on which machine, in which step.
 
     Args:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from alexnet.data.loading.views import check_views, views_of
 from alexnet.data.store.local import Split, Store
-from alexnet.distributed.team import Team, join_team
+from alexnet.distributed.team import Team, init_team
 from alexnet.recipe import Recipe
 from alexnet.results.predictions import Predictions, averaged, digest, mixture
 from alexnet.training import checkpoint
@@ -59,7 +59,7 @@ def evaluate(
         FileNotFoundError: A run without a trained net, or no store.
     """
     names = [runs] if isinstance(runs, (str, Path)) else list(runs)
-    with join_team(parallel, device, HANG_SECONDS) as team:
+    with init_team(parallel, device, HANG_SECONDS) as team:
         with team.raise_together():
             if save is not None and team.is_main and not Path(save).absolute().parent.is_dir():
                 raise FileNotFoundError(f"{save} must be in a folder that there is")
@@ -158,16 +158,16 @@ def predict_all(
         By number of views, 1 and `views`: (N, classes) float32 on the CPU, the mean over so many.
     """
     net, centres, means = found.net(), list[torch.Tensor](), list[torch.Tensor]()
-    team.split(net)
+    team.shard_model(net)
     net.on(team.device)
-    of = team.data_group
+    group = team.data_group
     shown = progress and team.is_main and sys.stderr.isatty()
     with tqdm(total=len(split), desc=format_views(views), unit="picture", leave=False, disable=not shown) as bar:
         mean, recipe = found.statistics.mean, found.recipe
-        for mine, _ in predictions(net, split, mean, recipe, views=views, part=of.part, parts=of.parts):
-            team.watch.beat(len(means), "evaluation")
-            centres.append(team.gather_rows(mine[:, 0].clone()))  # or all of `mine` would stay in memory
-            means.append(team.gather_rows(mine.mean(1)))
+        for mine, _ in predictions(net, split, mean, recipe, views=views, shard=group.rank, num_shards=group.size):
+            team.watchdog.heartbeat(len(means), "evaluation")
+            centres.append(team.all_gather_predictions(mine[:, 0].clone()))  # or all of `mine` would stay in memory
+            means.append(team.all_gather_predictions(mine.mean(1)))
             bar.update(len(means[-1]))
     return {1: torch.cat(centres), views: torch.cat(means)}
 

@@ -96,7 +96,7 @@ def together(device: torch.device, views: int) -> int:
 
 
 def predictions(
-    net: AlexNet, split: Split, mean: np.ndarray, recipe: Recipe, *, views: int = 1, part: int = 0, parts: int = 1
+    net: AlexNet, split: Split, mean: np.ndarray, recipe: Recipe, *, views: int = 1, shard: int = 0, num_shards: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The predictions for a set, in its order; the next pictures are read while the net works.
 
@@ -106,8 +106,8 @@ def predictions(
         mean: (3, size, size) mean activity.
         recipe: The net's.
         views: As for `probabilities`.
-        part, parts: Which part of the pictures that go through the net together is this process's, and how many there
-            are: all processes make equally many passes, the last ones of them possibly on no picture that counts.
+        shard, num_shards: Which shard of the pictures that go through the net together is this process's, and how many
+            there are: all processes make equally many passes, the last ones of them possibly on no picture that counts.
 
     Yields:
         Probabilities of each view (n, views, classes), the centre first, and labels (n,), on the CPU. The mean over the
@@ -116,11 +116,11 @@ def predictions(
     crop, device = recipe.net.image_size, net.fc8.weight.device
     wanted = views_of(views, split.size, crop)
     centre = torch.from_numpy(centre_mean(mean, crop)).to(device)
-    size = together(device, len(wanted)) * parts
+    size = together(device, len(wanted)) * num_shards
     starts = range(0, len(split), size)
 
     def read(start: int) -> tuple[list[np.ndarray], Tensor]:
-        rows, count = shard_rows(min(size, len(split) - start), part, parts)
+        rows, count = shard_rows(min(size, len(split) - start), shard, num_shards)
         rows += start
         return list(split.images(rows.tolist())), torch.from_numpy(split.labels[rows[:count]])
 
@@ -185,8 +185,10 @@ def measure(
         step: That the net is of, for who watches over them.
     """
     team = team or Team()
-    of, sums = team.data_group, torch.zeros(4, dtype=torch.float64)
-    for predicted, labels in predictions(net, split, mean, recipe, views=views, part=of.part, parts=of.parts):
-        team.watch.beat(step, "validation")
+    group, sums = team.data_group, torch.zeros(4, dtype=torch.float64)
+    for predicted, labels in predictions(
+        net, split, mean, recipe, views=views, shard=group.rank, num_shards=group.size
+    ):
+        team.watchdog.heartbeat(step, "validation")
         sums += tally(predicted.mean(1), labels)
-    return mean_errors(team.sum(sums * team.counts))
+    return mean_errors(team.all_reduce(sums * team.adds_metrics))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexnet.distributed.team import Team, no_averaging
+from alexnet.distributed.team import Team, no_sync
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.precision import autocast
@@ -43,7 +43,7 @@ class Step:
     ) -> None:
         self.net, self.optimiser, self.recipe = net, optimiser, recipe
         self.team, self.micro_batch = team or Team(), micro_batch
-        self.model = self.team.model(net)
+        self.model = self.team.wrap_model(net)
         self.device = net.fc8.weight.device
         self._wants_graph = graph and self.device.type == "cuda" and self.team.world_size == 1 and micro_batch is None
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -65,7 +65,7 @@ class Step:
             This process's share of the mean loss (), and how many of its pictures were not given their class's
             greatest output (); on the device.
         """
-        if self.team.data_group.parts > 1 or (self.micro_batch or len(labels)) < len(labels):
+        if self.team.data_group.size > 1 or (self.micro_batch or len(labels)) < len(labels):
             return self._in_parts(images, labels, total if total is not None else len(labels))
         if not self._wants_graph or len(labels) != self.recipe.batch_size:
             return self._eager(images, labels)
@@ -106,7 +106,7 @@ class Step:
         self._draw_masks()
         with autocast(self.device, self.recipe):
             logits = self.model(images)  # (N, classes)
-        if self.team.model_group.parts == 1:
+        if self.team.model_group.size == 1:
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
             found = logits.argmax(1)
         else:
@@ -120,16 +120,16 @@ class Step:
 
     def _in_parts(self, images: Tensor, labels: Tensor, total: int) -> tuple[Tensor, Tensor]:
         """A step on a part of a batch, possibly in several passes through the net."""
-        pictures, count = self.team.data_group, len(labels)
+        data_group, count = self.team.data_group, len(labels)
         micro_batch = min(self.micro_batch or count, count)
-        place = pictures.part * count + torch.arange(count, device=self.device)  # in the whole batch
+        place = data_group.rank * count + torch.arange(count, device=self.device)  # in the whole batch
         shares, wrongs = [], []
         self._draw_masks()
         self.optimiser.zero_grad()
         for first in range(0, count, micro_batch):
             part = slice(first, min(first + micro_batch, count))
             # In "hybrid" the rows of all processes come together, each process's own after the other.
-            parts = range(pictures.parts) if self.team.scheme == "hybrid" else (pictures.part,)
+            parts = range(data_group.size) if self.team.scheme == "hybrid" else (data_group.rank,)
             self._place_masks(tuple(number * count + first for number in parts))
             real = self.team.all_rows(place[part]) < total
             with self._averaging(part.stop == count):
@@ -138,7 +138,7 @@ class Step:
                 losses, found = self._losses(logits, self.team.all_rows(labels[part]))
                 share = (losses * real).sum() / total
                 # Gradients are averaged over the parts, of which each has only its own pictures' share of the mean.
-                (share * (1 if self.team.scheme == "hybrid" else pictures.parts)).backward()
+                (share * (1 if self.team.scheme == "hybrid" else data_group.size)).backward()
             own = self.team.local_rows
             shares.append((own(losses.detach()) * own(real)).sum() / total)
             wrongs.append(((own(found) != labels[part]) & own(real)).sum())
@@ -147,7 +147,7 @@ class Step:
         return torch.stack(shares).sum(), torch.stack(wrongs).sum()
 
     def _losses(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return self.team.losses(logits.float(), labels, self.net.classes, self.recipe.label_smoothing)
+        return self.team.cross_entropy(logits.float(), labels, self.net.classes, self.recipe.label_smoothing)
 
     def _draw_masks(self) -> None:
         """Draw what this step's dropout masks are made from: the same number in all processes."""
@@ -166,4 +166,4 @@ class Step:
 
     def _averaging(self, last: bool) -> contextlib.AbstractContextManager[None]:
         """Gradients are averaged over the processes in the last pass only; before they are added up in each."""
-        return contextlib.nullcontext() if last else no_averaging(self.model)
+        return contextlib.nullcontext() if last else no_sync(self.model)

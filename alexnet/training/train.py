@@ -19,7 +19,7 @@ from torch import Tensor
 from alexnet.checked import require
 from alexnet.data.loading.loader import Loader
 from alexnet.data.store.local import Split, Store
-from alexnet.distributed.team import Team, join_team
+from alexnet.distributed.team import Team, init_team
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training import checkpoint
@@ -119,8 +119,8 @@ def train(
         ReportedElsewhere: Another of several processes raises one of these.
     """
     run = Path(run)
-    with join_team(parallel, device, hang_seconds) as team:
-        workers = workers if workers is not None else team.threads() if team.device.type == "cuda" else 1
+    with init_team(parallel, device, hang_seconds) as team:
+        workers = workers if workers is not None else team.num_threads() if team.device.type == "cuda" else 1
         with team.raise_together():
             require(keep >= 1, "keep", "at least 1, or there is nothing to go on from", keep)
             require(workers >= 0, "workers", "a number of threads from 0", workers)
@@ -146,7 +146,7 @@ def train(
                 metrics.write("start", **about(recipe, store, team), **origin)
                 if taken:  # kept at once: whoever goes on need not name the other run again
                     kept.save(at, metrics)
-            share = -(-recipe.batch_size // team.data_group.parts)
+            share = -(-recipe.batch_size // team.data_group.size)
             at.micro_batch = at.micro_batch or micro_batch or share
             few = min(micro_batch or at.micro_batch, share)
             step = Step(net, optimiser, recipe, graph=graph, team=team, micro_batch=few if few < share else None)
@@ -184,9 +184,15 @@ def loop(
     while not at.finished:
         # One epoch, from batch at.batch on. Whether colours are shifted is settled at its start.
         training, validation = sets(store, recipe, at)
-        of = team.data_group
+        group = team.data_group
         loader = Loader(
-            training, store.statistics, recipe, workers=workers, device=team.device, part=of.part, parts=of.parts
+            training,
+            store.statistics,
+            recipe,
+            workers=workers,
+            device=team.device,
+            shard=group.rank,
+            num_shards=group.size,
         )
         began, pictures, clock = time.monotonic(), at.totals.get("pictures", 0), at.clock(recipe)
         colour = rates(recipe, clock, plateau).colour_shift
@@ -195,7 +201,7 @@ def loop(
         kept.net.train()
         with contextlib.closing(batches), progress_bar(at, recipe, len(loader), shown=progress) as bar:
             for batch in batches:
-                team.watch.beat(at.step + 1, "training")
+                team.watchdog.heartbeat(at.step + 1, "training")
                 counts = recipe.schedule != "fold" or at.folded is not None
                 now = rates(recipe, clock + counts * at.batch / len(loader), plateau)
                 set_rates(optimiser, now)
@@ -264,9 +270,9 @@ def agreed(
     team.check_same(lambda: shared_settings(recipe or chosen, store) | asked)
     with team.raise_together():
         team.form_groups(chosen.net, len(store.classes))
-        if not begun and chosen.batch_size % team.data_group.parts:  # a begun run goes on with however many are left
+        if not begun and chosen.batch_size % team.data_group.size:  # a begun run goes on with however many are left
             raise ValueError(
-                f"batch_size must be divisible by the {team.data_group.parts} processes that share a batch; got "
+                f"batch_size must be divisible by the {team.data_group.size} processes that share a batch; got "
                 f"{chosen.batch_size}: change --nproc-per-node, or use --batch-size"
             )
     return chosen
@@ -285,7 +291,7 @@ def begin(
             taken = take_weights(net, store.classes, start_from, take)
     taken = team.broadcast(taken)
     whole = net.state_dict() if taken and team.is_main else None
-    team.split(net)
+    team.shard_model(net)
     net.on(team.device)
     if taken and team.world_size > 1:
         team.scatter(whole, dict(net.named_parameters()))
@@ -360,10 +366,10 @@ class DelayedLosses:
             now: The rates it was made at.
             stop, save: Whether this process asks for it.
         """
-        counted = torch.stack([loss.double(), wrong.double()]) * self.team.counts
+        counted = torch.stack([loss.double(), wrong.double()]) * self.team.adds_metrics
         # Filled in where they are: a copy would have to wait for all that the device still has to do.
         asked = [counted.new_full((1,), float(wish)) for wish in (stop, save)]
-        values, copied = self.team.sum(torch.cat([counted, *asked])), None
+        values, copied = self.team.all_reduce(torch.cat([counted, *asked])), None
         if values.is_cuda:  # copied as soon as they are there; meanwhile the device goes on with the next step
             values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
             copied = torch.cuda.Event()
@@ -495,7 +501,7 @@ class Kept:
             raise DivergenceError(
                 f"weights must stay finite; one is not after step {at.step}: {lower_rate(self.recipe)}"
             )
-        self.team.watch.beat(at.step, "saving")
+        self.team.watchdog.heartbeat(at.step, "saving")
         state = checkpoint.state(self.net, self.optimiser, self.team)
         with self.team.raise_together():
             if self.team.is_main:

@@ -58,24 +58,24 @@ def same_runs(folder: Path) -> dict[str, Any]:
 def one_step(folder: Path) -> dict[str, Any]:
     """One forward and backward pass through a net shared by towers: outputs, gradients, and what was sent."""
     images = torch.load(folder / "images.pt")
-    with parallel.join_team("towers", "cpu", 60) as team:
+    with parallel.init_team("towers", "cpu", 60) as team:
         torch.manual_seed(0)
         net = AlexNet(5, Net())
         team.form_groups(net.net, 5)
-        team.split(net)
+        team.shard_model(net)
         logits = net.eval()(images)
         net.train()
         for dropout in net.dropouts():
             dropout.key = torch.tensor([7])
-        team.model_group.sent.clear()
+        team.model_group.bytes_sent.clear()
         with recorded_collectives() as calls:
-            losses, predicted = team.losses(net(images), torch.tensor([4, 0]), 5, 0.1)
+            losses, predicted = team.cross_entropy(net(images), torch.tensor([4, 0]), 5, 0.1)
             losses.mean().backward()
         found = {name: weight.grad for name, weight in net.named_parameters() if weight.grad is not None}
         gradients = team.gather_full(found)
     if RANK == 0:
         torch.save((logits, losses.detach(), predicted, gradients), folder / "towers.pt")
-    return {"sent": dict(team.model_group.sent), "calls": calls}
+    return {"sent": dict(team.model_group.bytes_sent), "calls": calls}
 
 
 @contextlib.contextmanager

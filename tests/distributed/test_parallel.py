@@ -295,7 +295,7 @@ def test_torchrun_s_kept_store_is_refused_where_machines_restart(monkeypatch: py
     for name, value in {"RANK": "0", "GROUP_WORLD_SIZE": "2", "TORCHELASTIC_MAX_RESTARTS": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-    with pytest.raises(ValueError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"), parallel.join_team("data", "cpu", 1):
+    with pytest.raises(ValueError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"), parallel.init_team("data", "cpu", 1):
         pass
     monkeypatch.setenv("GROUP_WORLD_SIZE", "1")  # one machine: the count tells one life from another
     assert store_generation() == "0"

@@ -16,7 +16,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from alexnet.distributed import watchdog as module
 from alexnet.distributed.diagnosis import Heard, Sign, judge
-from alexnet.distributed.watchdog import READERS, Watch, lost, of_a_collective, watched
+from alexnet.distributed.watchdog import READERS, Watchdog, lost, of_a_collective, watched
 
 ROOT = Path(__file__).parents[2]
 MACHINE = socket.gethostname()
@@ -35,7 +35,7 @@ fates = [("SIGKILL", 5), ("SIGSTOP", 7), ("SIGKILL unheard", 6), ("slow", None)]
 fate, at = fates[int(os.environ["TORCHELASTIC_RESTART_COUNT"])]
 with watched(seconds=3) as watch:
     for step in range(10):
-        watch.beat(step, "training")
+        watch.heartbeat(step, "training")
         if rank == 1 and step == at:
             print(f"{fate}: {os.getpid()}", flush=True)
             os.kill(os.getpid(), getattr(signal, fate.split()[0]))
@@ -159,10 +159,10 @@ def left(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_where_all_stand_one_says_where_each_stands(left: list[str]) -> None:
     store = HashStore()
-    watches = [Watch(rank, 2, 0.5, PrefixStore("watch", store)) for rank in range(2)]
+    watches = [Watchdog(rank, 2, 0.5, PrefixStore("watch", store)) for rank in range(2)]
     for watch in watches:
-        watch.beat(1, "training")
-        watch.beat(2, "training")
+        watch.heartbeat(1, "training")
+        watch.heartbeat(2, "training")
         watch.begin()
     for watch in watches:
         watch.threads[1].join()
@@ -196,8 +196,8 @@ def test_a_store_out_of_reach_ends_a_process_that_says_whose_machine_it_misses(
 ) -> None:
     monkeypatch.setenv("MASTER_ADDR", "far")
     store = Unreachable(answers)
-    watch = Watch(1, 2, 0.5, store)
-    watch.beat(7, "training")
+    watch = Watchdog(1, 2, 0.5, store)
+    watch.heartbeat(7, "training")
     watch.begin()
     watch.threads[1].join()
     store.open.set()
@@ -208,9 +208,9 @@ def test_a_store_out_of_reach_ends_a_process_that_says_whose_machine_it_misses(
 
 def test_one_cut_off_that_finds_nobody_lost_says_so_itself(left: list[str]) -> None:
     store = HashStore()
-    watches = [Watch(rank, 2, 0.5, PrefixStore("watch", store)) for rank in range(2)]
+    watches = [Watchdog(rank, 2, 0.5, PrefixStore("watch", store)) for rank in range(2)]
     for watch in watches:
-        watch.beat(4, "training")
+        watch.heartbeat(4, "training")
         watch.begin()
     watches[0].brief = 0.2
     line = lost(RuntimeError("gloo: Connection closed by peer"), watches[0])
@@ -237,9 +237,9 @@ def test_an_error_of_a_collective_is_told_from_others(error: Exception, expected
 
 def test_what_is_read_is_what_was_posted() -> None:
     store = HashStore()
-    watch = Watch(1, 2, 60, store)
-    watch.beat(3, "training")
-    watch.beat(3, "validation")
+    watch = Watchdog(1, 2, 60, store)
+    watch.heartbeat(3, "training")
+    watch.heartbeat(3, "validation")
     watch.post()
     unheard, sign = watch.read()
     assert unheard is None
@@ -249,7 +249,7 @@ def test_what_is_read_is_what_was_posted() -> None:
 
 @pytest.mark.parametrize(("world", "seconds"), [(2, 300), (17, 60), (1024, 300)])
 def test_many_processes_do_not_flood_the_store(world: int, seconds: float) -> None:
-    watches = [Watch(rank, world, seconds, None) for rank in range(world)]
+    watches = [Watchdog(rank, world, seconds, None) for rank in range(world)]
     readers = sum(watch.reads for watch in watches)
     assert min(world, 2) <= readers <= READERS
     assert world / watches[0].interval <= 256
@@ -258,7 +258,7 @@ def test_many_processes_do_not_flood_the_store(world: int, seconds: float) -> No
 def test_one_process_alone_is_not_watched() -> None:
     before = threading.active_count()
     with watched() as watch:
-        watch.beat(1, "training")
+        watch.heartbeat(1, "training")
         assert threading.active_count() == before
 
 

@@ -92,7 +92,7 @@ class Loader:
             lock, so threads do what processes would, without copies.)
         ahead: Batches made ahead, at least as many as there are workers and one.
         device: Where the batches are wanted.
-        part, parts: Which part of each batch is wanted, from 0, and how many there are (`shard_rows`).
+        shard, num_shards: Which shard of each batch to make, from 0, and how many there are (`shard_rows`).
 
     Attributes:
         waited: Seconds the caller has waited for batches.
@@ -111,8 +111,8 @@ class Loader:
         workers: int = 1,
         ahead: int = 3,
         device: torch.device | None = None,
-        part: int = 0,
-        parts: int = 1,
+        shard: int = 0,
+        num_shards: int = 1,
     ) -> None:
         crop = recipe.net.image_size
         if split.size < crop:
@@ -123,7 +123,7 @@ class Loader:
         self.split, self.statistics, self.recipe = split, statistics, recipe
         self.workers, self.ahead = workers, max(ahead, workers + 1)  # else more workers would have nothing to do
         self.device = device or torch.device("cpu")
-        self.part, self.parts = part, parts
+        self.shard, self.num_shards = shard, num_shards
         self.sends_bytes = self.device.type == "cuda"
         self.waited = 0.0
         self._mean = centre_mean(statistics.mean, crop)
@@ -147,7 +147,7 @@ class Loader:
         indices = order(len(self.split), seed=seed, epoch=epoch)
         wholes = [indices[first : first + size] for first in range(start * size, len(indices), size)]
         totals = [len(whole) for whole in wholes]
-        parts = [whole[shard_rows(len(whole), self.part, self.parts)[0]] for whole in wholes]
+        parts = [whole[shard_rows(len(whole), self.shard, self.num_shards)[0]] for whole in wholes]
 
         make = self._sent if self.sends_bytes else self._made
         with closing(make(parts, epoch, colour)) as made:
