@@ -334,11 +334,11 @@ def predict_arguments(one: argparse.ArgumentParser) -> None:
 
 
 def run_predict(options: argparse.Namespace) -> int:
-    from alexnet.data.loading.views import check_views
+    from alexnet.data.loading.views import check_view_count
     from alexnet.results.classify import Classifier
 
     if options.views is not None:
-        check_views(options.views)
+        check_view_count(options.views)
     classifier = Classifier.load(options.run, device=options.device)
     entries: list[dict[str, Any]] = []
     status = 0

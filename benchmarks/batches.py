@@ -34,8 +34,8 @@ from machine import about, table, write_json
 from photographs import describe, draw_folder
 from pipelines import BATCH, Way, use
 
-from alexnet.data.loading.augment import order
-from alexnet.data.loading.loader import Loader, Squares
+from alexnet.data.loading.augment import epoch_order
+from alexnet.data.loading.loader import HostBatch, Loader
 from alexnet.data.prepare.prepare import CHUNK_BYTES, SHARD_BYTES, prepare
 from alexnet.data.store.local import STATISTICS_FILE, Statistics, Store, shard_name, shard_schema
 from alexnet.recipe import Recipe
@@ -46,16 +46,17 @@ AREAS = replace(RECIPE, crop_area=(0.3, 1.0))
 PIL = "PIL + DataLoader, original files"
 
 
-def from_store(store: Store, recipe: Recipe, wanted: int, *, sends_bytes: bool = False) -> Way:
+def from_store(store: Store, recipe: Recipe, wanted: int, *, for_gpu: bool = False) -> Way:
     """A function that makes `wanted` pictures' batches from a store; or only the bytes that go to a GPU."""
     loader = Loader(store.split("train"), store.statistics, recipe, workers=0)
-    if not sends_bytes:
+    if not for_gpu:
         whole = (b for epoch in count() for b in loader.batches(epoch) if len(b.labels) == recipe.batch_size)
         return lambda: use(whole, wanted)
-    orders = (order(len(loader.split), seed=0, epoch=epoch) for epoch in count())
+    orders = (epoch_order(len(loader.split), seed=0, epoch=epoch) for epoch in count())
     parts = (part for indices in orders for part in np.split(indices, range(BATCH, len(indices), BATCH)))
-    cut = (loader.cut(Squares.empty(part, pipelines.CROP, pinned=False), 0) for part in parts if len(part) == BATCH)
-    return lambda: use(cut, wanted)
+    indices = (part for part in parts if len(part) == BATCH)
+    filled = (loader.fill_host_batch(HostBatch.empty(part, pipelines.CROP, pinned=False), 0) for part in indices)
+    return lambda: use(filled, wanted)
 
 
 def ways(files: list[Path], stores: list[Store], folder: Path, wanted: int) -> dict[str, Way]:
@@ -72,7 +73,7 @@ def ways(files: list[Path], stores: list[Store], folder: Path, wanted: int) -> d
         name = f"alexnet, {store.encoding} store"
         found[name] = from_store(store, RECIPE, wanted)
         found[f"{name}, crops of 30 to 100 % of the area"] = from_store(store, AREAS, wanted)
-        found[f"{name}, for a GPU"] = from_store(store, RECIPE, wanted, sends_bytes=True)
+        found[f"{name}, for a GPU"] = from_store(store, RECIPE, wanted, for_gpu=True)
     return found
 
 

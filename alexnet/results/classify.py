@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from alexnet.data.loading.views import check_views
+from alexnet.data.loading.views import check_view_count
 from alexnet.data.prepare.decode import read_image
 from alexnet.training import checkpoint
 from alexnet.training.checkpoint import Checkpoint
@@ -56,7 +56,7 @@ class Classifier:
     ) -> list[list[tuple[str, float]]]:
         """`predict` for several pictures at once."""
         views = default_views(self.recipe) if views is None else views
-        check_views(views)
+        check_view_count(views)
         if top < 1:
             raise ValueError(f"top must be at least 1; got {top}")
         squares = [read_image(picture, self.recipe.store_size) for picture in pictures]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from alexnet.data.loading.views import check_views, views_of
+from alexnet.data.loading.views import check_view_count, mean_over_views, select_views
 from alexnet.data.store.local import Split, Store
 from alexnet.distributed.team import Team, init_team
 from alexnet.recipe import Recipe
@@ -102,7 +102,7 @@ def opened(
     names: Sequence[str | Path], store: str | Path, views: int, split: str | None, weights_on: str | None
 ) -> tuple[Store, Split]:
     """The store, and the part of it to measure on, where the arguments of `evaluate` are sound."""
-    check_views(views)
+    check_view_count(views)
     of_store = Store(store)
     if not names:
         raise ValueError("runs must name at least one run; got none")
@@ -135,7 +135,7 @@ def predictions_of(name: Path, store: Store, splits: Sequence[str], views: int, 
     team.check_same(lambda: {f"the step of run {name.name}": found.progress.step})
     with team.raise_together():
         team.form_groups(found.recipe.net, len(found.classes))
-    counted = len(views_of(views, store.size, found.recipe.net.image_size))
+    counted = len(select_views(views, store.size, found.recipe.net.image_size))
     parts = {part: predict_all(found, store.split(part), views, team)[views] for part in splits}
     # Of all names, which the process that keeps the predictions alone needs to read.
     digests = {part: digest(store.split(part)) for part in splits} if team.is_main else {}
@@ -167,7 +167,7 @@ def predict_all(
         for mine, _ in predictions(net, split, mean, recipe, views=views, shard=group.rank, num_shards=group.size):
             team.watchdog.heartbeat(len(means), "evaluation")
             centres.append(team.all_gather_predictions(mine[:, 0].clone()))  # or all of `mine` would stay in memory
-            means.append(team.all_gather_predictions(mine.mean(1)))
+            means.append(team.all_gather_predictions(mean_over_views(mine)))
             bar.update(len(means[-1]))
     return {1: torch.cat(centres), views: torch.cat(means)}
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from alexnet.checked import require
 from alexnet.data.loading.augment import centre_mean
-from alexnet.data.loading.views import batch_of_views, views_of
+from alexnet.data.loading.views import make_view_batch, select_views
 from alexnet.data.prepare.decode import read_image
 from alexnet.data.store.local import Split, Store
 from alexnet.results.codes import Autoencoder, train_autoencoder
@@ -75,7 +75,7 @@ class Features:
         self.net = found.net().on(choose_device(device))
         self.device, crop = self.net.fc8.weight.device, self.recipe.net.image_size
         self.centre = torch.from_numpy(centre_mean(found.statistics.mean, crop)).to(self.device)
-        self.view = views_of(1, self.recipe.store_size, crop)
+        self.view = select_views(1, self.recipe.store_size, crop)
         self.width = self.net.fc8.in_features
 
     @torch.inference_mode()
@@ -89,7 +89,7 @@ class Features:
             (N, width) float32.
         """
         with autocast(self.device, self.recipe):
-            found = self.net.features(batch_of_views(pictures, self.view, self.centre))
+            found = self.net.features(make_view_batch(pictures, self.view, self.centre))
         return np.asarray(found.float().cpu())
 
 

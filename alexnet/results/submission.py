@@ -90,7 +90,7 @@ def read_in_batches(pictures: Sequence[Path], size: int) -> Iterator[list[np.nda
     def read(part: Sequence[Path]) -> list[np.ndarray]:
         return [read_image(path, size) for path in part]
 
-    with closing(prefetch(read, parts, workers=available_cores(), ahead=2)) as coming:
+    with closing(prefetch(read, parts, workers=available_cores(), buffer_size=2)) as coming:
         yield from coming
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.data.loading.augment import View, centre_mean
-from alexnet.data.loading.views import batch_of_views, views_of
+from alexnet.data.loading.augment import centre_mean
+from alexnet.data.loading.views import View, make_view_batch, mean_over_views, select_views
 from alexnet.data.store.local import Split
 from alexnet.distributed.collectives import shard_rows
 from alexnet.distributed.team import Team
@@ -64,11 +64,11 @@ def probabilities(net: AlexNet, pictures: list[np.ndarray], mean: np.ndarray, re
         (N, classes) float32 on the CPU.
     """
     crop, device = recipe.net.image_size, net.fc8.weight.device
-    wanted = views_of(views, len(pictures[0]), crop)
+    wanted = select_views(views, len(pictures[0]), crop)
     centre = torch.from_numpy(centre_mean(mean, crop)).to(device)
     size = together(device, len(wanted))
     parts = [pictures[start : start + size] for start in range(0, len(pictures), size)]
-    return torch.cat([outputs(net, part, centre, recipe, wanted).mean(1) for part in parts])
+    return torch.cat([mean_over_views(outputs(net, part, centre, recipe, wanted)) for part in parts])
 
 
 @torch.inference_mode()
@@ -86,7 +86,7 @@ def outputs(net: AlexNet, pictures: list[np.ndarray], centre: Tensor, recipe: Re
         (N, views, classes) float32 on the CPU.
     """
     with autocast(centre.device, recipe):
-        logits: Tensor = net(batch_of_views(pictures, views, centre))  # (N * views, classes)
+        logits: Tensor = net(make_view_batch(pictures, views, centre))  # (N * views, classes)
     return logits.float().softmax(1).view(len(pictures), len(views), -1).cpu()
 
 
@@ -114,7 +114,7 @@ def predictions(
         views is the net's prediction.
     """
     crop, device = recipe.net.image_size, net.fc8.weight.device
-    wanted = views_of(views, split.size, crop)
+    wanted = select_views(views, split.size, crop)
     centre = torch.from_numpy(centre_mean(mean, crop)).to(device)
     size = together(device, len(wanted)) * num_shards
     starts = range(0, len(split), size)
@@ -128,7 +128,7 @@ def predictions(
     keep_freed_memory()  # a third of the time, where glibc would map 140 MB anew for each batch
     # A thread reads faster than a CPU computes; a GPU would wait for one.
     workers = 1 if device.type == "cpu" else available_cores()
-    with closing(prefetch(read, starts, workers=workers, ahead=workers)) as coming:
+    with closing(prefetch(read, starts, workers=workers, buffer_size=workers)) as coming:
         for pictures, labels in coming:
             yield outputs(net, pictures, centre, recipe, wanted)[: len(labels)], labels
 
@@ -190,5 +190,5 @@ def measure(
         net, split, mean, recipe, views=views, shard=group.rank, num_shards=group.size
     ):
         team.watchdog.heartbeat(step, "validation")
-        sums += tally(predicted.mean(1), labels)
+        sums += tally(mean_over_views(predicted), labels)
     return mean_errors(team.all_reduce(sums * team.adds_metrics))

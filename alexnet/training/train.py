@@ -196,7 +196,7 @@ def loop(
         )
         began, pictures, clock = time.monotonic(), at.totals.get("pictures", 0), at.clock(recipe)
         colour = rates(recipe, clock, plateau).colour_shift
-        batches = loader.batches(at.epoch, start=at.batch, colour=colour)
+        batches = loader.batches(at.epoch, first_batch=at.batch, shift_colours=colour)
         losses = DelayedLosses(at, recipe, team)
         kept.net.train()
         with contextlib.closing(batches), progress_bar(at, recipe, len(loader), shown=progress) as bar:
@@ -235,7 +235,7 @@ def loop(
             plateau.observe(found.top1_error)  # a test error where the store has no validation set
         if recipe.schedule == "fold" and at.folded is None and plateau.ended:
             at.folded = at.epoch
-        line = summary(at, now, found, speed, loader.waited)
+        line = summary(at, now, found, speed, loader.seconds_waited)
         at.finished = ended(at, recipe, plateau, line["train_error"])
         metrics.write("epoch", **line)
         if progress:

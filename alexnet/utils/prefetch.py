@@ -17,7 +17,7 @@ def available_cores() -> int:
 
 
 def prefetch(
-    make: Callable[[Job], Made], jobs: Iterable[Job], *, workers: int, ahead: int
+    make: Callable[[Job], Made], jobs: Iterable[Job], *, workers: int, buffer_size: int
 ) -> Generator[Made, None, None]:
     """make(job) for each job, in order; an exception in a thread is raised here, and closing this ends the threads.
 
@@ -25,17 +25,17 @@ def prefetch(
         make: What the threads do; they are of use where it runs without Python's lock.
         jobs: What for; taken one by one as they are needed.
         workers: Threads; 0 makes each where it is asked for.
-        ahead: Jobs begun before their turn, at most.
+        buffer_size: Jobs begun before their turn, at most.
     """
     if workers == 0:
         yield from map(make, jobs)
         return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="alexnet-ahead")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="alexnet-prefetch")
     pending: deque[Future[Made]] = deque()
     try:
         for job in jobs:
             pending.append(pool.submit(make, job))
-            if len(pending) > ahead:
+            if len(pending) > buffer_size:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

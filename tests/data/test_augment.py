@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.data.loading.augment import Draws, centre_mean, draw, order, ten_views, train_picture
-from alexnet.data.loading.views import batch_of_views
+from alexnet.data.loading.augment import Augmentation, augment_picture, centre_mean, draw_augmentation, epoch_order
+from alexnet.data.loading.views import make_view_batch, ten_views
 from alexnet.data.store.local import Statistics
 from alexnet.kernels.augment import place, place_reference
 
@@ -25,11 +25,11 @@ def numbered(size: int) -> np.ndarray:
 
 
 def view_batch(pictures, mean, view):
-    """One view of each picture, by `batch_of_views`."""
-    return batch_of_views(pictures, [view], torch.from_numpy(centre_mean(mean, 224)))
+    """One view of each picture, by `make_view_batch`."""
+    return make_view_batch(pictures, [view], torch.from_numpy(centre_mean(mean, 224)))
 
 
-def same(a: Draws, b: Draws) -> bool:
+def same(a: Augmentation, b: Augmentation) -> bool:
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in vars(a))
 
 
@@ -37,8 +37,8 @@ def same(a: Draws, b: Draws) -> bool:
 
 
 @pytest.fixture(scope="module")
-def many() -> Draws:
-    return draw(MANY, **USUAL)
+def many() -> Augmentation:
+    return draw_augmentation(MANY, **USUAL)
 
 
 def test_offsets_are_0_to_32_alike_in_both_directions(many):
@@ -53,7 +53,7 @@ def test_offsets_are_0_to_32_alike_in_both_directions(many):
 
 def test_half_of_the_pictures_are_reflected(many):
     assert abs(many.reflect.mean() - 0.5) < 0.015
-    assert not draw(MANY, **{**USUAL, "reflect": False}).reflect.any()
+    assert not draw_augmentation(MANY, **{**USUAL, "reflect": False}).reflect.any()
 
 
 def test_the_colour_shift_is_the_components_times_root_eigenvalue_times_a_gaussian(many):
@@ -64,15 +64,15 @@ def test_the_colour_shift_is_the_components_times_root_eigenvalue_times_a_gaussi
     np.testing.assert_allclose((np.abs(along) < 0.1).mean(0), 0.6827, atol=0.015)
     np.testing.assert_allclose((np.abs(along) < 0.2).mean(0), 0.9545, atol=0.008)
     np.testing.assert_allclose(np.cov(many.colour.T), 0.01 * COVARIANCE, rtol=0.05)
-    assert not draw(MANY, **{**USUAL, "colour_deviation": 0.0}).colour.any()
+    assert not draw_augmentation(MANY, **{**USUAL, "colour_deviation": 0.0}).colour.any()
 
 
 def test_the_same_whatever_the_batch_and_new_in_each_epoch_and_for_each_seed(many):
     part = MANY[[17, 3, 19_999]]
-    again = draw(part, **USUAL)
-    assert same(again, Draws(**{name: value[part] for name, value in vars(many).items()}))
+    again = draw_augmentation(part, **USUAL)
+    assert same(again, Augmentation(**{name: value[part] for name, value in vars(many).items()}))
     for change in ({"epoch": 1}, {"seed": 1}):
-        other = draw(MANY, **{**USUAL, **change})
+        other = draw_augmentation(MANY, **{**USUAL, **change})
         for name in ("top", "left", "reflect"):
             a, b = getattr(many, name), getattr(other, name)
             chance = 1 / (1 + int(a.max()))
@@ -81,14 +81,14 @@ def test_the_same_whatever_the_batch_and_new_in_each_epoch_and_for_each_seed(man
 
 
 def test_what_is_drawn_for_one_thing_does_not_depend_on_the_others():
-    plain = draw(MANY[:100], **{**USUAL, "reflect": False, "colour_deviation": 0.0})
-    full = draw(MANY[:100], **USUAL)
+    plain = draw_augmentation(MANY[:100], **{**USUAL, "reflect": False, "colour_deviation": 0.0})
+    full = draw_augmentation(MANY[:100], **USUAL)
     assert np.array_equal(plain.top, full.top)
     assert np.array_equal(plain.left, full.left)
 
 
 def test_random_areas_are_uniform_and_lie_within_the_picture():
-    draws = draw(MANY, **{**USUAL, "crop_area": (0.3, 1.0)})
+    draws = draw_augmentation(MANY, **{**USUAL, "crop_area": (0.3, 1.0)})
     share = draws.side**2 / 256**2
     assert draws.side.min() == round(256 * 0.3**0.5)
     assert draws.side.max() == 256
@@ -97,18 +97,18 @@ def test_random_areas_are_uniform_and_lie_within_the_picture():
         assert (offsets >= 0).all()
         assert (offsets + draws.side <= 256).all()
         assert {0, 1} <= set((256 - draws.side - offsets)[draws.side < 200])  # up to the far edge
-    tiny = draw(MANY[:100], **{**USUAL, "crop_area": (1e-6, 1e-6)})
+    tiny = draw_augmentation(MANY[:100], **{**USUAL, "crop_area": (1e-6, 1e-6)})
     assert (tiny.side == 56).all()  # enlarged four times at most
 
 
 @given(st.integers(0, 300), st.integers(0, 5), st.integers(0, 5))
 def test_an_epochs_order_is_a_permutation(count, seed, epoch):
-    assert np.array_equal(np.sort(order(count, seed=seed, epoch=epoch)), np.arange(count))
+    assert np.array_equal(np.sort(epoch_order(count, seed=seed, epoch=epoch)), np.arange(count))
 
 
 def test_an_epochs_order_is_drawn_anew():
-    orders = [order(1000, seed=seed, epoch=epoch) for seed in (0, 1) for epoch in (0, 1)]
-    assert np.array_equal(orders[0], order(1000, seed=0, epoch=0))
+    orders = [epoch_order(1000, seed=seed, epoch=epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert np.array_equal(orders[0], epoch_order(1000, seed=0, epoch=0))
     for i, a in enumerate(orders):
         for b in (np.arange(1000), *orders[:i]):
             assert (a == b).sum() < 10
@@ -140,10 +140,10 @@ def test_fast_kernel_against_plain_numpy(size, data, reflect, divisor, seed):
 
 def test_a_training_picture_is_crop_less_mean_plus_colour_over_divisor():
     image = numbered(256)
-    draws = Draws(*(np.array([value]) for value in (5, 30, 224, True)), np.array([[1.0, -2.0, 0.5]], np.float32))
+    draws = Augmentation(*(np.array([value]) for value in (5, 30, 224, True)), np.array([[1.0, -2.0, 0.5]], np.float32))
     mean = np.random.default_rng(0).random((3, 256, 256)).astype(np.float32) * 100
     out = np.empty((224, 224, 3), np.float32)
-    train_picture(image, draws, 0, centre_mean(mean, 224), 1.1, out)
+    augment_picture(image, draws, 0, centre_mean(mean, 224), 1.1, out)
     for row, column in ((0, 0), (0, 223), (223, 0), (100, 17)):
         pixel = image[5 + row, 30 + 223 - column].astype(float)
         centre = mean[:, 16 + row, 16 + column]  # the mean's centre, whatever the crop's place
@@ -153,9 +153,9 @@ def test_a_training_picture_is_crop_less_mean_plus_colour_over_divisor():
 @pytest.mark.parametrize("side", [30, 64])
 def test_a_larger_or_smaller_square_is_resized_to_the_crop(side):
     ramp = np.repeat(np.arange(64, dtype=np.uint8)[:, None, None], 64, axis=1) * np.ones(3, np.uint8)
-    draws = Draws(*(np.array([value]) for value in (64 - side, 0, side, False)), np.zeros((1, 3), np.float32))
+    draws = Augmentation(*(np.array([value]) for value in (64 - side, 0, side, False)), np.zeros((1, 3), np.float32))
     out = np.empty((48, 48, 3), np.float32)
-    train_picture(ramp, draws, 0, np.zeros((48, 48, 3), np.float32), 1.0, out)
+    augment_picture(ramp, draws, 0, np.zeros((48, 48, 3), np.float32), 1.0, out)
     expected = 64 - side + (np.arange(48) + 0.5) * side / 48 - 0.5  # where a row's centre lies in the picture
     inner = slice(2, -2)
     np.testing.assert_allclose(out[inner, 20, 1], expected[inner], atol=0.51 + side / 96)
@@ -182,7 +182,7 @@ def test_the_ten_views_are_corners_centre_and_their_reflections():
 
 
 def test_crops_at_the_centre_draw_everything_else_alike(many):
-    centred = draw(MANY, **USUAL, random_crops=False)
+    centred = draw_augmentation(MANY, **USUAL, random_crops=False)
     assert set(centred.top) == set(centred.left) == {16}
     assert np.array_equal(centred.reflect, many.reflect)
     assert np.array_equal(centred.colour, many.colour)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import small_net
 
-from alexnet.data.loading.augment import centre_mean, draw, order, train_picture
+from alexnet.data.loading.augment import augment_picture, centre_mean, draw_augmentation, epoch_order
 from alexnet.data.loading.loader import Batch, Loader
 from alexnet.data.loading.transfer import prefetch_to_device
 from alexnet.data.store.local import Statistics, Store
@@ -54,14 +54,14 @@ STATISTICS = Statistics.from_covariance(MEAN, np.diag([9000.0, 400.0, 100.0]), C
 RECIPE = Recipe(net=small_net(), store_size=SIZE, batch_size=5, colour_divisor=1.1, seed=3)
 
 
-def loader(workers: int = 1, recipe: Recipe = RECIPE, pictures: Pictures | None = None, ahead: int = 3) -> Loader:
-    return Loader(pictures or Pictures(), STATISTICS, recipe, workers=workers, ahead=ahead)
+def loader(workers: int = 1, recipe: Recipe = RECIPE, pictures: Pictures | None = None, buffer_size: int = 3) -> Loader:
+    return Loader(pictures or Pictures(), STATISTICS, recipe, workers=workers, buffer_size=buffer_size)
 
 
 def sending(workers: int = 1, recipe: Recipe = RECIPE, pictures: Pictures | None = None) -> Loader:
     """A Loader that works as for a GPU; the device is one where there is one."""
     made = Loader(pictures or Pictures(), STATISTICS, recipe, workers=workers, device=DEVICE)
-    made.sends_bytes = True
+    made.augments_on_device = True
     return made
 
 
@@ -77,7 +77,7 @@ def equal(a: list[Batch], b: list[Batch]) -> bool:
 @pytest.fixture(autouse=True)
 def _no_thread_left() -> Iterator[None]:
     yield
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("alexnet-ahead")]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("alexnet-prefetch")]
 
 
 @pytest.mark.parametrize("crop_area", [None, (0.2, 1.0)])
@@ -94,7 +94,7 @@ def test_the_same_bits_for_0_1_and_3_workers(crop_area):
 def test_bytes_sent_make_the_same_bits(workers, crop_area, encoded):
     recipe, pictures = replace(RECIPE, crop_area=crop_area), Pictures()
     pictures.encoded = encoded
-    for options in ({"epoch": 0}, {"epoch": 1, "start": 2}, {"epoch": 2, "colour": False}):
+    for options in ({"epoch": 0}, {"epoch": 1, "first_batch": 2}, {"epoch": 2, "shift_colours": False}):
         sent = list(sending(workers, recipe, pictures).batches(**options))
         assert equal(sent, list(loader(recipe=recipe).batches(**options)))
         assert {batch.images.device.type for batch in sent} == {DEVICE.type}
@@ -103,13 +103,13 @@ def test_bytes_sent_make_the_same_bits(workers, crop_area, encoded):
 
 
 def test_bytes_are_sent_where_the_device_is_a_gpu():
-    assert not loader().sends_bytes
-    assert Loader(Pictures(), STATISTICS, RECIPE, device=torch.device("cuda")).sends_bytes
+    assert not loader().augments_on_device
+    assert Loader(Pictures(), STATISTICS, RECIPE, device=torch.device("cuda")).augments_on_device
 
 
 def test_an_exception_while_bytes_are_cut_reaches_the_caller_and_closing_ends_the_threads():
     pictures = Pictures()
-    pictures.unreadable = int(order(COUNT, seed=3, epoch=0)[12])  # in the third batch
+    pictures.unreadable = int(epoch_order(COUNT, seed=3, epoch=0)[12])  # in the third batch
     batches = sending(2, pictures=pictures).batches(0)
     next(batches)
     with pytest.raises(OSError, match="cannot be read"):
@@ -148,15 +148,15 @@ def test_a_batch_is_sent_before_the_one_in_front_of_it_is_handed_over():
 def test_a_batch_holds_what_was_drawn_for_its_pictures():
     pictures, batches = Pictures(), list(loader().batches(4))
     assert len(batches) == len(loader()) == 5
-    indices = order(COUNT, seed=3, epoch=4)
+    indices = epoch_order(COUNT, seed=3, epoch=4)
     assert np.array_equal(np.concatenate([batch.indices for batch in batches]), indices)
-    draws = draw(
+    draws = draw_augmentation(
         indices, seed=3, epoch=4, size=SIZE, crop=CROP, reflect=True, crop_area=None, colour_deviation=0.1,
         statistics=STATISTICS,
     )  # fmt: skip
     expected = np.empty((COUNT, CROP, CROP, 3), np.float32)
     for n, index in enumerate(indices):
-        train_picture(pictures.pixels[index], draws, n, centre_mean(MEAN, CROP), 1.1, expected[n])
+        augment_picture(pictures.pixels[index], draws, n, centre_mean(MEAN, CROP), 1.1, expected[n])
     images = torch.cat([batch.images for batch in batches])
     assert torch.equal(images, torch.from_numpy(expected).permute(0, 3, 1, 2))
     assert np.array_equal(torch.cat([batch.labels for batch in batches]), pictures.labels[indices])
@@ -172,12 +172,12 @@ def test_shapes_types_and_memory():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_start_in_the_middle_gives_the_rest_of_the_epoch(workers):
     whole = list(loader(workers).batches(2))
-    assert equal(list(loader(workers).batches(2, start=3)), whole[3:])
-    assert list(loader(workers).batches(2, start=5)) == []
+    assert equal(list(loader(workers).batches(2, first_batch=3)), whole[3:])
+    assert list(loader(workers).batches(2, first_batch=5)) == []
 
 
 def test_without_the_colour_shift_nothing_is_added_or_divided():
-    shifted, plain = list(loader().batches(0)), list(loader().batches(0, colour=False))
+    shifted, plain = list(loader().batches(0)), list(loader().batches(0, shift_colours=False))
     off = list(loader(recipe=replace(RECIPE, colour_deviation=0.0)).batches(0))
     assert equal(plain, off)
     for a, b in zip(shifted, plain, strict=True):
@@ -198,7 +198,7 @@ def test_pixels_without_any_change_are_the_pictures_less_their_mean():
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_an_exception_in_a_worker_reaches_the_caller(workers):
     pictures = Pictures()
-    pictures.unreadable = int(order(COUNT, seed=3, epoch=0)[12])  # in the third batch
+    pictures.unreadable = int(epoch_order(COUNT, seed=3, epoch=0)[12])  # in the third batch
     batches = loader(workers, pictures=pictures).batches(0)
     next(batches), next(batches)
     with pytest.raises(OSError, match="cannot be read"):
@@ -208,7 +208,7 @@ def test_an_exception_in_a_worker_reaches_the_caller(workers):
 def test_closing_ends_the_threads():
     batches = loader(workers=3).batches(0)
     next(batches)
-    assert any(thread.name.startswith("alexnet-ahead") for thread in threading.enumerate())
+    assert any(thread.name.startswith("alexnet-prefetch") for thread in threading.enumerate())
     batches.close()  # the fixture looks for threads
 
 
@@ -221,7 +221,7 @@ def test_no_more_is_made_ahead_than_asked_for():
             return super().image(index)
 
     pictures = Counting()
-    batches = loader(workers=1, pictures=pictures, ahead=2).batches(0)
+    batches = loader(workers=1, pictures=pictures, buffer_size=2).batches(0)
     next(batches)
     batches.close()
     assert 5 <= pictures.read <= 3 * 5  # the one delivered, two ahead
@@ -229,9 +229,9 @@ def test_no_more_is_made_ahead_than_asked_for():
 
 def test_the_caller_s_waiting_is_counted():
     made = loader(workers=0)
-    assert made.waited == 0
+    assert made.seconds_waited == 0
     list(made.batches(0))
-    assert made.waited > 0
+    assert made.seconds_waited > 0
 
 
 def test_a_store_too_small_is_named():
@@ -246,5 +246,5 @@ def test_batches_of_a_real_store(store, recipe):
     assert sorted(np.concatenate([batch.indices for batch in batches])) == list(range(len(split)))
     assert equal(batches, list(Loader(split, opened.statistics, recipe, workers=3).batches(0)))
     bytes_sent = Loader(split, opened.statistics, recipe, workers=2, device=DEVICE)
-    bytes_sent.sends_bytes = True
+    bytes_sent.augments_on_device = True
     assert equal(batches, list(bytes_sent.batches(0)))

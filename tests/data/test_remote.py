@@ -377,7 +377,7 @@ def test_a_server_that_goes(tmp_path: Path, store: Path, recipe: Recipe, monkeyp
     fsspec.filesystem("s3").mkdir("another")  # moto's servers in one process have the same buckets
     shutil.copytree(store, tmp_path / "s")
     opened = Store(upload(tmp_path / "s", "another"))
-    batches = Loader(opened.split("train"), opened.statistics, recipe, workers=1, ahead=2).batches(0)
+    batches = Loader(opened.split("train"), opened.statistics, recipe, workers=1, buffer_size=2).batches(0)
     next(batches)
     server.stop()
     with pytest.raises(OSError, match=r"^s3://another/train-00000\.arrow: cannot be read \(.*\); see that the network"):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.data.loading.augment import Draws, draw, train_picture, train_square
+from alexnet.data.loading.augment import Augmentation, augment_picture, cut_crop, draw_augmentation
 from alexnet.data.store.local import Statistics
 from alexnet.kernels import augment
 from alexnet.kernels.augment import gather, place, place_batch, place_batch_reference
@@ -130,14 +130,14 @@ def test_a_square_sent_and_placed_there_is_the_training_picture(size, data, seed
     pictures = random.integers(0, 256, (4, size, size, 3), np.uint8)
     mean = (random.random((crop, crop, 3)) * 255).astype(np.float32)
     statistics = Statistics.from_covariance(np.zeros((3, size, size), np.float32), np.diag([900.0, 90.0, 9.0]), 4)
-    draws: Draws = draw(
+    draws: Augmentation = draw_augmentation(
         np.arange(4), seed=seed, epoch=1, size=size, crop=crop, reflect=True, crop_area=area, colour_deviation=0.1,
         statistics=statistics,
     )  # fmt: skip
     squares, want = np.empty((4, crop, crop, 3), np.uint8), np.empty((4, crop, crop, 3), np.float32)
     for n, picture in enumerate(pictures):
-        train_square(picture, draws, n, squares[n])
-        train_picture(picture, draws, n, mean, 1.1, want[n])
+        cut_crop(picture, draws, n, squares[n])
+        augment_picture(picture, draws, n, mean, 1.1, want[n])
     arrays = squares, draws.reflect, mean, draws.colour
     made = place_batch(*(torch.from_numpy(array).to(DEVICE) for array in arrays), 1.1)
     assert torch.equal(made.cpu(), torch.from_numpy(want).permute(0, 3, 1, 2))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alexnet.architecture import Conv, Net, ResponseNorm
 from alexnet.data.loading.augment import centre_mean
-from alexnet.data.loading.views import _on_device, batch_of_views, nine_views, views_of
+from alexnet.data.loading.views import _on_device, make_view_batch, nine_views, select_views
 from alexnet.data.store.local import Store
 from alexnet.geometry import conv_side
 from alexnet.kernels import locally_connected as local
@@ -266,8 +266,8 @@ def test_nine_views_are_corners_edges_and_the_centre_first() -> None:
     assert len(views) == 9
     assert set(views) == {(top, left, False) for top in (0, 4, 8) for left in (0, 4, 8)}
     assert nine_views(24, 24) == [(0, 0, False)]
-    assert views_of(1, 32, 24) == views[:1]
-    assert [len(views_of(number, 32, 24)) for number in (1, 9, 10)] == [1, 9, 10]
+    assert select_views(1, 32, 24) == views[:1]
+    assert [len(select_views(number, 32, 24)) for number in (1, 9, 10)] == [1, 9, 10]
 
 
 @pytest.mark.parametrize("number", [1, 9, 10])
@@ -275,9 +275,9 @@ def test_a_batch_of_views_is_cut_out_by_hand_and_the_same_on_a_device(number: in
     random = np.random.default_rng(0)
     pictures = [random.integers(0, 256, (13, 13, 3), np.uint8) for _ in range(3)]
     mean = random.normal(120, 30, (3, 13, 13)).astype(np.float32)
-    views = views_of(number, 13, 8)
+    views = select_views(number, 13, 8)
     centre = torch.from_numpy(centre_mean(mean, 8))
-    batch = batch_of_views(pictures, views, centre)
+    batch = make_view_batch(pictures, views, centre)
     assert batch.is_contiguous(memory_format=torch.channels_last)
     by_hand = []
     for picture in pictures:

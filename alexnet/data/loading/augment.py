@@ -1,4 +1,4 @@
-"""What is drawn for each training picture, and the ten views at test time (section 5.1)."""
+"""What is drawn for each training picture (section 5.1)."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,12 @@ from alexnet.data.store.local import Statistics
 from alexnet.kernels.augment import place
 from alexnet.kernels.philox import philox
 
-View = tuple[int, int, bool]
-"""A view's first row, first column (in pixels) and whether it is reflected."""
-
 _WORDS = 8  # random 64-bit words per picture: area, top, left, reflection, and four for the three Gaussians
 _ORDER = 1  # the counter's highest word where it gives the order of an epoch; 0 where it gives a picture's numbers
 
 
 @dataclass(frozen=True)
-class Draws:
+class Augmentation:
     """The random choices for the N pictures of a batch.
 
     Attributes:
@@ -39,13 +36,13 @@ def _key(seed: int, epoch: int) -> np.ndarray:
     return np.array([seed % 2**64, epoch % 2**64], np.uint64)
 
 
-def order(count: int, *, seed: int, epoch: int) -> np.ndarray:
+def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
     """The order in which an epoch takes its `count` pictures: a (count,) int64 permutation."""
     generator = np.random.Philox(key=_key(seed, epoch), counter=np.array([0, 0, 0, _ORDER], np.uint64))
     return np.asarray(generator.random_raw(count)).argsort(kind="stable")
 
 
-def draw(
+def draw_augmentation(
     indices: np.ndarray,
     *,
     seed: int,
@@ -57,7 +54,7 @@ def draw(
     random_crops: bool = True,
     colour_deviation: float,
     statistics: Statistics,
-) -> Draws:
+) -> Augmentation:
     """Draw crops, reflections and colour shifts (5.1).
 
     Each picture's numbers come from a Philox generator keyed by (seed, epoch) with the picture's index in its counter:
@@ -83,7 +80,7 @@ def draw(
         side = np.round(size * np.sqrt(low + u[:, 0] * (high - low))).astype(np.int64)
         side = side.clip(min(-(-crop // 4), size), size)  # no square is enlarged more than four times
     centre, room = (size - side) // 2, size - side + 1
-    return Draws(
+    return Augmentation(
         top=(u[:, 1] * room).astype(np.int64) if random_crops else centre,
         left=(u[:, 2] * room).astype(np.int64) if random_crops else centre,
         side=side,
@@ -119,7 +116,7 @@ def centre_mean(mean: np.ndarray, crop: int) -> np.ndarray:
     return np.ascontiguousarray(mean[:, start : start + crop, start : start + crop].transpose(1, 2, 0), np.float32)
 
 
-def _resized(image: np.ndarray, draws: Draws, n: int, crop: int, out: np.ndarray | None = None) -> np.ndarray:
+def _resized(image: np.ndarray, draws: Augmentation, n: int, crop: int, out: np.ndarray | None = None) -> np.ndarray:
     """The square drawn for a picture, (crop, crop, 3) uint8, where its side is another."""
     top, left, side = int(draws.top[n]), int(draws.left[n]), int(draws.side[n])
     square = image[top : top + side, left : left + side]
@@ -127,7 +124,9 @@ def _resized(image: np.ndarray, draws: Draws, n: int, crop: int, out: np.ndarray
     return np.asarray(cv2.resize(square, (crop, crop), out, interpolation=how))
 
 
-def train_picture(image: np.ndarray, draws: Draws, n: int, mean: np.ndarray, divisor: float, out: np.ndarray) -> None:
+def augment_picture(
+    image: np.ndarray, draws: Augmentation, n: int, mean: np.ndarray, divisor: float, out: np.ndarray
+) -> None:
     """Write a picture, changed as the batch's draws say for its place `n`, into `out`.
 
     Args:
@@ -144,7 +143,7 @@ def train_picture(image: np.ndarray, draws: Draws, n: int, mean: np.ndarray, div
     place(image, top, left, bool(draws.reflect[n]), mean, draws.colour[n], divisor, out)
 
 
-def train_square(image: np.ndarray, draws: Draws, n: int, out: np.ndarray) -> None:
+def cut_crop(image: np.ndarray, draws: Augmentation, n: int, out: np.ndarray) -> None:
     """Write the square that the batch's draws say for its place `n`: what `place_batch` makes a training picture of.
 
     Args:
@@ -158,16 +157,3 @@ def train_square(image: np.ndarray, draws: Draws, n: int, out: np.ndarray) -> No
         _resized(image, draws, n, crop, out)
     else:
         out[:] = image[top : top + crop, left : left + crop]
-
-
-def ten_views(size: int, crop: int) -> list[View]:
-    """The views whose predictions are averaged at test time (5.1).
-
-    Returns:
-        The centre, the corners (top left, top right, bottom left, bottom right), then the same five reflected; where
-        the crop is the whole picture, only the picture and its reflection.
-    """
-    centre, end = (size - crop) // 2, size - crop
-    places = [(centre, centre), (0, 0), (0, end), (end, 0), (end, end)]
-    distinct = list(dict.fromkeys(places))
-    return [(top, left, reflected) for reflected in (False, True) for top, left in distinct]

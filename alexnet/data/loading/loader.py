@@ -9,7 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.data.loading.augment import Draws, centre_mean, draw, order, train_picture, train_square
+from alexnet.data.loading.augment import (
+    Augmentation,
+    augment_picture,
+    centre_mean,
+    cut_crop,
+    draw_augmentation,
+    epoch_order,
+)
 from alexnet.data.loading.transfer import prefetch_to_device
 from alexnet.data.store.local import Split, Statistics
 from alexnet.distributed.collectives import shard_rows
@@ -39,7 +46,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Squares:
+class HostBatch:
     """What travels to a GPU: the bytes of a batch and what is to be done to them there; in pinned memory.
 
     Attributes:
@@ -57,7 +64,7 @@ class Squares:
     indices: np.ndarray
 
     @classmethod
-    def empty(cls, indices: np.ndarray, crop: int, pinned: bool) -> "Squares":
+    def empty(cls, indices: np.ndarray, crop: int, pinned: bool) -> "HostBatch":
         """Room for the squares of some pictures; pinned memory is taken from torch's store of it, and goes back."""
         count = len(indices)
 
@@ -90,13 +97,13 @@ class Loader:
         recipe: Its seed, batch size and what is drawn for each picture.
         workers: Threads that make batches; 0 makes each when it is asked for. (Everything heavy runs without Python's
             lock, so threads do what processes would, without copies.)
-        ahead: Batches made ahead, at least as many as there are workers and one.
+        buffer_size: Batches made ahead, at least as many as there are workers and one.
         device: Where the batches are wanted.
         shard, num_shards: Which shard of each batch to make, from 0, and how many there are (`shard_rows`).
 
     Attributes:
         waited: Seconds the caller has waited for batches.
-        sends_bytes: Whether bytes are sent to the device, to be made floats there: where it is a GPU.
+        augments_on_device: Whether bytes are sent to the device, to be made floats there: where it is a GPU.
 
     Raises:
         ValueError: The stored pictures are smaller than the net's input.
@@ -109,7 +116,7 @@ class Loader:
         recipe: Recipe,
         *,
         workers: int = 1,
-        ahead: int = 3,
+        buffer_size: int = 3,
         device: torch.device | None = None,
         shard: int = 0,
         num_shards: int = 1,
@@ -121,84 +128,87 @@ class Loader:
                 f"got {split.size}: prepare the store anew with size {recipe.store_size}"
             )
         self.split, self.statistics, self.recipe = split, statistics, recipe
-        self.workers, self.ahead = workers, max(ahead, workers + 1)  # else more workers would have nothing to do
+        self.workers, self.buffer_size = (
+            workers,
+            max(buffer_size, workers + 1),
+        )  # else more workers would have nothing to do
         self.device = device or torch.device("cpu")
         self.shard, self.num_shards = shard, num_shards
-        self.sends_bytes = self.device.type == "cuda"
-        self.waited = 0.0
+        self.augments_on_device = self.device.type == "cuda"
+        self.seconds_waited = 0.0
         self._mean = centre_mean(statistics.mean, crop)
 
     def __len__(self) -> int:
         """Batches per epoch, the last one possibly short."""
         return -(-len(self.split) // self.recipe.batch_size)
 
-    def batches(self, epoch: int, start: int = 0, colour: bool = True) -> Generator[Batch, None, None]:
+    def batches(self, epoch: int, first_batch: int = 0, shift_colours: bool = True) -> Generator[Batch, None, None]:
         """The batches of an epoch, in an order drawn from the seed and the epoch.
 
         Args:
             epoch: Which epoch, from 0.
-            start: The number of the first batch wanted, to go on in the middle of an epoch.
-            colour: Whether to shift the colours (and divide by the recipe's divisor, which makes up for the shift).
+            first_batch: The number of the first batch wanted, to go on in the middle of an epoch.
+            shift_colours: Whether to shift the colours, and divide by the recipe's colour_divisor.
 
         Yields:
             Batches; an exception in a worker is raised here. Closing the generator ends its threads.
         """
         size, seed = self.recipe.batch_size, self.recipe.seed
-        indices = order(len(self.split), seed=seed, epoch=epoch)
-        wholes = [indices[first : first + size] for first in range(start * size, len(indices), size)]
+        indices = epoch_order(len(self.split), seed=seed, epoch=epoch)
+        wholes = [indices[first : first + size] for first in range(first_batch * size, len(indices), size)]
         totals = [len(whole) for whole in wholes]
         parts = [whole[shard_rows(len(whole), self.shard, self.num_shards)[0]] for whole in wholes]
 
-        make = self._sent if self.sends_bytes else self._made
-        with closing(make(parts, epoch, colour)) as made:
+        make = self._sent if self.augments_on_device else self._made
+        with closing(make(parts, epoch, shift_colours)) as made:
             for total in totals:
                 began = time.perf_counter()
                 images, labels, of = next(made)
-                self.waited += time.perf_counter() - began
+                self.seconds_waited += time.perf_counter() - began
                 yield Batch(images, labels, of, total)
 
-    def _made(self, parts: list[np.ndarray], epoch: int, colour: bool) -> Generator[Made, None, None]:
+    def _made(self, parts: list[np.ndarray], epoch: int, shift_colours: bool) -> Generator[Made, None, None]:
         """The images and labels of some pictures each, whose floats the workers make."""
 
         def make(indices: np.ndarray) -> Made:
-            draws, divisor = self._draw(indices, epoch, colour), self._divisor(colour)
+            draws, divisor = self._draw(indices, epoch, shift_colours), self._divisor(shift_colours)
             crop = self.recipe.net.image_size
             images = np.empty((len(indices), crop, crop, 3), np.float32)
             for n, picture in enumerate(self.split.images(indices.tolist())):
-                train_picture(picture, draws, n, self._mean, divisor, images[n])
+                augment_picture(picture, draws, n, self._mean, divisor, images[n])
             labels = torch.from_numpy(self.split.labels[indices])
             return torch.from_numpy(images).permute(0, 3, 1, 2), labels, indices
 
-        return prefetch(make, parts, workers=self.workers, ahead=self.ahead)
+        return prefetch(make, parts, workers=self.workers, buffer_size=self.buffer_size)
 
-    def _sent(self, parts: list[np.ndarray], epoch: int, colour: bool) -> Generator[Made, None, None]:
+    def _sent(self, parts: list[np.ndarray], epoch: int, shift_colours: bool) -> Generator[Made, None, None]:
         """The same, whose bytes the workers cut out and whose floats the device makes."""
         crop, pinned = self.recipe.net.image_size, self.device.type == "cuda"
         mean = torch.from_numpy(self._mean).to(self.device)
 
-        def cut(job: Squares) -> Squares:
-            return self.cut(job, epoch, colour)
+        def cut(job: HostBatch) -> HostBatch:
+            return self.fill_host_batch(job, epoch, shift_colours)
 
-        def send(job: Squares) -> tuple[Tensor, Tensor]:
+        def send(job: HostBatch) -> tuple[Tensor, Tensor]:
             squares, reflect, shift, labels = job.to(self.device)
-            return place_batch(squares, reflect, mean, shift, self._divisor(colour)), labels
+            return place_batch(squares, reflect, mean, shift, self._divisor(shift_colours)), labels
 
         # Memory is pinned here, in the caller's thread: then no other one calls CUDA, which would break the capture of
         # a CUDA graph that the caller may be at.
-        jobs = (Squares.empty(part, crop, pinned) for part in parts)
-        with closing(prefetch(cut, jobs, workers=self.workers, ahead=self.ahead)) as made:
+        jobs = (HostBatch.empty(part, crop, pinned) for part in parts)
+        with closing(prefetch(cut, jobs, workers=self.workers, buffer_size=self.buffer_size)) as made:
             for job, (images, labels) in prefetch_to_device(made, send, self.device):
                 yield images, labels, job.indices
 
-    def _shifts(self, colour: bool) -> bool:
-        return colour and self.recipe.colour_deviation > 0
+    def _shifts(self, shift_colours: bool) -> bool:
+        return shift_colours and self.recipe.colour_deviation > 0
 
-    def _divisor(self, colour: bool) -> float:
-        return self.recipe.colour_divisor if self._shifts(colour) else 1.0
+    def _divisor(self, shift_colours: bool) -> float:
+        return self.recipe.colour_divisor if self._shifts(shift_colours) else 1.0
 
-    def _draw(self, indices: np.ndarray, epoch: int, colour: bool) -> Draws:
+    def _draw(self, indices: np.ndarray, epoch: int, shift_colours: bool) -> Augmentation:
         recipe = self.recipe
-        return draw(
+        return draw_augmentation(
             indices,
             seed=recipe.seed,
             epoch=epoch,
@@ -207,19 +217,19 @@ class Loader:
             reflect=recipe.reflect,
             crop_area=recipe.crop_area,
             random_crops=recipe.crops == "random",
-            colour_deviation=recipe.colour_deviation if self._shifts(colour) else 0.0,
+            colour_deviation=recipe.colour_deviation if self._shifts(shift_colours) else 0.0,
             statistics=self.statistics,
         )
 
-    def cut(self, job: Squares, epoch: int, colour: bool = True) -> Squares:
+    def fill_host_batch(self, job: HostBatch, epoch: int, shift_colours: bool = True) -> HostBatch:
         """Fill in what travels to a GPU, for the pictures and into the memory of `job`; returns it."""
-        squares, draws = job.squares.numpy(), self._draw(job.indices, epoch, colour)
+        squares, draws = job.squares.numpy(), self._draw(job.indices, epoch, shift_colours)
         addresses = self.split.memory_addresses(job.indices)
         if addresses is not None and (draws.side == squares.shape[1]).all():
             gather(addresses, self.split.size, draws.top, draws.left, squares)
         else:
             for n, picture in enumerate(self.split.images(job.indices.tolist())):
-                train_square(picture, draws, n, squares[n])
+                cut_crop(picture, draws, n, squares[n])
         job.reflect.numpy()[:] = draws.reflect
         job.colour.numpy()[:] = draws.colour
         job.labels.numpy()[:] = self.split.labels[job.indices]

@@ -6,18 +6,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.data.loading.augment import View, ten_views
 from alexnet.kernels.augment import place
 from alexnet.kernels.threads import parallel_for
 
+View = tuple[int, int, bool]
+"""A view's first row, first column (in pixels) and whether it is reflected."""
 
-def check_views(number: int) -> None:
+
+def check_view_count(number: int) -> None:
     """Raise a ValueError unless there is such a number of views."""
     if number not in (1, 9, 10):
         raise ValueError(
             "views must be 1 (the centre), 9 (corners, edges, centre) or 10 (corners, centre, and their reflections); "
             f"got {number}"
         )
+
+
+def ten_views(size: int, crop: int) -> list[View]:
+    """The views whose predictions are averaged at test time (5.1).
+
+    Returns:
+        The centre, the corners (top left, top right, bottom left, bottom right), then the same five reflected; where
+        the crop is the whole picture, only the picture and its reflection.
+    """
+    centre, end = (size - crop) // 2, size - crop
+    places = [(centre, centre), (0, 0), (0, end), (end, 0), (end, end)]
+    distinct = list(dict.fromkeys(places))
+    return [(top, left, reflected) for reflected in (False, True) for top, left in distinct]
 
 
 def nine_views(size: int, crop: int) -> list[View]:
@@ -32,17 +47,17 @@ def nine_views(size: int, crop: int) -> list[View]:
     return [(top, left, False) for top, left in dict.fromkeys([(centre, centre), *places])]
 
 
-def views_of(number: int, size: int, crop: int) -> list[View]:
+def select_views(number: int, size: int, crop: int) -> list[View]:
     """The views that differ of the 1, 9 or 10 asked for, the centre first.
 
     Raises:
         ValueError: Another number.
     """
-    check_views(number)
+    check_view_count(number)
     return nine_views(size, crop) if number == 9 else ten_views(size, crop)[: None if number == 10 else 1]
 
 
-def batch_of_views(pictures: Sequence[np.ndarray], views: Sequence[View], centre: Tensor) -> Tensor:
+def make_view_batch(pictures: Sequence[np.ndarray], views: Sequence[View], centre: Tensor) -> Tensor:
     """All views of some pictures, centred, in one batch.
 
     Args:
@@ -68,9 +83,21 @@ def batch_of_views(pictures: Sequence[np.ndarray], views: Sequence[View], centre
 
 
 def _on_device(pictures: Tensor, views: Sequence[View], centre: Tensor) -> Tensor:
-    """`batch_of_views` of (N, size, size, 3) uint8 where they are: bytes travel to a GPU, not floats."""
+    """`make_view_batch` of (N, size, size, 3) uint8 where they are: bytes travel to a GPU, not floats."""
     crop = centre.shape[0]
     squares = [pictures[:, top : top + crop, left : left + crop] for top, left, _ in views]
     turned = [s.flip(2) if reflected else s for s, (_, _, reflected) in zip(squares, views, strict=True)]
     batch = torch.stack(turned, 1).flatten(0, 1).float() - centre  # (N * V, crop, crop, 3)
     return batch.permute(0, 3, 1, 2)
+
+
+def mean_over_views(probabilities: Tensor) -> Tensor:
+    """Average the softmax outputs over the views of each picture: the network's prediction (5.1).
+
+    Args:
+        probabilities: (N, views, classes), softmax outputs for each view of each picture.
+
+    Returns:
+        (N, classes).
+    """
+    return probabilities.mean(1)

@@ -327,7 +327,7 @@ def _work(writer: Writer, left: list[int], workers: int, progress: bool) -> int:
         # Pillow warns about oddities of files that are read all the same; the reasons of failures are kept in any case.
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-        chunks = prefetch(make, jobs, workers=workers, ahead=workers + 1)
+        chunks = prefetch(make, jobs, workers=workers, buffer_size=workers + 1)
         try:
             for shard in share:
                 count = len(range(shard.start, shard.stop, step))
