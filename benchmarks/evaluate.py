@@ -120,7 +120,7 @@ def ways(store: Store, folder: Path, count: int, classes: int, device: torch.dev
     for n in range(len(split)):
         paths.append(folder / f"{n}.jpg")
         Image.fromarray(split.image(n)).save(paths[-1], quality=95)
-    net = AlexNet(classes, recipe.net).on(device).eval()
+    net = AlexNet(classes, recipe.net).to_channels_last(device).eval()
     theirs, last = (torchvision_alexnet(classes).to(device).eval() for _ in range(2))
     last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     size, mean = together(device, 10), store.statistics.mean

@@ -142,7 +142,7 @@ def normalisation_bfloat16(run: Run) -> None:
 
 def update(run: Run) -> None:
     """The update rule over all parameters, beside torch's fused one."""
-    weights = [nn.Parameter(w.detach()) for w in AlexNet(1000).on(run.device).parameters()]
+    weights = [nn.Parameter(w.detach()) for w in AlexNet(1000).to_channels_last(run.device).parameters()]
     for weight in weights:
         weight.grad = torch.randn_like(weight)
     given = {"lr": 1e-6, "momentum": 0.9, "weight_decay": 5e-4}
@@ -161,7 +161,7 @@ def ours(run: Run) -> None:
     store = run.store("raw")
     for batch in run.batches:
         recipe = run.recipe(batch)
-        net = AlexNet(1000).on(run.device).train()
+        net = AlexNet(1000).to_channels_last(run.device).train()
         step = trainer(net, recipe)
         x, y = ready(run, batch)
         run.values[f"step alone, batch {batch}"] = run.rate(lambda x=x, y=y, step=step: bool(step(x, y)) * len(y))  # type: ignore[misc]
@@ -196,7 +196,7 @@ def from_store(run: Run, store: Store, recipe: Recipe, step: Callable[[Tensor, T
 def jpeg(run: Run) -> None:
     """Training from a JPEG store, and batches alone from both kinds."""
     store, recipe = run.store("jpeg"), run.recipe(run.batches[0])
-    step = trainer(AlexNet(1000).on(run.device).train(), recipe)
+    step = trainer(AlexNet(1000).to_channels_last(run.device).train(), recipe)
     run.values["JPEG"] = from_store(run, store, recipe, step)
     run.values["batches alone, JPEG"] = from_store(run, store, recipe, None)
     run.values["batches alone, raw"] = from_store(run, run.store("raw"), recipe, None)
@@ -248,7 +248,7 @@ def cifar(run: Run) -> None:
     count = 24 if run.rehearsal else 50_000
     store = Store(write_store(run.folder / "cifar", recipe.store_size, 10, train=count))
     loader = Loader(store.split("train"), store.statistics, recipe, workers=run.workers(), device=run.device)
-    step = trainer(AlexNet(10, recipe.net).on(run.device).train(), recipe)
+    step = trainer(AlexNet(10, recipe.net).to_channels_last(run.device).train(), recipe)
     spent = []
     for epoch in range(5):
         synchronise(run.device)

@@ -63,7 +63,7 @@ def steps(batch: int, classes: int, threads: int | None, least: float) -> dict[s
     keep_freed_memory()
     device = torch.device(DEVICE)
     recipe = Recipe(batch_size=batch, learning_rate=1e-6)
-    net = AlexNet(classes).on(device)
+    net = AlexNet(classes).to_channels_last(device)
     step = Step(net, SGD(groups(net, recipe), rate=1e-6, momentum=0.9, decay=5e-4), recipe)
     images = torch.randn(batch, 3, 224, 224, device=device).mul_(50).to(memory_format=torch.channels_last)
     labels = torch.randint(classes, (batch,), device=device)

@@ -128,7 +128,7 @@ def main() -> None:
     recipe = Recipe(precision=options.precision, batch_size=options.batch, learning_rate=1e-6)
     dtype = torch.bfloat16 if autocast_wanted(device, recipe) else torch.float32
     torch.manual_seed(0)
-    net = AlexNet(options.classes).on(device).train()
+    net = AlexNet(options.classes).to_channels_last(device).train()
     optimiser = SGD(groups(net, recipe), rate=recipe.learning_rate, momentum=0.9, decay=5e-4)
     images = (torch.randn(options.batch, 3, 224, 224, device=device) * 50).to(memory_format=torch.channels_last)
     labels = torch.randint(options.classes, (options.batch,), device=device)

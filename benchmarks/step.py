@@ -122,7 +122,7 @@ def compare(store: Store, recipe: Recipe, repeats: int, device: torch.device) ->
     x = (torch.randn(batch, 3, 224, 224, device=device) * 50).to(memory_format=form)
     y = torch.randint(classes, (batch,), device=device)
     coming = for_ever(Loader(store.split("train"), store.statistics, recipe, device=device))
-    ours = trainer(AlexNet(classes).on(device), recipe)
+    ours = trainer(AlexNet(classes).to_channels_last(device), recipe)
     peers = [net.to(device=device, memory_format=form) for net in (stock(classes), torchvision_alexnet(classes))]  # type: ignore[call-overload]
     product = matrix_product(device, dtype)
 

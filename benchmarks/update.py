@@ -48,7 +48,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     keep_freed_memory()  # as training does
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    weights = [nn.Parameter(w.detach()) for w in AlexNet(options.classes).on(device).parameters()]
+    weights = [nn.Parameter(w.detach()) for w in AlexNet(options.classes).to_channels_last(device).parameters()]
     for weight in weights:
         weight.grad = torch.randn_like(weight) * 1e-3
     gradients = [weight.grad for weight in weights if weight.grad is not None]

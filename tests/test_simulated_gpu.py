@@ -103,18 +103,18 @@ def test_it_refuses_what_gpus_would(library: Path, tmp_path: Path) -> None:
 SECOND = """
 import torch
 from conftest import small_net
-from alexnet.kernels.augment import place_batch
+from alexnet.kernels.augment import transform_batch
 from alexnet.training.sgd import SGD
 from alexnet.training.step import EAGER_STEPS, Step
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 
 device = torch.device("cuda:1")
-net = AlexNet(3, small_net()).on(device).train()
+net = AlexNet(3, small_net()).to_channels_last(device).train()
 step = Step(net, SGD(net.parameters(), rate=0.01, momentum=0.9, decay=5e-4), Recipe(net=small_net(), batch_size=2))
 squares = torch.full((2, 24, 24, 3), 100, dtype=torch.uint8, device=device)
 zeros = torch.zeros(2, 3, device=device)
-images = place_batch(squares, zeros[:, 0] > 0, torch.zeros(24, 24, 3, device=device), zeros, 1.0)
+images = transform_batch(squares, zeros[:, 0] > 0, torch.zeros(24, 24, 3, device=device), zeros, 1.0)
 for _ in range(EAGER_STEPS + 2):
     loss, _ = step(images, torch.tensor([0, 1], device=device))
 print(torch.cuda.current_device(), step._graph is not None, loss.device, bool(loss.isfinite()))

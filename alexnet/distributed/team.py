@@ -263,8 +263,8 @@ class Hybrid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, 3, 224, 224) -> (size * n, classes of this process)."""
         (net,) = self._net
-        maps: Tensor = _ScaleGradient.apply(self.convs(net.scaled(x)), self.size)
-        return net.logits(maps)
+        maps: Tensor = _ScaleGradient.apply(self.convs(net.scale_pixels(x)), self.size)
+        return net.forward_head(maps)
 
 
 class _ScaleGradient(torch.autograd.Function):

@@ -81,7 +81,7 @@ def run(lab: Lab) -> Finding:
 def draw_guesses(lab: Lab, trained: Path, of: Split, places: np.ndarray) -> Figure:
     """Pictures with their five most probable classes."""
     found = checkpoint.best(trained)
-    net, mean = found.net().on(choose_device(lab.device)), found.statistics.mean
+    net, mean = found.net().to_channels_last(choose_device(lab.device)), found.statistics.mean
     pictures = [of.image(int(place)) for place in places]
     chances = probabilities(net, pictures, mean, found.recipe, default_views(found.recipe))
     return figures.guesses(examples(of, found.classes, chances.numpy(), places))

@@ -1,7 +1,7 @@
 """Crop, reflect, centre, shift the colour and cast, straight from a picture's bytes (sections 3 and 5.1).
 
-For a CPU `place` does it all, a picture at a time. For a GPU `gather` cuts the squares out of the pictures, the bytes
-travel, and `place_batch` does the rest there. Either way the floats are the same bit for bit.
+For a CPU `transform_picture` does it all, a picture at a time. For a GPU `crop_batch` cuts the squares out of the
+pictures, the bytes travel, and `transform_batch` does the rest there. Either way the floats are the same bit for bit.
 """
 
 from typing import Any
@@ -13,13 +13,13 @@ import torch
 from numba.extending import intrinsic
 from torch import Tensor
 
-from alexnet.kernels.compile import compiled, has_triton
+from alexnet.kernels.compile import has_triton, jit
 from alexnet.utils.console import note_once
 
 
-@compiled
+@jit
 def _place(pixels, top, left, mean, colour, factor, out):  # type: ignore[no-untyped-def]
-    """`place` on arrays whose rows are flat: pixels (H, 3 W) uint8, mean and out (crop, 3 crop), colour (3,)."""
+    """Transform a crop whose rows are flat: pixels (H, 3 W) uint8, mean and out (crop, 3 crop), colour (3,)."""
     crop, width = out.shape
     shift = np.empty(width, np.float32)  # the colour again and again, so that the inner loop is one of vectors
     for j in range(width):
@@ -30,7 +30,7 @@ def _place(pixels, top, left, mean, colour, factor, out):  # type: ignore[no-unt
             out[i, j] = (np.float32(row[j]) - mean[i, j] + shift[j]) * factor
 
 
-def place(
+def transform_picture(
     image: np.ndarray,
     top: int,
     left: int,
@@ -64,7 +64,7 @@ def place(
     _place(rows, top, left, mean.reshape(crop, 3 * crop), colour, factor, out.reshape(crop, 3 * crop))
 
 
-def place_reference(
+def transform_picture_reference(
     image: np.ndarray,
     top: int,
     left: int,
@@ -74,7 +74,7 @@ def place_reference(
     divisor: float,
     out: np.ndarray,
 ) -> None:
-    """What `place` does, in plain NumPy; the results are equal bit for bit."""
+    """What `transform_picture` does, in plain NumPy; the results are equal bit for bit."""
     crop = out.shape[0]
     square = image[top : top + crop, left : left + crop]
     if reflect:
@@ -94,7 +94,7 @@ def _pointer(_: Any, address: Any) -> tuple[Any, Any]:
 _bytes_at: Any = intrinsic(_pointer)
 
 
-@compiled
+@jit
 def _gather(addresses, size, top, left, out):  # type: ignore[no-untyped-def]
     count, crop, width = out.shape
     for n in range(count):
@@ -105,7 +105,7 @@ def _gather(addresses, size, top, left, out):  # type: ignore[no-untyped-def]
                 out[n, i, j] = row[j]
 
 
-def gather(addresses: np.ndarray, size: int, top: np.ndarray, left: np.ndarray, out: np.ndarray) -> None:
+def crop_batch(addresses: np.ndarray, size: int, top: np.ndarray, left: np.ndarray, out: np.ndarray) -> None:
     """Copy a square of each of N pictures, without Python's lock from the first to the last.
 
     Args:
@@ -123,7 +123,7 @@ def gather(addresses: np.ndarray, size: int, top: np.ndarray, left: np.ndarray, 
     _gather(addresses, size, top, left, out.reshape(count, crop, 3 * crop))
 
 
-def place_batch(
+def transform_batch(
     squares: Tensor,
     reflect: Tensor,
     mean: Tensor,
@@ -131,7 +131,7 @@ def place_batch(
     divisor: float,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Prepare squares for the net where they lie: what `place` does, of a whole batch.
+    """Prepare squares for the net where they lie: what `transform_picture` does, of a whole batch.
 
     On CUDA in one pass in Triton; in plain torch elsewhere, and where Triton is not installed.
 
@@ -148,15 +148,15 @@ def place_batch(
     """
     assert squares.is_contiguous() and mean.is_contiguous() and colour.is_contiguous()  # noqa: PT018
     if squares.is_cuda and has_triton():
-        from alexnet.kernels.augment_triton import place_batch_triton
+        from alexnet.kernels.augment_triton import transform_batch_triton
 
-        return place_batch_triton(squares, reflect, mean, colour, divisor, dtype)
+        return transform_batch_triton(squares, reflect, mean, colour, divisor, dtype)
     if squares.is_cuda:
         note_once("batches are made by plain torch, in several passes; install triton for one")
-    return place_batch_reference(squares, reflect, mean, colour, divisor, dtype)
+    return transform_batch_reference(squares, reflect, mean, colour, divisor, dtype)
 
 
-def place_batch_reference(
+def transform_batch_reference(
     squares: Tensor,
     reflect: Tensor,
     mean: Tensor,
@@ -164,7 +164,7 @@ def place_batch_reference(
     divisor: float,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """What `place_batch` does, in plain torch; the results are equal bit for bit."""
+    """What `transform_batch` does, in plain torch; the results are equal bit for bit."""
     turned = torch.where(reflect[:, None, None, None], squares.flip(2), squares)
     factor = float(np.float32(1 / divisor))
     return ((turned.float() - mean + colour[:, None, None]) * factor).to(dtype).permute(0, 3, 1, 2)

@@ -36,14 +36,14 @@ def _place_batch(  # type: ignore[no-untyped-def]
             value = tl.load(squares + n * size + source, mask=inside).to(tl.float32)
             red, green, blue = tl.load(colour + 3 * n), tl.load(colour + 3 * n + 1), tl.load(colour + 3 * n + 2)
             shift = tl.where(channel == 0, red, tl.where(channel == 1, green, blue))
-            value = (value - centre + shift) * factor  # in the order of `place`; nothing here can be fused
+            value = (value - centre + shift) * factor  # in the order of `transform_picture`; nothing here can be fused
             tl.store(out + n * size + at, value.to(out.dtype.element_ty), mask=inside)
 
 
-def place_batch_triton(
+def transform_batch_triton(
     squares: Tensor, reflect: Tensor, mean: Tensor, colour: Tensor, divisor: float, dtype: torch.dtype
 ) -> Tensor:
-    """What `alexnet.kernels.augment.place_batch` does, where its arguments lie."""
+    """What `alexnet.kernels.augment.transform_batch` does, where its arguments lie."""
     count, crop, _, _ = squares.shape
     out = torch.empty(squares.shape, dtype=dtype, device=squares.device)
     if count:

@@ -12,7 +12,7 @@ from alexnet.utils.console import note_once
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def compiled(function: Function) -> Function:
+def jit(function: Function) -> Function:
     """`function` compiled by Numba at its first call, to run without Python's lock.
 
     Arithmetic keeps its order, so that results are the same everywhere (but for subnormal numbers in bfloat16, see

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.kernels.compile import compiled, has_triton
+from alexnet.kernels.compile import has_triton, jit
 from alexnet.kernels.threads import parallel_for
 from alexnet.utils.console import note_once
 
@@ -52,7 +52,7 @@ def dropout_reference(x: Tensor, key: Tensor, *, p: float, layer: int = 0, row: 
     return x.masked_fill(words[:, column % 4 : column % 4 + x.shape[1]] < _threshold(p), 0)
 
 
-@compiled
+@jit
 def _fill(words, first, row, layer, key):  # type: ignore[no-untyped-def]
     """words (4 * counters) = those of the counters (first, row, layer, 0), (first + 1, row, layer, 0) and so on."""
     half, low = np.uint64(32), np.uint64(0xFFFFFFFF)
@@ -67,7 +67,7 @@ def _fill(words, first, row, layer, key):  # type: ignore[no-untyped-def]
         words[4 * quad], words[4 * quad + 1], words[4 * quad + 2], words[4 * quad + 3] = a, b, c, d
 
 
-@compiled
+@jit
 def _drop(x, y, start, stop, key, threshold, layer, row, column):  # type: ignore[no-untyped-def]
     """y = x, but 0 where dropped, in rows start to stop."""
     columns = x.shape[1]

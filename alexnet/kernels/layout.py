@@ -10,7 +10,7 @@ from torch import Tensor
 _BITS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
 
 
-def check(x: Tensor) -> None:
+def check_feature_maps(x: Tensor) -> None:
     """Raise a ValueError unless x is (N, C, H, W) of a floating type."""
     if x.ndim != 4:
         raise ValueError(f"x must have four dimensions (pictures, maps, rows, columns); got {tuple(x.shape)}")
@@ -18,17 +18,17 @@ def check(x: Tensor) -> None:
         raise ValueError(f"x must be of a floating type; got {x.dtype}")
 
 
-def number(x: Tensor) -> Any:
+def compute_type(x: Tensor) -> Any:
     """NumPy's type of the numbers that x is computed in: float64 if it is of that, else float32."""
     return np.float64 if x.dtype == torch.float64 else np.float32
 
 
-def channels_last(x: Tensor) -> Tensor:
+def to_channels_last(x: Tensor) -> Tensor:
     """(N, C, H, W) in channels_last memory; copied only if it is not."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def flat(x: Tensor) -> np.ndarray:
+def flat_array(x: Tensor) -> np.ndarray:
     """(N, C, H, W) activities in channels_last memory -> the same memory as a flat array."""
     x = x.detach().permute(0, 2, 3, 1).reshape(-1)
     return x.view(_BITS.get(x.dtype, x.dtype)).numpy()

@@ -5,7 +5,7 @@ Philox4x64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 201
 
 import numpy as np
 
-from alexnet.kernels.compile import compiled
+from alexnet.kernels.compile import jit
 
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 _MULTIPLIERS = np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157)
@@ -13,7 +13,7 @@ _WEYL = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)  # added to
 _ROUNDS = 10
 
 
-@compiled
+@jit
 def _high(a, b):  # type: ignore[no-untyped-def]
     """The upper 64 bits of a product."""
     a0, a1, b0, b1 = a & _LOW, a >> _HALF, b & _LOW, b >> _HALF
@@ -22,7 +22,7 @@ def _high(a, b):  # type: ignore[no-untyped-def]
     return a1 * b1 + (middle >> _HALF) + (other >> _HALF)
 
 
-@compiled
+@jit
 def _philox(key, indices, words):  # type: ignore[no-untyped-def]
     zero = np.uint64(0)
     for n in range(len(indices)):

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexnet.kernels.compile import compiled, has_triton
-from alexnet.kernels.layout import channels_last, check, flat, number
+from alexnet.kernels.compile import has_triton, jit
+from alexnet.kernels.layout import check_feature_maps, compute_type, flat_array, to_channels_last
 from alexnet.kernels.threads import parallel_for
 from alexnet.kernels.vectors import LANES, every, if_greater, lanes, load, store, where_named
 from alexnet.utils.console import note_once
@@ -34,7 +34,7 @@ def _known(size: int, maps: int, *, mean: bool) -> tuple[tuple[int, ...], ...]:
     return tuple((0,) * int(length) for length in (size, maps % LANES == 0, mean))
 
 
-@compiled
+@jit
 def _largest_of_row(x, at, maps, count, name, columns):  # type: ignore[no-untyped-def]
     """The largest of a window's row, and its name in the window; that of the row's first place is given."""
     best, chosen = load(x, at, count), every(np.uint8(name))
@@ -45,7 +45,7 @@ def _largest_of_row(x, at, maps, count, name, columns):  # type: ignore[no-untyp
     return best, chosen
 
 
-@compiled
+@jit
 def _largest(x, lines, left, y, which, out, maps, rows, columns, known):  # type: ignore[no-untyped-def]
     for c in range(0, maps, LANES):
         count = lanes(maps - c, known[1])
@@ -59,7 +59,7 @@ def _largest(x, lines, left, y, which, out, maps, rows, columns, known):  # type
         store(which, out + c, chosen, count)
 
 
-@compiled
+@jit
 def _mean(x, lines, left, y, out, maps, rows, columns, zero, known):  # type: ignore[no-untyped-def]
     for c in range(0, maps, LANES):
         count = lanes(maps - c, known[1])
@@ -70,7 +70,7 @@ def _mean(x, lines, left, y, out, maps, rows, columns, zero, known):  # type: ig
         store(y, out + c, total / (len(rows) * len(columns)), count)
 
 
-@compiled
+@jit
 def _window(x, lines, left, y, which, out, maps, rows, columns, zero, known):  # type: ignore[no-untyped-def]
     """A window of all maps: as many rows and columns as those have entries, from `left` behind the starts of lines."""
     if len(known[2]) == 1:
@@ -79,7 +79,7 @@ def _window(x, lines, left, y, which, out, maps, rows, columns, zero, known):  #
         _largest(x, lines, left, y, which, out, maps, rows, columns, known)
 
 
-@compiled
+@jit
 def _forward(x, y, which, start, stop, shape, stride, maps, zero, known):  # type: ignore[no-untyped-def]
     """Rows start to stop of all pictures' pooled places, in flat arrays."""
     height, width, out_height, out_width = shape
@@ -99,7 +99,7 @@ def _forward(x, y, which, start, stop, shape, stride, maps, zero, known):  # typ
                 _window(x, lines, left, y, which, out, maps, lines[:rows], lines[:columns], zero, known)
 
 
-@compiled
+@jit
 def _given_back(g, which, at, count, row, column, below, beside, known):  # type: ignore[no-untyped-def]
     """What a window gives back to the place at a row and column of it, with so many before the map's edges."""
     if len(known[2]) == 1:
@@ -108,7 +108,7 @@ def _given_back(g, which, at, count, row, column, below, beside, known):  # type
     return where_named(load(which, at, count), np.uint8(row * len(known[0]) + column), load(g, at, count))
 
 
-@compiled
+@jit
 def _place(g, which, dx, to, at, line, maps, rows, columns, place, edges, stride, zero, known):  # type: ignore[no-untyped-def]
     """The gradient at one place: of the first window that holds it, at `at`, and the others below and beside.
 
@@ -126,14 +126,14 @@ def _place(g, which, dx, to, at, line, maps, rows, columns, place, edges, stride
         store(dx, to + c, total, count)
 
 
-@compiled
+@jit
 def _holding(h, end, size, stride):  # type: ignore[no-untyped-def]
     """The first of the windows along a side that hold a place, and how many do: none, where windows leave gaps."""
     first = max(0, (h - size + stride) // stride)
     return first, max(0, min(end, h // stride + 1) - first)
 
 
-@compiled
+@jit
 def _backward(g, which, dx, start, stop, shape, stride, maps, zero, known):  # type: ignore[no-untyped-def]
     """Rows start to stop of all pictures' places, in flat arrays."""
     height, width, out_height, out_width = shape
@@ -165,8 +165,13 @@ _NO_NAMES = np.empty(0, np.uint8)  # of which of its window a mean is
 
 
 def _run(x: Tensor, y: Tensor, which: np.ndarray, size: int, stride: int, *, mean: bool) -> None:
-    before, after, shape, maps = flat(channels_last(x)), flat(y), (*x.shape[2:], *y.shape[2:]), x.shape[1]
-    zero, known = number(x)(0), _known(size, maps, mean=mean)
+    before, after, shape, maps = (
+        flat_array(to_channels_last(x)),
+        flat_array(y),
+        (*x.shape[2:], *y.shape[2:]),
+        x.shape[1],
+    )
+    zero, known = compute_type(x)(0), _known(size, maps, mean=mean)
 
     def part(start: int, stop: int) -> None:
         _forward(before, after, which, start, stop, shape, stride, maps, zero, known)
@@ -175,8 +180,13 @@ def _run(x: Tensor, y: Tensor, which: np.ndarray, size: int, stride: int, *, mea
 
 
 def _run_back(g: Tensor, which: np.ndarray, dx: Tensor, size: int, stride: int, *, mean: bool) -> None:
-    gradients, out, shape, maps = flat(channels_last(g)), flat(dx), (*dx.shape[2:], *g.shape[2:]), g.shape[1]
-    zero, known = number(g)(0), _known(size, maps, mean=mean)
+    gradients, out, shape, maps = (
+        flat_array(to_channels_last(g)),
+        flat_array(dx),
+        (*dx.shape[2:], *g.shape[2:]),
+        g.shape[1],
+    )
+    zero, known = compute_type(g)(0), _known(size, maps, mean=mean)
 
     def part(start: int, stop: int) -> None:
         _backward(gradients, which, out, start, stop, shape, stride, maps, zero, known)
@@ -205,14 +215,14 @@ def _spread(g: Tensor, height: int, width: int) -> Tensor:
 @torch.library.custom_op("alexnet::max_pool", mutates_args=(), device_types="cpu")
 def _max_pool(x: Tensor, size: int, stride: int) -> tuple[Tensor, Tensor]:
     y, which = _max_pool_shape(x, size, stride)
-    _run(x, y, flat(which), size, stride, mean=False)
+    _run(x, y, flat_array(which), size, stride, mean=False)
     return y, which
 
 
 @torch.library.custom_op("alexnet::max_pool_backward", mutates_args=(), device_types="cpu")
 def _max_pool_backward(g: Tensor, which: Tensor, height: int, width: int, size: int, stride: int) -> Tensor:
     dx = _spread(g, height, width)
-    _run_back(g, flat(channels_last(which)), dx, size, stride, mean=False)
+    _run_back(g, flat_array(to_channels_last(which)), dx, size, stride, mean=False)
     return dx
 
 
@@ -296,7 +306,7 @@ def _has_kernel(x: Tensor, size: int, stride: int) -> bool:
 
 
 def _check(x: Tensor, size: int, stride: int) -> None:
-    check(x)
+    check_feature_maps(x)
     if size < 1 or stride < 1 or min(_side(side, size, stride) for side in x.shape[2:]) < 1:
         raise ValueError(f"size and stride must be at least 1 and fit the maps, {tuple(x.shape)}; got {size}, {stride}")
 

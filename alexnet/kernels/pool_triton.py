@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from alexnet.kernels.layout import channels_last
+from alexnet.kernels.layout import to_channels_last
 
 _ELEMENTS = 1024  # of a program: in 16 bits, a load of 16 bytes for each thread
 _CHANNELS = 128  # of a program, at most
@@ -128,7 +128,7 @@ def max_pool_forward(x: Tensor, y: Tensor, which: Tensor, size: int, stride: int
         y, which: (N, C, rows, columns), in channels_last memory; of x's type, and uint8.
         size, stride: Of the windows; the loops over them are unrolled, so at most about 8.
     """
-    x = channels_last(x)
+    x = to_channels_last(x)
     _, channels, *sides = x.shape
     tile = _blocks(channels) if channels else {}
     if y.numel():
@@ -145,7 +145,7 @@ def max_pool_backward(g: Tensor, which: Tensor, dx: Tensor, size: int, stride: i
         dx: (N, C, H, W), in channels_last memory, of g's type.
         size, stride: As for `max_pool_forward`.
     """
-    g, which = channels_last(g), channels_last(which)
+    g, which = to_channels_last(g), to_channels_last(which)
     _, channels, height, width = dx.shape
     tile = _blocks(channels) if channels else {}
     if dx.numel():

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexnet.kernels.compile import compiled, has_triton
-from alexnet.kernels.layout import channels_last, check, flat, number
+from alexnet.kernels.compile import has_triton, jit
+from alexnet.kernels.layout import check_feature_maps, compute_type, flat_array, to_channels_last
 from alexnet.kernels.threads import parallel_for
 from alexnet.kernels.vectors import (
     LANES,
@@ -103,7 +103,7 @@ def _known(x: Tensor, size: int, beta: float, count: int) -> _Known:
     return _Known(*((0,) * int(length) for length in lengths))
 
 
-@compiled
+@jit
 def _nearer(divisor, y):  # type: ignore[no-untyped-def]
     """A step towards y = divisor**-0.25; of a relative error e / 4 there remains about 0.03 * e**3."""
     square = y * y
@@ -111,7 +111,7 @@ def _nearer(divisor, y):  # type: ignore[no-untyped-def]
     return fused(y * error, fused(error, 0.15625, 0.25), y)
 
 
-@compiled
+@jit
 def _powers(divisor, beta, known):  # type: ignore[no-untyped-def]
     """(divisor**-beta, 1 / divisor) of a vector; without roots and divisions, where beta is known to be 0.75.
 
@@ -127,7 +127,7 @@ def _powers(divisor, beta, known):  # type: ignore[no-untyped-def]
     return divisor**-beta, 1.0 / divisor
 
 
-@compiled
+@jit
 def _activities(x, at, i, maps, low, zero, known):  # type: ignore[no-untyped-def]
     """Activities i to i + LANES of the `maps` that begin at `at`, after the ReLU; zeros behind the last."""
     if i >= maps:
@@ -135,7 +135,7 @@ def _activities(x, at, i, maps, low, zero, known):  # type: ignore[no-untyped-de
     return at_least(load(x, at + i, lanes(maps - i, known.whole)), low)
 
 
-@compiled
+@jit
 def _forward(x, x_at, y, y_at, towers, maps, k, alpha, beta, low, known):  # type: ignore[no-untyped-def]
     """As many towers at as many places, each of `maps` activities side by side."""
     zero = every(type(k)(0))
@@ -153,13 +153,13 @@ def _forward(x, x_at, y, y_at, towers, maps, k, alpha, beta, low, known):  # typ
             a, before, here = following, here, after
 
 
-@compiled
+@jit
 def _give_back(dx, at, a, direct, before, here, after, factor, low, count, known):  # type: ignore[no-untyped-def]
     total = around(before, here, after, known.after, known.size)
     store(dx, at, where_above(a, low, fused(factor * a, total, direct)), count)
 
 
-@compiled
+@jit
 def _backward(x, x_at, g, g_at, dx, dx_at, towers, maps, k, alpha, beta, low, known):  # type: ignore[no-untyped-def]
     # dx_i = g_i d_i^-beta - 2 alpha beta a_i * (sum over the j whose window holds i of g_j a_j d_j^(-beta - 1)).
     # The divisors d are computed anew: to have kept and to read them would take longer. What lies behind the sum,
@@ -195,7 +195,7 @@ def _backward(x, x_at, g, g_at, dx, dx_at, towers, maps, k, alpha, beta, low, kn
 # neighbourhood's size need not be known when they are compiled.
 
 
-@compiled
+@jit
 def _rows_added(squares, h, size, stride, width, sums, at):  # type: ignore[no-untyped-def]
     """sums[at : at + width] = the sums of `size` rows from row h on."""
     for i in range(0, width, LANES):
@@ -205,7 +205,7 @@ def _rows_added(squares, h, size, stride, width, sums, at):  # type: ignore[no-u
         store(sums, at + i, total, LANES)
 
 
-@compiled
+@jit
 def _apart(sums, at, size, maps):  # type: ignore[no-untyped-def]
     """The sums of `size` values that lie `maps` apart."""
     total = load(sums, at, LANES)
@@ -214,7 +214,7 @@ def _apart(sums, at, size, maps):  # type: ignore[no-untyped-def]
     return total
 
 
-@compiled
+@jit
 def _map_square(x, at, squares, before, stride, height, width, known):  # type: ignore[no-untyped-def]
     """Squares of a picture, `before` rows down; those around remain zeros, for what lies outside the map."""
     for h in range(height):
@@ -223,7 +223,7 @@ def _map_square(x, at, squares, before, stride, height, width, known):  # type: 
             store(squares, (before + h) * stride + i, a * a, LANES)
 
 
-@compiled
+@jit
 def _map_forward(x, y, start, stop, height, width, maps, size, k, alpha, beta, known):  # type: ignore[no-untyped-def]
     """Pictures start to stop, rows of `width` activities: sums over rows first, then along the sum."""
     before, stride = size // 2, -(-width // LANES) * LANES
@@ -239,7 +239,7 @@ def _map_forward(x, y, start, stop, height, width, maps, size, k, alpha, beta, k
                 store(y, at, load(x, at, count) * scale, count)
 
 
-@compiled
+@jit
 def _map_backward(x, g, dx, start, stop, height, width, maps, size, k, alpha, beta, known):  # type: ignore[no-untyped-def]
     """As `_backward`, with the neighbourhood of `_map_forward`."""
     before, after, stride = size // 2, size - 1 - size // 2, -(-width // LANES) * LANES
@@ -269,14 +269,14 @@ def _map_backward(x, g, dx, start, stop, height, width, maps, size, k, alpha, be
 
 def _numbers(x: Tensor, k: float, alpha: float, beta: float, relu: bool) -> tuple[Any, Any, Any, Any]:
     """The constants, and the least value of an activity, in the type that x is computed in."""
-    kind = number(x)
+    kind = compute_type(x)
     return kind(k), kind(alpha), kind(beta), kind(0 if relu else -math.inf)
 
 
 @torch.library.custom_op("alexnet::response_norm", mutates_args=(), device_types="cpu")
 def _response_norm(x: Tensor, size: int, k: float, alpha: float, beta: float, towers: int, relu: bool) -> Tensor:
     y = torch.empty_like(x, memory_format=torch.channels_last)
-    before, after, (n, channels, h, w) = flat(channels_last(x)), flat(y), x.shape
+    before, after, (n, channels, h, w) = flat_array(to_channels_last(x)), flat_array(y), x.shape
     maps, numbers = channels // towers, _numbers(x, k, alpha, beta, relu)
     known = _known(x, size, beta, maps)
 
@@ -293,7 +293,7 @@ def _response_norm_backward(
     g: Tensor, x: Tensor, size: int, k: float, alpha: float, beta: float, towers: int, relu: bool
 ) -> Tensor:
     dx = torch.empty_like(x, memory_format=torch.channels_last)
-    memory, gradients, out = flat(channels_last(x)), flat(channels_last(g)), flat(dx)
+    memory, gradients, out = flat_array(to_channels_last(x)), flat_array(to_channels_last(g)), flat_array(dx)
     n, channels, h, w = x.shape
     maps, numbers = channels // towers, _numbers(x, k, alpha, beta, relu)
     known = _known(x, size, beta, maps)
@@ -309,7 +309,7 @@ def _response_norm_backward(
 @torch.library.custom_op("alexnet::map_norm", mutates_args=(), device_types="cpu")
 def _map_norm(x: Tensor, size: int, k: float, alpha: float, beta: float) -> Tensor:
     y = torch.empty_like(x, memory_format=torch.channels_last)
-    before, after, (n, maps, height, w) = flat(channels_last(x)), flat(y), x.shape
+    before, after, (n, maps, height, w) = flat_array(to_channels_last(x)), flat_array(y), x.shape
     numbers, known = _numbers(x, k, alpha, beta, relu=False)[:3], _known(x, 0, beta, w * maps)
 
     def part(start: int, stop: int) -> None:
@@ -322,7 +322,7 @@ def _map_norm(x: Tensor, size: int, k: float, alpha: float, beta: float) -> Tens
 @torch.library.custom_op("alexnet::map_norm_backward", mutates_args=(), device_types="cpu")
 def _map_norm_backward(g: Tensor, x: Tensor, size: int, k: float, alpha: float, beta: float) -> Tensor:
     dx = torch.empty_like(x, memory_format=torch.channels_last)
-    memory, gradients, out = flat(channels_last(x)), flat(channels_last(g)), flat(dx)
+    memory, gradients, out = flat_array(to_channels_last(x)), flat_array(to_channels_last(g)), flat_array(dx)
     n, maps, height, w = x.shape
     numbers, known = _numbers(x, k, alpha, beta, relu=False)[:3], _known(x, 0, beta, w * maps)
 
@@ -410,7 +410,7 @@ def _has_kernel(x: Tensor, size: int = 1) -> bool:
 
 
 def _check(x: Tensor, size: int, towers: int) -> None:
-    check(x)
+    check_feature_maps(x)
     if size < 1:
         raise ValueError(f"size must be at least 1; got {size}")
     if towers < 1 or x.shape[1] % towers:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexnet.kernels.compile import compiled, has_triton
-from alexnet.kernels.layout import channels_last, check, flat
+from alexnet.kernels.compile import has_triton, jit
+from alexnet.kernels.layout import check_feature_maps, flat_array, to_channels_last
 from alexnet.kernels.threads import parallel_for
 from alexnet.kernels.vectors import LANES, load, store
 from alexnet.utils.console import note_once
@@ -24,7 +24,7 @@ from alexnet.utils.console import note_once
 def space_to_depth_reference(
     x: Tensor, *, side: int, rows: int, columns: int, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """What `fold` computes, in plain differentiable torch."""
+    """What `space_to_depth` computes, in plain differentiable torch."""
     n, maps, *_ = x.shape
     cut = x[:, :, : rows * side, : columns * side]
     padded = F.pad(cut, (0, columns * side - cut.shape[3], 0, rows * side - cut.shape[2]))
@@ -32,7 +32,7 @@ def space_to_depth_reference(
     return squares.permute(0, 3, 5, 1, 2, 4).reshape(n, side * side * maps, rows, columns)
 
 
-@compiled
+@jit
 def _fold(x, y, start, stop, shape, maps, side):  # type: ignore[no-untyped-def]
     """Rows start to stop of all pictures' squares, in flat arrays of channels_last memory."""
     height, width, rows, columns = shape
@@ -49,10 +49,10 @@ def _fold(x, y, start, stop, shape, maps, side):  # type: ignore[no-untyped-def]
                 to += chunk
 
 
-@torch.library.custom_op("alexnet::fold", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("alexnet::space_to_depth", mutates_args=(), device_types="cpu")
 def _folded(x: Tensor, side: int, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
     y: Tensor = _room(x, side, rows, columns, dtype)
-    source, target, (n, maps, *shape) = flat(channels_last(x)), flat(y), x.shape
+    source, target, (n, maps, *shape) = flat_array(to_channels_last(x)), flat_array(y), x.shape
 
     def part(start: int, stop: int) -> None:
         _fold(source, target, start, stop, (*shape, rows, columns), maps, side)
@@ -106,7 +106,7 @@ def _has_kernel(x: Tensor, dtype: torch.dtype) -> bool:
     return supported and torch.float64 not in {x.dtype, dtype}
 
 
-def fold(x: Tensor, *, side: int, rows: int, columns: int, dtype: torch.dtype | None = None) -> Tensor:
+def space_to_depth(x: Tensor, *, side: int, rows: int, columns: int, dtype: torch.dtype | None = None) -> Tensor:
     """Cut pictures into `rows` x `columns` squares of `side` pixels, and take each as one place of more maps.
 
     Args:
@@ -121,7 +121,7 @@ def fold(x: Tensor, *, side: int, rows: int, columns: int, dtype: torch.dtype | 
     Raises:
         ValueError: x is no four-dimensional tensor of a floating type; or a number below 1.
     """
-    check(x)
+    check_feature_maps(x)
     if min(side, rows, columns) < 1:
         raise ValueError(f"side, rows and columns must be at least 1; got {side}, {rows}, {columns}")
     dtype = dtype or x.dtype

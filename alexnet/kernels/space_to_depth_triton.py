@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from alexnet.kernels.layout import channels_last
+from alexnet.kernels.layout import to_channels_last
 
 _ELEMENTS = 1024  # of a program: 8 a thread
 
@@ -42,14 +42,14 @@ def _space_to_depth(
 
 
 def space_to_depth(x: Tensor, y: Tensor, side: int) -> None:
-    """Write `fold`'s result.
+    """Write `space_to_depth`'s result.
 
     Args:
         x: (N, C, H, W) of 32 bits or fewer.
         y: (N, side * side * C, rows, columns) of 32 bits or fewer, in channels_last memory.
         side: Of a square, in pixels.
     """
-    x = channels_last(x)
+    x = to_channels_last(x)
     n, channels, height, width = x.shape
     _, _, rows, columns = y.shape
     length = math.gcd(side * channels, width * channels, 8)

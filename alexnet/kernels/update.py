@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.kernels.compile import compiled, has_triton
+from alexnet.kernels.compile import has_triton, jit
 from alexnet.kernels.threads import parallel_for
 from alexnet.utils.console import note_once
 
@@ -25,23 +25,23 @@ _WHOLE = 2**18  # elements below which waking a thread costs more than its help 
 _PLAIN, _FORMATS = torch.contiguous_format, {4: torch.channels_last}
 
 
-class Part(NamedTuple):
+class ParameterUpdate(NamedTuple):
     """A parameter to move.
 
     Args:
         weight, velocity, gradient: Of one shape, type and device; the first two are written.
-        rates: (3,) float64 on that device: rate, decay * rate, momentum. A parameter of rate 0 stays, and so does its
-            velocity.
+        coefficients: (3,) float64 on that device: rate, decay * rate, momentum. A parameter of rate 0 stays, and so
+            does its velocity.
     """
 
     weight: Tensor
     velocity: Tensor
     gradient: Tensor
-    rates: Tensor
+    coefficients: Tensor
 
 
-def rates_row(rate: float, momentum: float, decay: float) -> list[float]:
-    """What `Part.rates` holds."""
+def update_coefficients(rate: float, momentum: float, decay: float) -> list[float]:
+    """What `ParameterUpdate.coefficients` holds."""
     return [rate, decay * rate, momentum]
 
 
@@ -51,7 +51,7 @@ def update_reference(
 ) -> None:
     """What `update` does to one parameter, in plain torch; operations that may fuse (alpha=, addcmul) are not used."""
     if rate != 0:
-        _plain(weight, velocity, gradient, *rates_row(rate, momentum, decay))
+        _plain(weight, velocity, gradient, *update_coefficients(rate, momentum, decay))
 
 
 def _plain(weight: Tensor, velocity: Tensor, gradient: Tensor, rate: float, decayed: float, momentum: float) -> None:
@@ -62,7 +62,7 @@ def _plain(weight: Tensor, velocity: Tensor, gradient: Tensor, rate: float, deca
 
 
 @torch.no_grad()
-def update(parts: Sequence[Part]) -> None:
+def update(parts: Sequence[ParameterUpdate]) -> None:
     """Move parameters by the rule of section 6.
 
     Memory of any strides will do; it is fastest where a parameter's three tensors have the same, without gaps. Safe to
@@ -94,12 +94,12 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _flat_parts(parts: Sequence[Part]) -> tuple[list[Part], list[tuple[Tensor, Tensor]]]:
+def _flat_parts(parts: Sequence[ParameterUpdate]) -> tuple[list[ParameterUpdate], list[tuple[Tensor, Tensor]]]:
     """The parts with their memory as vectors, element for element; and the tensors that must be copied back from them.
 
     Only a tensor whose strides have gaps, or are not its weight's, is copied.
     """
-    flat: list[Part] = []
+    flat: list[ParameterUpdate] = []
     moved: list[tuple[Tensor, Tensor]] = []
     for part in parts:
         weight, count = part.weight, part.weight.numel()
@@ -112,11 +112,11 @@ def _flat_parts(parts: Sequence[Part]) -> tuple[list[Part], list[tuple[Tensor, T
             whole = [tensor.contiguous() for tensor in permuted]
             moved += [(old, new) for old, new in zip(permuted[:2], whole[:2], strict=True) if new is not old]
             w, v, g = (tensor.view(-1) for tensor in whole)
-        flat.append(Part(w, v, g, part.rates))
+        flat.append(ParameterUpdate(w, v, g, part.coefficients))
     return flat, moved
 
 
-@compiled
+@jit
 def _rule(weight, velocity, gradient, rate, decayed, momentum):  # type: ignore[no-untyped-def]
     for i in range(len(weight)):
         v = momentum * velocity[i] - decayed * weight[i] - rate * gradient[i]
@@ -124,7 +124,7 @@ def _rule(weight, velocity, gradient, rate, decayed, momentum):  # type: ignore[
         weight[i] += v
 
 
-def _update_cpu(parts: list[Part]) -> None:
+def _update_cpu(parts: list[ParameterUpdate]) -> None:
     """All parameters as one run of elements, divided among the threads; those Numba has no type for one by one."""
     vectors: list[tuple[Any, ...]] = []
     for weight, velocity, gradient, rates in parts:
@@ -155,18 +155,18 @@ def _update_cpu(parts: list[Part]) -> None:
         parallel_for(run, ends[-1])
 
 
-def update_foreach(parts: Sequence[Part]) -> None:
+def update_foreach(parts: Sequence[ParameterUpdate]) -> None:
     """What `update` does, by torch's operations over lists of tensors, for a device that has no kernel here.
 
     The rates are never read back to the host, so that it can be captured in a CUDA graph.
     """
-    by_rates: dict[tuple[int, torch.dtype], list[Part]] = {}
+    by_rates: dict[tuple[int, torch.dtype], list[ParameterUpdate]] = {}
     for part in parts:
-        by_rates.setdefault((part.rates.data_ptr(), part.weight.dtype), []).append(part)
+        by_rates.setdefault((part.coefficients.data_ptr(), part.weight.dtype), []).append(part)
     for group in by_rates.values():
         weights, velocities = [part.weight for part in group], [part.velocity for part in group]
         wide = [_wide(w) for w in weights], [_wide(v) for v in velocities], [_wide(part.gradient) for part in group]
-        rate, decayed, momentum = group[0].rates.to(wide[0][0].dtype).unbind()
+        rate, decayed, momentum = group[0].coefficients.to(wide[0][0].dtype).unbind()
         moving = rate != 0
         v = torch._foreach_mul(wide[1], momentum)
         torch._foreach_sub_(v, torch._foreach_mul(wide[0], decayed))

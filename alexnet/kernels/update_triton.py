@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 if TYPE_CHECKING:
-    from alexnet.kernels.update import Part
+    from alexnet.kernels.update import ParameterUpdate
 
 BLOCK = 1024  # elements of a program: 8 a thread, in vectors of four
 MOST = 32  # parameters of a launch, whose addresses are its arguments
@@ -43,7 +43,7 @@ def _update(weights, velocities, gradients, rates, sizes, COUNT: tl.constexpr, B
         first = end
 
 
-def update_triton(parts: Sequence["Part"]) -> None:
+def update_triton(parts: Sequence["ParameterUpdate"]) -> None:
     """What `alexnet.kernels.update.update` does, on vectors without gaps that lie on one device.
 
     Args:

@@ -1,6 +1,6 @@
 """Sixteen numbers at a time in Numba's loops, where LLVM does not find the vectors itself or finds poor ones.
 
-A compiled function (`alexnet.kernels.compiled`) calls `load` and `store` and computes in between with + - * / and the
+A compiled function (`alexnet.kernels.jit`) calls `load` and `store` and computes in between with + - * / and the
 functions below, on vectors and single numbers. LLVM makes them into whatever vectors the machine has: one of AVX-512's,
 or several, whose computations then overlap.
 
@@ -19,7 +19,7 @@ from numba import extending
 from numba.core import cgutils, types
 from numba.extending import models, overload, register_model
 
-from alexnet.kernels.compile import compiled
+from alexnet.kernels.compile import jit
 
 LANES = 16
 intrinsic: Any = extending.intrinsic  # its own type says that the first argument, the context, is to be given
@@ -134,7 +134,7 @@ def _place(context: Any, builder: Any, array: Any, memory: Any, index: Any) -> t
     return one, builder.bitcast(one, kind.as_pointer()), kind, array.dtype.bitwidth // 8
 
 
-@compiled
+@jit
 def lanes(rest, whole):  # type: ignore[no-untyped-def]
     """How many of a vector's numbers to load or store: those that there are, `rest`, or all where the tuple `whole` has
     an entry, so that it is known when the loop is compiled."""

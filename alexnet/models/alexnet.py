@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.architecture import Conv, Full, Net
-from alexnet.models.layers import Convolution, Dropout, LocallyConnected, activation, after
+from alexnet.models.layers import Convolution, Dropout, LocallyConnected, activation_layer, following_layers
 
 
 class Convolutions(nn.ModuleDict):
@@ -44,20 +44,20 @@ class AlexNet(nn.Module):
             towers = 1 if not self.convs or conv.all_towers else net.towers  # the first reads the picture
             kind = Convolution if conv.shared else LocallyConnected
             layer = kind(channels, conv, towers=towers, side=side)
-            self.convs[name] = nn.Sequential(layer, *after(conv, net))
+            self.convs[name] = nn.Sequential(layer, *following_layers(conv, net))
             channels, side = conv.maps, sides[name][1]
         self.hidden = nn.ModuleDict()  # fc6, fc7: linear, activation, dropout
         width = channels * side * side
         for name, full in net.hidden().items():
             assert full.units is not None
-            parts: list[nn.Module] = [nn.Linear(width, full.units), activation(net)]
+            parts: list[nn.Module] = [nn.Linear(width, full.units), activation_layer(net)]
             self.hidden[name] = nn.Sequential(
                 *parts, *([Dropout(full.dropout, len(self.hidden))] if full.dropout else [])
             )
             width = full.units
         self.linear = nn.Linear(width, net.linear.units) if net.linear and net.linear.units else None
         self.fc8 = nn.Linear(self.linear.out_features if self.linear else width, classes)
-        self.start()
+        self.reset_parameters()
 
     def features(self, x: Tensor) -> Tensor:
         """The activities of the last hidden layer (7.1).
@@ -71,13 +71,13 @@ class AlexNet(nn.Module):
         Raises:
             ValueError: Pictures of another size.
         """
-        return self.hidden_activities(self.convs(self.scaled(x)))
+        return self.hidden_activities(self.convs(self.scale_pixels(x)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, 224, 224) centred pixels -> (N, classes) logits."""
-        return self.logits(self.convs(self.scaled(x)))
+        return self.forward_head(self.convs(self.scale_pixels(x)))
 
-    def scaled(self, x: Tensor) -> Tensor:
+    def scale_pixels(self, x: Tensor) -> Tensor:
         """The pictures as the first layer takes them; a ValueError where they have another size."""
         side = self.net.image_size
         if x.shape[1:] != (3, side, side):
@@ -91,7 +91,7 @@ class AlexNet(nn.Module):
             x = full(x)  # (N, 4096), twice
         return x
 
-    def logits(self, x: Tensor) -> Tensor:
+    def forward_head(self, x: Tensor) -> Tensor:
         """The convolutions' maps (N, 256, 6, 6) -> logits (N, classes)."""
         x = self.hidden_activities(x)
         logits: Tensor = self.fc8(x if self.linear is None else self.linear(x))
@@ -101,7 +101,7 @@ class AlexNet(nn.Module):
         """The net's dropout layers, in order."""
         return [module for module in self.hidden.modules() if isinstance(module, Dropout)]
 
-    def on(self, device: torch.device) -> "AlexNet":
+    def to_channels_last(self, device: torch.device) -> "AlexNet":
         """This net moved to a device, in channels_last memory, the layout that its operations are fastest in."""
         self.to(device)
         return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
@@ -112,7 +112,7 @@ class AlexNet(nn.Module):
         return inner | ({"linear": self.linear} if self.linear else {}) | {"fc8": self.fc8}
 
     @torch.no_grad()
-    def start(self, generator: torch.Generator | None = None) -> None:
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the weights anew and set the biases, as `Net.start` says (section 6).
 
         Args:

@@ -13,7 +13,7 @@ from alexnet.kernels.dropout import dropout
 from alexnet.kernels.locally_connected import locally_connected
 from alexnet.kernels.pool import average_pool, max_pool
 from alexnet.kernels.response_norm import map_norm, response_norm
-from alexnet.kernels.space_to_depth import fold, space_to_depth_reference
+from alexnet.kernels.space_to_depth import space_to_depth, space_to_depth_reference
 
 _FEW = 4  # maps
 
@@ -86,7 +86,7 @@ class Convolution(nn.Conv2d):
         autocast = torch.is_autocast_enabled(device) and x.dtype != torch.float64
         dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
         weight = space_to_depth_reference(self.weight, side=side, rows=squares, columns=squares)
-        return F.conv2d(fold(x, side=side, rows=around, columns=around, dtype=dtype), weight, self.bias)
+        return F.conv2d(space_to_depth(x, side=side, rows=around, columns=around, dtype=dtype), weight, self.bias)
 
 
 class LocallyConnected(nn.Module):
@@ -219,14 +219,14 @@ class Dropout(nn.Module):
         return f"p={self.p}"
 
 
-def after(conv: Conv, net: Net) -> Iterable[nn.Module]:
+def following_layers(conv: Conv, net: Net) -> Iterable[nn.Module]:
     """The modules that follow a convolution, in the order `conv.then` says; ReLU and normalisation as one."""
     steps = [s for s in conv.then if not (s.startswith("normalise") and getattr(net, s) is None)]
     for place, step in enumerate(steps):
         following = steps[place + 1] if place + 1 < len(steps) else None
         before = steps[place - 1] if place else None
         if step == "activate" and not (net.activation == "relu" and following == "normalise"):
-            yield activation(net)
+            yield activation_layer(net)
         elif step == "normalise" and net.normalise is not None:
             fused = net.activation == "relu" and before == "activate"
             yield ResponseNormalisation(net.normalise, towers=net.towers, relu=fused)
@@ -237,6 +237,6 @@ def after(conv: Conv, net: Net) -> Iterable[nn.Module]:
             yield kind(net.pool_size, net.pool_stride)
 
 
-def activation(net: Net) -> nn.Module:
+def activation_layer(net: Net) -> nn.Module:
     """The net's nonlinearity (section 4.1)."""
     return nn.ReLU() if net.activation == "relu" else nn.Tanh()

@@ -25,7 +25,7 @@ class Classifier:
 
     def __init__(self, found: Checkpoint, *, device: str | torch.device | None = None) -> None:
         self.recipe, self.classes, self.mean = found.recipe, found.classes, found.statistics.mean
-        self.net = found.net().on(choose_device(device))
+        self.net = found.net().to_channels_last(choose_device(device))
 
     @classmethod
     def load(cls, run: str | Path, *, device: str | torch.device | None = None) -> "Classifier":

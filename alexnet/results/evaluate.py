@@ -159,7 +159,7 @@ def predict_all(
     """
     net, centres, means = found.net(), list[torch.Tensor](), list[torch.Tensor]()
     team.shard_model(net)
-    net.on(team.device)
+    net.to_channels_last(team.device)
     group = team.data_group
     shown = progress and team.is_main and sys.stderr.isatty()
     with tqdm(total=len(split), desc=format_views(views), unit="picture", leave=False, disable=not shown) as bar:

@@ -109,7 +109,9 @@ def figures(
     chosen = choose(of.labels, EXAMPLES, seed)
     views = default_views(found.recipe)
     pictures = [of.image(int(index)) for index in chosen]
-    chances = probabilities(found.net().on(choose_device(device)), pictures, found.statistics.mean, found.recipe, views)
+    chances = probabilities(
+        found.net().to_channels_last(choose_device(device)), pictures, found.statistics.mean, found.recipe, views
+    )
     made = {
         "curves": drawn.curves(history),
         "guesses": drawn.guesses(examples(of, found.classes, chances.numpy(), chosen)),

@@ -72,7 +72,7 @@ class Features:
 
     def __init__(self, found: Checkpoint, device: str | torch.device | None = None) -> None:
         self.recipe = found.recipe
-        self.net = found.net().on(choose_device(device))
+        self.net = found.net().to_channels_last(choose_device(device))
         self.device, crop = self.net.fc8.weight.device, self.recipe.net.image_size
         self.centre = torch.from_numpy(centre_mean(found.statistics.mean, crop)).to(self.device)
         self.view = select_views(1, self.recipe.store_size, crop)

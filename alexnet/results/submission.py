@@ -68,7 +68,7 @@ def submission(
     numbers = numbers_of(classes, Path(ids))
     pictures = numbered(Path(folder))
     chosen = choose_device(device)
-    ready = [(net.net().on(chosen), net) for net in nets]
+    ready = [(net.net().to_channels_last(chosen), net) for net in nets]
     lines: list[str] = []
     with tqdm(total=len(pictures), unit="picture", leave=False, disable=None) as bar:
         for squares in read_in_batches(pictures, nets[0].recipe.store_size):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexnet.kernels.update import Part, rates_row, update
+from alexnet.kernels.update import ParameterUpdate, update, update_coefficients
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.schedule import Rates
@@ -60,12 +60,12 @@ class SGD(torch.optim.Optimizer):
                 if weight.grad is not None:
                     assert "velocity" in self.state[weight] or not capturing, "call set_rates before capturing a graph"
                     velocity, rates = self.velocity(weight), self._rows[weight.device][number]
-                    parts.append(Part(weight, velocity, weight.grad, rates))
+                    parts.append(ParameterUpdate(weight, velocity, weight.grad, rates))
         update(parts)
 
     def write_rates(self) -> None:
         """Write the groups' rates to the devices' memory, where they have changed; make velocities that are missing."""
-        wanted = [rates_row(group["rate"], group["momentum"], group["decay"]) for group in self.param_groups]
+        wanted = [update_coefficients(group["rate"], group["momentum"], group["decay"]) for group in self.param_groups]
         weights = [weight for group in self.param_groups for weight in group["params"]]
         devices = {weight.device for weight in weights}
         if wanted == self._written and devices == self._rates.keys():

@@ -292,7 +292,7 @@ def begin(
     taken = team.broadcast(taken)
     whole = net.state_dict() if taken and team.is_main else None
     team.shard_model(net)
-    net.on(team.device)
+    net.to_channels_last(team.device)
     if taken and team.world_size > 1:
         team.scatter(whole, dict(net.named_parameters()))
     return net, taken

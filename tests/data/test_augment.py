@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from alexnet.data.loading.augment import Augmentation, augment_picture, centre_mean, draw_augmentation, epoch_order
 from alexnet.data.loading.views import make_view_batch, ten_views
 from alexnet.data.store.local import Statistics
-from alexnet.kernels.augment import place, place_reference
+from alexnet.kernels.augment import transform_picture, transform_picture_reference
 
 COVARIANCE = np.array([[5000.0, 4200.0, 3800.0], [4200.0, 4800.0, 4300.0], [3800.0, 4300.0, 5200.0]])
 STATISTICS = Statistics.from_covariance(np.zeros((3, 256, 256), np.float32), COVARIANCE, 10)
@@ -133,8 +133,8 @@ def test_fast_kernel_against_plain_numpy(size, data, reflect, divisor, seed):
     mean = (random.random((crop, crop, 3)) * 255).astype(np.float32)
     colour = random.normal(0, 20, 3).astype(np.float32)
     fast, plain = np.empty((2, crop, crop, 3), np.float32)
-    place(image, top, left, reflect, mean, colour, divisor, fast)
-    place_reference(image, top, left, reflect, mean, colour, divisor, plain)
+    transform_picture(image, top, left, reflect, mean, colour, divisor, fast)
+    transform_picture_reference(image, top, left, reflect, mean, colour, divisor, plain)
     assert np.array_equal(fast, plain)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from alexnet.data.loading.augment import Augmentation, augment_picture, cut_crop, draw_augmentation
 from alexnet.data.store.local import Statistics
 from alexnet.kernels import augment
-from alexnet.kernels.augment import gather, place, place_batch, place_batch_reference
+from alexnet.kernels.augment import crop_batch, transform_batch, transform_batch_reference, transform_picture
 from alexnet.kernels.philox import philox, philox_reference
 
 pytestmark = pytest.mark.gpu
@@ -41,7 +41,7 @@ def test_squares_are_cut_out_of_the_pictures(size, data, count, seed):
     top, left = random.integers(0, size - crop + 1, (2, count))
     addresses = np.array([picture.ctypes.data for picture in pictures], np.uint64)
     out = np.empty((count, crop, crop, 3), np.uint8)
-    gather(addresses, size, top, left, out)
+    crop_batch(addresses, size, top, left, out)
     for picture, y, x, square in zip(pictures, top, left, out, strict=True):
         assert np.array_equal(square, picture[y : y + crop, x : x + crop])
 
@@ -50,11 +50,11 @@ def test_squares_are_cut_out_of_the_pictures(size, data, count, seed):
 def test_a_square_outside_the_picture_is_not_read(place):
     picture, out = np.zeros((6, 6, 3), np.uint8), np.empty((1, 4, 4, 3), np.uint8)
     with pytest.raises(AssertionError, match="within"):
-        gather(np.array([picture.ctypes.data], np.uint64), 6, *(np.array([at]) for at in place), out)
+        crop_batch(np.array([picture.ctypes.data], np.uint64), 6, *(np.array([at]) for at in place), out)
 
 
 def batch(crop: int, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Random squares, reflections, mean and colours on the device, as `place_batch` takes them."""
+    """Random squares, reflections, mean and colours on the device, as `transform_batch` takes them."""
     random = np.random.default_rng(seed)
     squares = random.integers(0, 256, (count, crop, crop, 3), np.uint8)
     reflect = random.random(count) < 0.5
@@ -68,14 +68,14 @@ def placed(squares, reflect, mean, colour, divisor):
     out = np.empty(squares.shape, np.float32)
     for n, square in enumerate(squares.cpu().numpy()):
         arguments = mean.cpu().numpy(), colour[n].cpu().numpy(), divisor, out[n]
-        place(square, 0, 0, bool(reflect[n]), *arguments)
+        transform_picture(square, 0, 0, bool(reflect[n]), *arguments)
     return torch.from_numpy(out).permute(0, 3, 1, 2)
 
 
 @given(crop=st.integers(1, 24), count=st.integers(1, 6), divisor=st.sampled_from([1.0, 1.1, 3.0]), seed=SEEDS)
 def test_plain_torch_gives_the_bits_of_place(crop, count, divisor, seed):
     squares, reflect, mean, colour = batch(crop, count, seed)
-    made = place_batch_reference(squares, reflect, mean, colour, divisor).cpu()
+    made = transform_batch_reference(squares, reflect, mean, colour, divisor).cpu()
     assert torch.equal(made, placed(squares, reflect, mean, colour, divisor))
     assert made.is_contiguous(memory_format=torch.channels_last)
 
@@ -90,35 +90,35 @@ def test_plain_torch_gives_the_bits_of_place(crop, count, divisor, seed):
     seed=SEEDS,
 )
 def test_triton_gives_the_bits_of_plain_torch(crop, count, divisor, dtype, seed):
-    from alexnet.kernels.augment_triton import place_batch_triton
+    from alexnet.kernels.augment_triton import transform_batch_triton
 
     arguments = *batch(crop, count, seed), divisor, dtype
-    made = place_batch_triton(*arguments)
+    made = transform_batch_triton(*arguments)
     assert made.dtype == dtype
     assert made.is_contiguous(memory_format=torch.channels_last)
-    plain = place_batch_reference(*arguments)
+    plain = transform_batch_reference(*arguments)
     if dtype == torch.bfloat16 and INTERPRETED:  # the interpreter cuts the lower half off, a GPU rounds
-        plain = (place_batch_reference(*arguments[:-1]).view(torch.int32) >> 16 << 16).view(torch.float32).to(dtype)
+        plain = (transform_batch_reference(*arguments[:-1]).view(torch.int32) >> 16 << 16).view(torch.float32).to(dtype)
     assert torch.equal(made, plain)
 
 
 @needs_triton
 def test_triton_at_the_papers_size():
-    from alexnet.kernels.augment_triton import place_batch_triton
+    from alexnet.kernels.augment_triton import transform_batch_triton
 
     squares, reflect, mean, colour = batch(224, 2, 0)
     reflect[:] = torch.tensor([True, False])
-    made = place_batch_triton(squares, reflect, mean, colour, 1.1, torch.float32).cpu()
+    made = transform_batch_triton(squares, reflect, mean, colour, 1.1, torch.float32).cpu()
     assert torch.equal(made, placed(squares, reflect, mean, colour, 1.1))
 
 
 @needs_cuda
 def test_a_gpu_without_triton_says_so_and_gives_the_same(monkeypatch, capsys):
     arguments = *batch(20, 5, 0), 1.1
-    want = place_batch(*arguments)
+    want = transform_batch(*arguments)
     monkeypatch.setattr(augment, "has_triton", lambda: False)
     augment.note.cache_clear()
-    assert torch.equal(place_batch(*arguments), want)
+    assert torch.equal(transform_batch(*arguments), want)
     assert "install triton" in capsys.readouterr().err
 
 
@@ -139,5 +139,5 @@ def test_a_square_sent_and_placed_there_is_the_training_picture(size, data, seed
         cut_crop(picture, draws, n, squares[n])
         augment_picture(picture, draws, n, mean, 1.1, want[n])
     arrays = squares, draws.reflect, mean, draws.colour
-    made = place_batch(*(torch.from_numpy(array).to(DEVICE) for array in arrays), 1.1)
+    made = transform_batch(*(torch.from_numpy(array).to(DEVICE) for array in arrays), 1.1)
     assert torch.equal(made.cpu(), torch.from_numpy(want).permute(0, 3, 1, 2))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from alexnet.kernels.compile import has_triton
-from alexnet.kernels.update import Part, rates_row, update, update_foreach, update_reference
+from alexnet.kernels.update import ParameterUpdate, update, update_coefficients, update_foreach, update_reference
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Change, Recipe
 from alexnet.training.schedule import rates as rates_of
@@ -27,14 +27,14 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 MOMENTUM = 0.9
 
 
-def by_triton(parts: Sequence[Part]) -> None:
+def by_triton(parts: Sequence[ParameterUpdate]) -> None:
     """`update_triton` on flat memory, which it wants."""
     from alexnet.kernels.update_triton import update_triton
 
-    update_triton([Part(*(tensor.view(-1) for tensor in part[:3]), part.rates) for part in parts])
+    update_triton([ParameterUpdate(*(tensor.view(-1) for tensor in part[:3]), part.coefficients) for part in parts])
 
 
-def one_by_one(parts: Sequence[Part]) -> None:
+def one_by_one(parts: Sequence[ParameterUpdate]) -> None:
     """`update_reference` of each."""
     for weight, velocity, gradient, row in parts:
         rate, decayed, momentum = row.tolist()
@@ -67,7 +67,7 @@ def normal(shape: Sequence[int], seed: int, dtype: torch.dtype = torch.float32) 
 
 def rows(rates: Sequence[float], decays: Sequence[float]) -> Tensor:
     """(groups, 3): what the parts' rates are views of."""
-    found = [rates_row(rate, MOMENTUM, decay) for rate, decay in zip(rates, decays, strict=True)]
+    found = [update_coefficients(rate, MOMENTUM, decay) for rate, decay in zip(rates, decays, strict=True)]
     return torch.tensor(found, dtype=torch.float64, device=DEVICE)
 
 
@@ -80,7 +80,7 @@ def bits(tensor: Tensor) -> np.ndarray:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_many_steps_at_changing_rates_give_the_formula_s_bits(
-    way: Callable[[Sequence[Part]], None], dtype: torch.dtype
+    way: Callable[[Sequence[ParameterUpdate]], None], dtype: torch.dtype
 ) -> None:
     # One of more than a block, one of exactly a block, one element, none; decay and none; frozen now and then.
     shapes, decays = [(2500,), (32, 32), (1,), (0, 3), (7, 5, 3, 2)], [5e-4, 0.0, 0.03, 5e-4, 1.0]
@@ -91,7 +91,7 @@ def test_many_steps_at_changing_rates_give_the_formula_s_bits(
         given_rates = [rate if n != 4 or step % 2 else 0.0 for n in range(5)]  # the last is frozen every other step
         table = rows(given_rates, decays)
         gradients = [normal(shape, 100 * step + n, dtype) for n, shape in enumerate(shapes)]
-        way([Part(*tensors) for tensors in zip(weights, velocities, gradients, table, strict=True)])
+        way([ParameterUpdate(*tensors) for tensors in zip(weights, velocities, gradients, table, strict=True)])
         for n, (w, v) in enumerate(expected):
             expected[n] = formula(w, v, bits(gradients[n]), given_rates[n], decays[n])
             np.testing.assert_array_equal(bits(weights[n]), expected[n][0], strict=True)
@@ -118,7 +118,7 @@ def test_any_strides_give_the_same_bits(data: st.DataObject) -> None:
         rate = data.draw(st.sampled_from([0.0, 0.01, 0.3]))
         decay = data.draw(st.sampled_from([0.0, 5e-4]))
         w, v, g = (laid_out(value, data.draw(orders), data.draw(st.booleans())) for value in values)
-        parts.append(Part(w, v, g, rows([rate], [decay])[0]))
+        parts.append(ParameterUpdate(w, v, g, rows([rate], [decay])[0]))
         expected.append(formula(*(bits(value) for value in values), rate, decay))
     update(parts)
     for part, (w, v) in zip(parts, expected, strict=True):
@@ -127,7 +127,7 @@ def test_any_strides_give_the_same_bits(data: st.DataObject) -> None:
 
 
 def test_a_number_is_a_parameter_too() -> None:
-    part = Part(*(torch.tensor(x, device=DEVICE) for x in (2.0, 1.0, 0.5)), rows([0.25], [0.0])[0])
+    part = ParameterUpdate(*(torch.tensor(x, device=DEVICE) for x in (2.0, 1.0, 0.5)), rows([0.25], [0.0])[0])
     update([part])
     assert (float(part.weight), float(part.velocity)) == (pytest.approx(2.0 + 0.9 - 0.125), pytest.approx(0.9 - 0.125))
 
@@ -141,7 +141,7 @@ def test_large_parameters_are_divided_among_threads_to_the_same_bits(threads: in
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        update([Part(*three, table[0]) for three in tensors])
+        update([ParameterUpdate(*three, table[0]) for three in tensors])
     finally:
         torch.set_num_threads(before)
     for (weight, velocity, _), (w, v) in zip(tensors, expected, strict=True):
@@ -152,11 +152,11 @@ def test_large_parameters_are_divided_among_threads_to_the_same_bits(threads: in
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_narrow_types_are_moved_in_float32_and_rounded_once(
-    way: Callable[[Sequence[Part]], None], dtype: torch.dtype
+    way: Callable[[Sequence[ParameterUpdate]], None], dtype: torch.dtype
 ) -> None:
     w, v, g = (torch.from_numpy(np.random.default_rng(n).normal(size=(40, 41))).to(DEVICE, dtype) for n in range(3))
     expected = [torch.from_numpy(x).to(dtype) for x in formula(*(bits(t.float()) for t in (w, v, g)), 0.01, 5e-4)]
-    way([Part(w, v, g, rows([0.01], [5e-4])[0])])
+    way([ParameterUpdate(w, v, g, rows([0.01], [5e-4])[0])])
     # Triton's interpreter cuts bfloat16 off instead of rounding it.
     by_interpreter = INTERPRETED and (way is by_triton or (way is update and DEVICE.type == "cuda"))
     cuts = by_interpreter and dtype is torch.bfloat16
@@ -176,11 +176,11 @@ def test_the_reference_is_the_formula(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_frozen_parameter_stays_whatever_its_gradient(way: Callable[[Sequence[Part]], None]) -> None:
+def test_a_frozen_parameter_stays_whatever_its_gradient(way: Callable[[Sequence[ParameterUpdate]], None]) -> None:
     nan = torch.full((5,), torch.nan, device=DEVICE)
     frozen, moving = ([normal((5,), n), normal((5,), n + 1), nan] for n in (0, 5))
     before, table = [tensor.clone() for tensor in frozen], rows([0.0, 0.1], [5e-4, 5e-4])
-    way([Part(*frozen, table[0]), Part(*moving, table[1])])
+    way([ParameterUpdate(*frozen, table[0]), ParameterUpdate(*moving, table[1])])
     assert torch.equal(frozen[0], before[0])
     assert torch.equal(frozen[1], before[1])
     assert moving[0].isnan().all()
@@ -209,7 +209,7 @@ def made_up_step(net: AlexNet, optimiser: SGD, seed: int) -> None:
 
 def small(recipe: Recipe) -> tuple[AlexNet, SGD]:
     torch.manual_seed(0)
-    net = AlexNet(3, recipe.net).on(DEVICE)
+    net = AlexNet(3, recipe.net).to_channels_last(DEVICE)
     return net, SGD(groups(net, recipe), rate=0.01, momentum=0.9, decay=5e-4)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet.kernels.compile import compiled
+from alexnet.kernels.compile import jit
 from alexnet.kernels.vectors import (
     LANES,
     around,
@@ -29,13 +29,13 @@ EVERY = torch.arange(65536, dtype=torch.int32).to(torch.int16)  # every pattern 
 BITS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
 
 
-@compiled
+@jit
 def copy(source, target, count):
     for i in range(0, count, LANES):
         store(target, i, load(source, i, count - i), count - i)
 
 
-@compiled
+@jit
 def compute(a, b, out, names, one):
     x, y = load(a, 0, LANES), load(b, 0, LANES)
     results = (x + y, x - y, 2.0 * x, x / y, y**3.0, x * 0.5, at_least(x, 0.5), where_above(x, 0.5, y))
@@ -113,7 +113,7 @@ def test_arithmetic_is_numpys(kind):
     np.testing.assert_allclose(out, expected, rtol=1e-6 if kind == np.float32 else 1e-14)
 
 
-@compiled
+@jit
 def add_windows(source, out, before, size, count):
     left, here, right = load(source, 0, LANES), load(source, LANES, LANES), load(source, 2 * LANES, LANES)
     store(out, 0, around(left, here, right, before, size), LANES)
@@ -132,7 +132,7 @@ def test_windows_over_three_vectors_are_added_up(before, size, kind):
         assert (out[LANES:] == kept).all()
 
 
-@compiled
+@jit
 def rounding_error(a, b, out, minus_one):
     x, y = load(a, 0, LANES), load(b, 0, LANES)
     store(out, 0, fused(x, y, minus_one * (x * y)), LANES)
@@ -148,7 +148,7 @@ def test_fused_rounds_once(kind):
     assert [Fraction(float(value)) for value in out] == exact
 
 
-@compiled
+@jit
 def guess_all(source, target):
     for i in range(0, len(source), LANES):
         store(target, i, guess(load(source, i, LANES)), LANES)

@@ -548,11 +548,11 @@ def test_start_values_are_gaussian_with_the_recipe_s_deviations(name: str) -> No
 def test_start_draws_from_the_generator_it_is_given() -> None:
     net = AlexNet(5, narrow(Net()))
     state = torch.get_rng_state()
-    net.start(torch.Generator().manual_seed(3))
+    net.reset_parameters(torch.Generator().manual_seed(3))
     first = {name: value.clone() for name, value in net.state_dict().items()}
-    net.start(torch.Generator().manual_seed(3))
+    net.reset_parameters(torch.Generator().manual_seed(3))
     assert all(torch.equal(first[name], value) for name, value in net.state_dict().items())
-    net.start(torch.Generator().manual_seed(4))
+    net.reset_parameters(torch.Generator().manual_seed(4))
     assert not torch.equal(first["fc8.weight"], net.fc8.weight)
     assert torch.equal(torch.get_rng_state(), state)
 

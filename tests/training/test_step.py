@@ -20,7 +20,7 @@ RECIPE = Recipe(net=NET, store_size=32, batch_size=BATCH, label_smoothing=0.1, p
 
 def ready(recipe: Recipe, device: str, *, graph: bool = True) -> tuple[AlexNet, SGD, Step]:
     torch.manual_seed(0)
-    net = AlexNet(3, recipe.net).on(torch.device(device)).train()
+    net = AlexNet(3, recipe.net).to_channels_last(torch.device(device)).train()
     optimiser = SGD(groups(net, recipe), rate=0.01, momentum=0.9, decay=0.0005)
     return net, optimiser, Step(net, optimiser, recipe, graph=graph)
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from alexnet.data.store.local import Statistics
-from alexnet.kernels.augment import place
+from alexnet.kernels.augment import transform_picture
 from alexnet.kernels.philox import philox
 
 _WORDS = 8  # random 64-bit words per picture: area, top, left, reflection, and four for the three Gaussians
@@ -140,11 +140,11 @@ def augment_picture(
     top, left, crop = int(draws.top[n]), int(draws.left[n]), out.shape[0]
     if draws.side[n] != crop:
         image, top, left = _resized(image, draws, n, crop), 0, 0
-    place(image, top, left, bool(draws.reflect[n]), mean, draws.colour[n], divisor, out)
+    transform_picture(image, top, left, bool(draws.reflect[n]), mean, draws.colour[n], divisor, out)
 
 
 def cut_crop(image: np.ndarray, draws: Augmentation, n: int, out: np.ndarray) -> None:
-    """Write the square that the batch's draws say for its place `n`: what `place_batch` makes a training picture of.
+    """Write the square that the batch's draws say for its place `n`, for `transform_batch` to transform.
 
     Args:
         image: (size, size, 3) uint8.

@@ -20,7 +20,7 @@ from alexnet.data.loading.augment import (
 from alexnet.data.loading.transfer import prefetch_to_device
 from alexnet.data.store.local import Split, Statistics
 from alexnet.distributed.collectives import shard_rows
-from alexnet.kernels.augment import gather, place_batch
+from alexnet.kernels.augment import crop_batch, transform_batch
 from alexnet.recipe import Recipe
 from alexnet.utils.prefetch import prefetch
 
@@ -191,7 +191,7 @@ class Loader:
 
         def send(job: HostBatch) -> tuple[Tensor, Tensor]:
             squares, reflect, shift, labels = job.to(self.device)
-            return place_batch(squares, reflect, mean, shift, self._divisor(shift_colours)), labels
+            return transform_batch(squares, reflect, mean, shift, self._divisor(shift_colours)), labels
 
         # Memory is pinned here, in the caller's thread: then no other one calls CUDA, which would break the capture of
         # a CUDA graph that the caller may be at.
@@ -226,7 +226,7 @@ class Loader:
         squares, draws = job.squares.numpy(), self._draw(job.indices, epoch, shift_colours)
         addresses = self.split.memory_addresses(job.indices)
         if addresses is not None and (draws.side == squares.shape[1]).all():
-            gather(addresses, self.split.size, draws.top, draws.left, squares)
+            crop_batch(addresses, self.split.size, draws.top, draws.left, squares)
         else:
             for n, picture in enumerate(self.split.images(job.indices.tolist())):
                 cut_crop(picture, draws, n, squares[n])

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.kernels.augment import place
+from alexnet.kernels.augment import transform_picture
 from alexnet.kernels.threads import parallel_for
 
 View = tuple[int, int, bool]
@@ -76,7 +76,7 @@ def make_view_batch(pictures: Sequence[np.ndarray], views: Sequence[View], centr
     def make(start: int, stop: int) -> None:
         for n in range(start, stop):
             top, left, reflected = views[n % len(views)]
-            place(pictures[n // len(views)], top, left, reflected, mean, no_shift, 1.0, batch[n])
+            transform_picture(pictures[n // len(views)], top, left, reflected, mean, no_shift, 1.0, batch[n])
 
     parallel_for(make, len(batch))
     return torch.from_numpy(batch).permute(0, 3, 1, 2)

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from alexnet.kernels.compile import compiled
+from alexnet.kernels.compile import jit
 
 Index = np.uintp  # unsigned: a possibly negative index costs the compiler its vector instructions
 HALF = np.float32(0.5)
@@ -46,19 +46,19 @@ def area_weights(side: int, size: int, divisor: int = 1, offset: int = 0) -> tup
     return first, (np.maximum(shared, 0) / side).astype(np.float32)
 
 
-@compiled
+@jit
 def _first_row(total: np.ndarray, row: np.ndarray, weight: np.float32) -> None:
     for j in range(total.size):
         total[j] = weight * np.float32(row[j])
 
 
-@compiled
+@jit
 def _add_row(total: np.ndarray, row: np.ndarray, weight: np.float32) -> None:
     for j in range(total.size):
         total[j] += weight * np.float32(row[j])
 
 
-@compiled
+@jit
 def _row_of_2(row: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
     """Resample one row as `_row_of_any`, two pixels to one, in two thirds of its time."""
     for x in range(Index(weights.shape[0])):
@@ -69,7 +69,7 @@ def _row_of_2(row: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.n
             out[o + c] = np.uint8(np.int32(total))
 
 
-@compiled
+@jit
 def _row_of_3(row: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
     """Resample one row as `_row_of_any`, three pixels to one, in half of its time."""
     for x in range(Index(weights.shape[0])):
@@ -80,7 +80,7 @@ def _row_of_3(row: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.n
             out[o + c] = np.uint8(np.int32(total))
 
 
-@compiled
+@jit
 def _row_of_any(row: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
     """Resample one row of RGB pixels: (columns * 3,) float32 -> (size * 3,) uint8, rounded."""
     for x in range(Index(weights.shape[0])):
@@ -97,7 +97,7 @@ def _row_of_any(row: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np
         out[o + Index(2)] = np.uint8(np.int32(b))
 
 
-@compiled
+@jit
 def resample(
     picture: np.ndarray,
     top: int,
@@ -136,7 +136,7 @@ def resample(
             _row_of_any(row, first_across, across, out[y])
 
 
-@compiled
+@jit
 def _widen_row(row: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
     """Interpolate one row of RGB pixels: (columns * 3,) float32 -> (size * 3,) float32."""
     for x in range(Index(weights.shape[0])):
@@ -146,13 +146,13 @@ def _widen_row(row: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.
             out[o + c] = u * row[i + c] + v * row[i + Index(3) + c]
 
 
-@compiled
+@jit
 def _between_rows(above: np.ndarray, below: np.ndarray, u: np.float32, v: np.float32, out: np.ndarray) -> None:
     for j in range(out.size):
         out[j] = np.uint8(np.int32(HALF + u * above[j] + v * below[j]))
 
 
-@compiled
+@jit
 def enlarge(picture: np.ndarray, top: int, left: int, first: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
     """Enlarge a square of a picture: as `resample`, but across first, for there are fewer rows than are wanted.
 
@@ -178,7 +178,7 @@ def enlarge(picture: np.ndarray, top: int, left: int, first: np.ndarray, weights
         _between_rows(wide[above % 2], wide[(above + 1) % 2], weights[y, 0], weights[y, 1], out[y])
 
 
-@compiled
+@jit
 def _add_values(rows: np.ndarray, sums: np.ndarray) -> None:
     """Add four rows of bytes, place by place, to the sums."""
     a, b, c, d = rows[0], rows[1], rows[2], rows[3]
@@ -186,7 +186,7 @@ def _add_values(rows: np.ndarray, sums: np.ndarray) -> None:
         sums[j] += np.uint32(np.uint32(a[j]) + np.uint32(b[j])) + np.uint32(np.uint32(c[j]) + np.uint32(d[j]))
 
 
-@compiled
+@jit
 def _add_products(rows: np.ndarray, later: np.ndarray, products: np.ndarray) -> None:
     """Add the products of four rows of bytes with four others, place by place."""
     a, b, c, d = rows[0], rows[1], rows[2], rows[3]
@@ -197,7 +197,7 @@ def _add_products(rows: np.ndarray, later: np.ndarray, products: np.ndarray) -> 
         products[j] += np.uint32(np.uint32(ap + bq) + np.uint32(cr + ds))
 
 
-@compiled
+@jit
 def _colour_sums(images: np.ndarray, sums: np.ndarray, products: np.ndarray) -> None:
     count, height, width = images.shape
     places = np.empty((3, width), np.uint32)

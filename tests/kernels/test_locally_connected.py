@@ -234,7 +234,7 @@ def local_net() -> Net:
 
 
 def test_a_net_s_local_layers_have_the_sides_and_names_of_its_description() -> None:
-    net = AlexNet(3, local_net()).on(torch.device(DEVICE))
+    net = AlexNet(3, local_net()).to_channels_last(torch.device(DEVICE))
     assert net.net.sides() == {"conv1": (11, 5), "conv3": (5, 5), "conv4": (3, 3)}  # 1 + ceil((24 - 5) / 2) = 11
     assert tuple(net.layers()) == ("conv1", "conv3", "conv4", "fc8")
     assert tuple(net.layers()["conv3"].weight.shape) == (5, 5, 8, 3, 3, 8)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from alexnet.architecture import Conv
 from alexnet.kernels import space_to_depth as kernel
-from alexnet.kernels.space_to_depth import fold, space_to_depth_reference
+from alexnet.kernels.space_to_depth import space_to_depth, space_to_depth_reference
 from alexnet.models.layers import Convolution
 
 pytest.importorskip("triton")
@@ -64,7 +64,9 @@ def test_several_programs(width):
 @needs_cuda
 def test_the_operator_takes_it_on_a_gpu():
     x = drawn(2, 3, 20, 20).requires_grad_()
-    got, expected = (f(x, side=4, rows=6, columns=5, dtype=torch.float16) for f in (fold, space_to_depth_reference))
+    got, expected = (
+        f(x, side=4, rows=6, columns=5, dtype=torch.float16) for f in (space_to_depth, space_to_depth_reference)
+    )
     assert got.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(got, expected)
     g = torch.randn_like(expected)

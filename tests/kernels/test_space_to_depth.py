@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from alexnet.architecture import Conv
 from alexnet.kernels import space_to_depth as kernel
-from alexnet.kernels.space_to_depth import fold, space_to_depth_reference
+from alexnet.kernels.space_to_depth import space_to_depth, space_to_depth_reference
 from alexnet.models.layers import Convolution
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -29,7 +29,7 @@ def test_fast_path_against_plain_path(shape, side, squares, types, last):
     form = {"side": side, "rows": squares[0], "columns": squares[1], "dtype": types[1]}
     x = drawn(*shape).to(types[0], memory_format=torch.channels_last if last else torch.contiguous_format)
     x.requires_grad_()
-    got, expected = fold(x, **form), space_to_depth_reference(x, **form)
+    got, expected = space_to_depth(x, **form), space_to_depth_reference(x, **form)
     assert got.dtype == types[1]
     assert got.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(got, expected)
@@ -40,7 +40,7 @@ def test_fast_path_against_plain_path(shape, side, squares, types, last):
 
 def test_a_place_s_maps_are_its_square_row_by_row():
     x = torch.arange(2 * 4 * 6.0).reshape(1, 2, 4, 6)
-    y = fold(x, side=2, rows=3, columns=3)  # a row of squares too many: zeros
+    y = space_to_depth(x, side=2, rows=3, columns=3)  # a row of squares too many: zeros
     assert y[0, :, 1, 2].tolist() == [x[0, c, h, w] for h in (2, 3) for w in (4, 5) for c in (0, 1)]
     assert not y[0, :, 2].any()
 
@@ -50,9 +50,9 @@ def test_a_strided_convolution_is_one_of_stride_1_over_squares(kernel_side, stri
     x, weight = drawn(2, 3, 32, 32).double(), drawn(5, 3, kernel_side, kernel_side, seed=1).double()
     expected = F.conv2d(x, weight, stride=stride)
     squares = -(-kernel_side // stride)
-    weight = fold(weight, side=stride, rows=squares, columns=squares)
+    weight = space_to_depth(weight, side=stride, rows=squares, columns=squares)
     around = expected.shape[2] + squares - 1
-    torch.testing.assert_close(F.conv2d(fold(x, side=stride, rows=around, columns=around), weight), expected)
+    torch.testing.assert_close(F.conv2d(space_to_depth(x, side=stride, rows=around, columns=around), weight), expected)
 
 
 @pytest.mark.parametrize(
@@ -89,4 +89,4 @@ def test_torch_finds_the_operator_well_made():
 )
 def test_what_cannot_be_cut_is_named(x, change, message):
     with pytest.raises(ValueError, match=message):
-        fold(x, **{"side": 2, "rows": 1, "columns": 1} | change)
+        space_to_depth(x, **{"side": 2, "rows": 1, "columns": 1} | change)
