@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from alexnet.training import checkpoint
+from alexnet.training.checkpoint import TrainState, list_checkpoints, load_checkpoint, load_train_state
 
 MACHINES = ("first", "second", "third")
 SWITCH = "switch"
@@ -185,15 +185,15 @@ def finish(machines: list[Machine], diary: Diary, seconds: float) -> None:
         diary.note(machine.name, f"ended with status {status}")
 
 
-def progress(run: Path) -> checkpoint.Progress:
+def progress(run: Path) -> TrainState:
     """How far the latest checkpoint of a run is."""
-    for path in reversed(checkpoint.checkpoints(run) if run.exists() else []):
+    for path in reversed(list_checkpoints(run) if run.exists() else []):
         with contextlib.suppress(FileNotFoundError):  # an older one, just removed
-            return checkpoint.progress(path)
-    return checkpoint.Progress()
+            return load_train_state(path)
+    return TrainState()
 
 
-def wait_for(run: Path, wanted: Callable[[checkpoint.Progress], bool], machines: list[Machine]) -> checkpoint.Progress:
+def wait_for(run: Path, wanted: Callable[[TrainState], bool], machines: list[Machine]) -> TrainState:
     """Wait for a checkpoint of a kind.
 
     Raises:
@@ -238,7 +238,7 @@ def compare(run: Path, calm: Path) -> None:
     for one, other in zip(*([line for line in some if line["event"] == "epoch"] for some in lines), strict=True):
         print(f"{one['epoch']:5}  {one['train_loss']:<13.8f}  {other['train_loss']:<13.8f}  ", end="")
         print(f"{one['val_top1_error']:<16.2%}  {other['val_top1_error']:.2%}")
-    ours, theirs = (checkpoint.load(checkpoint.checkpoints(one)[-1]).part("net") for one in (run, calm))
+    ours, theirs = (load_checkpoint(list_checkpoints(one)[-1]).with_prefix("net") for one in (run, calm))
     far = max(float((ours[name] - theirs[name]).abs().max()) for name in theirs)
     size = max(float(value.abs().max()) for value in theirs.values())
     print(f"weights: greatest difference {far:.1e}, where the greatest weight is {size:.2f}")

@@ -25,7 +25,7 @@ from alexnet.experiments.figure4 import pixel_blocks, pixels, precision
 from alexnet.results.codes import train_autoencoder
 from alexnet.results.report import choose
 from alexnet.results.retrieve import CANDIDATES, Features, blocks, faiss, nearest, write_activities
-from alexnet.training import checkpoint
+from alexnet.training.checkpoint import load_best
 
 COUNT = 6
 MADE_AT_ONCE = 20_000
@@ -98,7 +98,7 @@ def main() -> None:
     print(f"{len(among):,} pictures, {len(places)} queries, {threads} threads; precision at {COUNT}")
     found, seconds = timed(lambda: nearest(pixels(of, places), pixel_blocks(among), COUNT)[1])
     row("raw pixels", found, 3 * of.size**2, seconds)
-    features = Features(checkpoint.best(given.run))
+    features = Features(load_best(given.run))
     asked = features([of.image(int(i)) for i in places])
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         activities = write_activities(Path(folder) / "activities.npy", features, among)

@@ -13,7 +13,7 @@ import numpy as np
 from alexnet.checked import require
 from alexnet.experiments.lab import ILSVRC2012, Finding, Lab, Row, percent
 from alexnet.results import figures
-from alexnet.training import checkpoint
+from alexnet.training.checkpoint import load_best
 
 DATA = ILSVRC2012
 SHUFFLES = 10_000
@@ -49,7 +49,7 @@ def run(lab: Lab) -> Finding:
     finding = Finding("Figure 3: the kernels of conv1", lab.data(), measures)
     for seed in range(lab.seeds or 3):
         trained = lab.trained(f"net-{seed}", replace(base, seed=seed))
-        weights = checkpoint.best(trained).net().layers()["conv1"].weight.detach().numpy()
+        weights = load_best(trained).net().layers()["conv1"].weight.detach().numpy()
         shares = colour_shares(weights)
         # The towers are numbered as in the paper's figure: GPU 1 is the one that sees less.
         towers = np.split(np.arange(len(shares)), base.net.towers)

@@ -18,7 +18,7 @@ from alexnet.experiments.lab import ILSVRC2010, Finding, Lab, Row, percent
 from alexnet.results import figures
 from alexnet.results.report import choose, examples
 from alexnet.results.retrieve import Features, Index, faiss, index, nearest
-from alexnet.training import checkpoint
+from alexnet.training.checkpoint import load_best
 from alexnet.training.inference import default_views, probabilities
 from alexnet.utils.device import choose_device
 
@@ -50,7 +50,7 @@ def run(lab: Lab) -> Finding:
     trained = lab.trained("net-0", base)
     of, among = lab.store.split(lab.tested()), lab.store.split("train")
     queries = choose(of.labels, min(QUERIES, len(of)), 0)
-    asked = Features(checkpoint.best(trained), lab.device)([of.image(int(i)) for i in queries])
+    asked = Features(load_best(trained), lab.device)([of.image(int(i)) for i in queries])
     count = min(NEIGHBOURS, len(among))
     by_pixels = nearest(pixels(of, queries), pixel_blocks(among), count)[1]
 
@@ -80,7 +80,7 @@ def run(lab: Lab) -> Finding:
 
 def draw_guesses(lab: Lab, trained: Path, of: Split, places: np.ndarray) -> Figure:
     """Pictures with their five most probable classes."""
-    found = checkpoint.best(trained)
+    found = load_best(trained)
     net, mean = found.net().to_channels_last(choose_device(lab.device)), found.statistics.mean
     pictures = [of.image(int(place)) for place in places]
     chances = probabilities(net, pictures, mean, found.recipe, default_views(found.recipe))

@@ -7,8 +7,7 @@ import torch
 
 from alexnet.data.loading.views import check_view_count
 from alexnet.data.prepare.decode import read_image
-from alexnet.training import checkpoint
-from alexnet.training.checkpoint import Checkpoint
+from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.inference import default_views, probabilities
 from alexnet.utils.device import choose_device
 
@@ -29,12 +28,12 @@ class Classifier:
 
     @classmethod
     def load(cls, run: str | Path, *, device: str | torch.device | None = None) -> "Classifier":
-        """The classifier that a run has trained (`checkpoint.best`).
+        """The classifier that a run has trained (`load_best`).
 
         Raises:
             FileNotFoundError: `run` holds no trained net.
         """
-        return cls(checkpoint.best(Path(run)), device=device)
+        return cls(load_best(Path(run)), device=device)
 
     def predict(self, picture: Picture, *, top: int = 5, views: int | None = None) -> list[tuple[str, float]]:
         """The most probable classes of one picture, most probable first, with their probabilities.

@@ -13,8 +13,7 @@ from alexnet.data.store.local import Split, Store
 from alexnet.distributed.team import Team, init_team
 from alexnet.recipe import Recipe
 from alexnet.results.predictions import Predictions, averaged, digest, mixture
-from alexnet.training import checkpoint
-from alexnet.training.checkpoint import Checkpoint
+from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.consistency import describe_pictures, versions
 from alexnet.training.inference import errors, format_views, predictions
 from alexnet.utils.console import note_once
@@ -130,9 +129,9 @@ def predictions_of(name: Path, store: Store, splits: Sequence[str], views: int, 
             kept = Predictions.load(name)
             kept.check(name, store, splits, views)
             return kept
-        found = checkpoint.best(name)
+        found = load_best(name)
         check_same_pictures(found, store)
-    team.check_same(lambda: {f"the step of run {name.name}": found.progress.step})
+    team.check_same(lambda: {f"the step of run {name.name}": found.state.step})
     with team.raise_together():
         team.form_groups(found.recipe.net, len(found.classes))
     counted = len(select_views(views, store.size, found.recipe.net.image_size))

@@ -14,8 +14,7 @@ from alexnet.results import page
 from alexnet.results.evaluate import check_same_pictures, predict_all, to_measure_on
 from alexnet.results.figures import Example
 from alexnet.results.history import History
-from alexnet.training import checkpoint
-from alexnet.training.checkpoint import Checkpoint
+from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.inference import default_views, errors, probabilities
 from alexnet.utils.device import choose_device
 from alexnet.utils.files import write_atomic
@@ -128,7 +127,7 @@ def figures(
 
 def trained(run: Path, store: Store) -> tuple[History, Checkpoint]:
     """A run's history and the net to predict with, once it is known that the net fits the store."""
-    history, found = History.read(run), checkpoint.best(run)
+    history, found = History.read(run), load_best(run)
     check_same_pictures(found, store)
     return history, found
 
@@ -204,5 +203,5 @@ def first_kernels(found: Checkpoint) -> np.ndarray | None:
     A locally connected layer has too many kernels to show: maps times places.
     """
     name = found.recipe.net.layers()[0]
-    weight = found.part("net").get(f"convs.{name}.0.weight")
+    weight = found.with_prefix("net").get(f"convs.{name}.0.weight")
     return None if weight is None or weight.ndim != 4 else weight.float().numpy()

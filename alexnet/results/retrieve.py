@@ -22,8 +22,7 @@ from alexnet.data.prepare.decode import read_image
 from alexnet.data.store.local import Split, Store
 from alexnet.results.codes import Autoencoder, train_autoencoder
 from alexnet.results.evaluate import check_same_pictures
-from alexnet.training import checkpoint
-from alexnet.training.checkpoint import Checkpoint
+from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.precision import autocast
 from alexnet.utils.device import choose_device
 from alexnet.utils.files import write_atomic
@@ -248,7 +247,7 @@ def index(
         ValueError: Another set of classes or size of pictures; no such split; bits that are no multiple of 8.
     """
     require(bits >= 8 and bits % 8 == 0, "bits", "a multiple of 8", bits)
-    found = checkpoint.best(Path(run))
+    found = load_best(Path(run))
     of_store = Store(store)
     check_same_pictures(found, of_store)
     of = of_store.split(split)
@@ -265,7 +264,7 @@ def index(
         "format": FORMAT,
         "store": str(of_store.path.resolve()),
         "split": split,
-        "step": found.progress.step,
+        "step": found.state.step,
         "classes": of_store.classes,
         "bits": bits,
         "seed": seed,
@@ -316,10 +315,10 @@ def similar(
         FileNotFoundError: No index, or no such file.
         ValueError: A file that is no picture, or a count out of range.
     """
-    of, found = Index(Path(run) / "index"), checkpoint.best(Path(run))
-    if of.about["step"] != found.progress.step:
+    of, found = Index(Path(run) / "index"), load_best(Path(run))
+    if of.about["step"] != found.state.step:
         raise ValueError(
-            f"index of run {run} must be of its net after step {found.progress.step}; it is of step "
+            f"index of run {run} must be of its net after step {found.state.step}; it is of step "
             f"{of.about['step']}: make it anew with alexnet index {run} STORE"
         )
     features = Features(found, device)

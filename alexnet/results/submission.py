@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from alexnet.data.prepare.decode import read_image
-from alexnet.training import checkpoint
+from alexnet.training.checkpoint import load_best
 from alexnet.training.inference import default_views, probabilities
 from alexnet.utils.device import choose_device
 from alexnet.utils.files import write_atomic
@@ -49,7 +49,7 @@ def submission(
         ValueError: Runs of different classes, fewer than five of them, a class without a number, a gap in the
             pictures' numbers, or a file that is no picture.
     """
-    nets = [checkpoint.best(Path(run)) for run in runs]
+    nets = [load_best(Path(run)) for run in runs]
     if not nets:
         raise ValueError("runs must name at least one run; got none")
     classes = nets[0].classes

@@ -19,12 +19,12 @@ from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.sgd import SGD
 
-FORMAT = 1
-STATISTICS_FIELDS = ("mean", "covariance", "eigenvalues", "components")
+_FORMAT = 1
+_STATISTICS_FIELDS = ("mean", "covariance", "eigenvalues", "components")
 
 
 @dataclass
-class Progress:
+class TrainState:
     """How far a training has come.
 
     Args:
@@ -70,28 +70,28 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read back: what it is of, how far it is, and its tensors by name."""
+    """A checkpoint that was read: the recipe, how far the training was, and the tensors by name."""
 
     path: Path
     recipe: Recipe
     classes: tuple[str, ...]
     statistics: Statistics
-    progress: Progress
+    state: TrainState
     tensors: Mapping[str, Tensor]
 
     def net(self) -> AlexNet:
         """The net with these weights, ready to predict."""
         with torch.device("meta"):  # no start values are drawn only to be replaced
             net = AlexNet(len(self.classes), self.recipe.net)
-        net.load_state_dict(self.part("net"), assign=True)
+        net.load_state_dict(self.with_prefix("net"), assign=True)
         return net.eval()
 
-    def part(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one part, by their names within it."""
-        return {k.removeprefix(f"{name}."): v for k, v in self.tensors.items() if k.startswith(f"{name}.")}
+    def with_prefix(self, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors whose names begin with "prefix.", by the rest of their names."""
+        return {k.removeprefix(f"{prefix}."): v for k, v in self.tensors.items() if k.startswith(f"{prefix}.")}
 
 
-def state(net: AlexNet, optimiser: SGD, team: Team | None = None) -> dict[str, Tensor]:
+def gather_tensors(net: AlexNet, optimiser: SGD, team: Team | None = None) -> dict[str, Tensor]:
     """The tensors that a training goes on from: weights, velocity, random state; all processes must call this.
 
     Returns:
@@ -109,31 +109,31 @@ def state(net: AlexNet, optimiser: SGD, team: Team | None = None) -> dict[str, T
     return tensors
 
 
-def save(
+def save_checkpoint(
     path: Path,
     tensors: Mapping[str, Tensor],
     *,
     recipe: Recipe,
     classes: tuple[str, ...],
     statistics: Statistics,
-    progress: Progress,
+    state: TrainState,
 ) -> None:
     """Write a checkpoint beside its place and rename it, so that a kill leaves the old one or the new one whole.
 
     Args:
         path: The file.
-        tensors: What `state` returns, or for a checkpoint to predict with those of its names that begin with "net.".
-        recipe, classes, statistics, progress: What else it keeps.
+        tensors: What `gather_tensors` returns; for a checkpoint to predict with only those that begin with "net.".
+        recipe, classes, statistics, state: What else it keeps.
 
     Raises:
         OSError: It cannot be written; nothing is left behind.
     """
-    of_store = {f"statistics.{name}": torch.from_numpy(getattr(statistics, name).copy()) for name in STATISTICS_FIELDS}
+    of_store = {f"statistics.{name}": torch.from_numpy(getattr(statistics, name).copy()) for name in _STATISTICS_FIELDS}
     about = {
-        "format": FORMAT,
+        "format": _FORMAT,
         "recipe": json.loads(recipe.to_json()),
         "classes": classes,
-        "progress": dataclasses.asdict(progress),
+        "progress": dataclasses.asdict(state),
         "pictures": statistics.count,
     }
     contents = {name: value.detach().cpu().contiguous() for name, value in (*tensors.items(), *of_store.items())}
@@ -148,7 +148,7 @@ def save(
         raise OSError(f"checkpoint {path} could not be written ({error}): make room or choose another place") from error
 
 
-def load(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
@@ -157,16 +157,16 @@ def load(path: Path) -> Checkpoint:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["alexnet"])
-            if about["format"] != FORMAT:
-                raise ValueError(f"it is of format {about['format']}, this program reads {FORMAT}")
+            if about["format"] != _FORMAT:
+                raise ValueError(f"it is of format {about['format']}, this program reads {_FORMAT}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not a dict
-        statistics = {name: tensors[f"statistics.{name}"].numpy() for name in STATISTICS_FIELDS}
+        statistics = {name: tensors[f"statistics.{name}"].numpy() for name in _STATISTICS_FIELDS}
         return Checkpoint(
             path=path,
             recipe=Recipe.from_json(json.dumps(about["recipe"])),
             classes=tuple(about["classes"]),
             statistics=Statistics(**statistics, count=about["pictures"]),
-            progress=Progress(**about["progress"]),
+            state=TrainState(**about["progress"]),
             tensors=tensors,
         )
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -177,18 +177,18 @@ def load(path: Path) -> Checkpoint:
         ) from error
 
 
-def progress(path: Path) -> Progress:
+def load_train_state(path: Path) -> TrainState:
     """How far a checkpoint is, without reading its tensors."""
     with safetensors.safe_open(path, framework="pt") as file:
-        return Progress(**json.loads(file.metadata()["alexnet"])["progress"])
+        return TrainState(**json.loads(file.metadata()["alexnet"])["progress"])
 
 
-def checkpoints(run: Path) -> list[Path]:
+def list_checkpoints(run: Path) -> list[Path]:
     """The checkpoints a training of `run` can go on from, oldest first."""
     return sorted((run / "checkpoints").glob("step-*.safetensors"))
 
 
-def best(run: Path) -> Checkpoint:
+def load_best(run: Path) -> Checkpoint:
     """The checkpoint of `run` to predict with: that of the lowest validation error, or the latest.
 
     The latest it is where there was no validation set, only a test set: that may not choose.
@@ -197,7 +197,7 @@ def best(run: Path) -> Checkpoint:
         FileNotFoundError: `run` is no run, or has no checkpoint yet.
     """
     of_best = run / "checkpoints" / "best.safetensors"
-    paths = [of_best] if of_best.exists() else checkpoints(run)[-1:]
+    paths = [of_best] if of_best.exists() else list_checkpoints(run)[-1:]
     if not paths:
         raise FileNotFoundError(f"run {run} must hold a trained net; there is no checkpoint in it: run `alexnet train`")
-    return load(paths[0])
+    return load_checkpoint(paths[0])

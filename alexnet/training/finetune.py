@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from alexnet.models.alexnet import AlexNet
-from alexnet.training import checkpoint
+from alexnet.training.checkpoint import list_checkpoints, load_best, load_train_state
 
 
 @torch.no_grad()
@@ -27,8 +27,8 @@ def take_weights(net: AlexNet, classes: Sequence[str], run: str | Path, layers: 
         ValueError: A layer named is missing in one of the nets, differs in shape, or is the output layer for other
             classes; or no layer fits; or the run is not finished.
     """
-    found = checkpoint.best(Path(run))
-    last = checkpoint.progress(checkpoint.checkpoints(Path(run))[-1])
+    found = load_best(Path(run))
+    last = load_train_state(list_checkpoints(Path(run))[-1])
     if not last.finished:
         raise ValueError(
             f"run {run} must be finished to take weights from it; it has done {last.epoch} epochs: go on with it by "

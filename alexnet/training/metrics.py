@@ -14,7 +14,7 @@ from alexnet.data.store.local import Store
 from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
-from alexnet.training.checkpoint import Progress
+from alexnet.training.checkpoint import TrainState
 from alexnet.training.inference import Errors
 from alexnet.training.precision import autocast_wanted
 from alexnet.training.schedule import Rates
@@ -63,7 +63,7 @@ class Metrics:
             self.board.close()
 
 
-def progress_bar(at: Progress, recipe: Recipe, batches: int, *, shown: bool) -> Any:
+def progress_bar(at: TrainState, recipe: Recipe, batches: int, *, shown: bool) -> Any:
     """A bar for the rest of the epoch, on a terminal only; it is gone when the epoch's line is printed."""
     return tqdm(
         desc=f"epoch {at.epoch + 1}/{at.total(recipe) or '?'}",
@@ -96,7 +96,7 @@ def about(recipe: Recipe, store: Store, team: Team) -> dict[str, Any]:
     }
 
 
-def summary(at: Progress, now: Rates, found: Errors, speed: float, waited: float) -> dict[str, Any]:
+def summary(at: TrainState, now: Rates, found: Errors, speed: float, waited: float) -> dict[str, Any]:
     """What an epoch's line of metrics.jsonl says."""
     return {
         "epoch": at.epoch,

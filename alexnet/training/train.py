@@ -22,8 +22,14 @@ from alexnet.data.store.local import Split, Store
 from alexnet.distributed.team import Team, init_team
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
-from alexnet.training import checkpoint
-from alexnet.training.checkpoint import Checkpoint, Progress
+from alexnet.training.checkpoint import (
+    Checkpoint,
+    TrainState,
+    gather_tensors,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 from alexnet.training.consistency import shared_settings
 from alexnet.training.finetune import take_weights
 from alexnet.training.inference import measure
@@ -159,7 +165,7 @@ def train(
 def loop(
     kept: "Kept",
     step: Step,
-    at: Progress,
+    at: TrainState,
     metrics: Metrics,
     stop: "Stop",
     workers: int,
@@ -304,7 +310,7 @@ def begun_from(run: Path, start_from: str | Path) -> bool:
     Raises:
         ValueError: It has been begun otherwise.
     """
-    if not checkpoint.checkpoints(run):
+    if not list_checkpoints(run):
         return False
     with (run / "metrics.jsonl").open(encoding="utf-8") as file:
         origin = json.loads(file.readline()).get("from")
@@ -316,14 +322,14 @@ def begun_from(run: Path, start_from: str | Path) -> bool:
     return True
 
 
-def sets(store: Store, recipe: Recipe, at: Progress) -> tuple[Split, Split]:
+def sets(store: Store, recipe: Recipe, at: TrainState) -> tuple[Split, Split]:
     """The pictures to train on and those to measure on, in the epoch that comes."""
     if recipe.schedule != "fold" or at.folded is None:
         return store.split("train"), store.validation()
     return store.train_and_val(), store.split("test" if "test" in store.splits else "val")
 
 
-def ended(at: Progress, recipe: Recipe, plateau: Plateau, train_error: float) -> bool:
+def ended(at: TrainState, recipe: Recipe, plateau: Plateau, train_error: float) -> bool:
     """Whether the training ends with the epoch just done."""
     if recipe.until_train_error is not None and train_error <= recipe.until_train_error:
         return True
@@ -352,7 +358,7 @@ class DelayedLosses:
         stop, save: Whether a process has asked for it, as far as has been read back.
     """
 
-    def __init__(self, at: Progress, recipe: Recipe, team: Team) -> None:
+    def __init__(self, at: TrainState, recipe: Recipe, team: Team) -> None:
         self.at, self.recipe, self.team = at, recipe, team
         self.stop = self.save = False
         self.pending: tuple[Tensor, torch.cuda.Event | None, int, int, Rates] | None = None
@@ -482,13 +488,13 @@ class Kept:
     team: Team
     keep: int
 
-    def plateau(self, at: Progress) -> Plateau:
+    def plateau(self, at: TrainState) -> Plateau:
         """The state of the schedule."""
         if at.plateau:
             return Plateau(**at.plateau)
         return Plateau(self.recipe.patience, 0 if self.recipe.schedule == "fold" else self.recipe.falls)
 
-    def save(self, at: Progress, metrics: Metrics, plateau: Plateau | None = None, *, best: bool = False) -> None:
+    def save(self, at: TrainState, metrics: Metrics, plateau: Plateau | None = None, *, best: bool = False) -> None:
         """Write a checkpoint to go on from, and remove all but the latest; the net as the best too, if it is.
 
         All processes must call it; the leading one writes.
@@ -502,12 +508,12 @@ class Kept:
                 f"weights must stay finite; one is not after step {at.step}: {lower_rate(self.recipe)}"
             )
         self.team.watchdog.heartbeat(at.step, "saving")
-        state = checkpoint.state(self.net, self.optimiser, self.team)
+        state = gather_tensors(self.net, self.optimiser, self.team)
         with self.team.raise_together():
             if self.team.is_main:
                 self.write(at, metrics, plateau or self.plateau(at), state, best)
 
-    def write(self, at: Progress, metrics: Metrics, plateau: Plateau, state: dict[str, Tensor], best: bool) -> None:
+    def write(self, at: TrainState, metrics: Metrics, plateau: Plateau, state: dict[str, Tensor], best: bool) -> None:
         """Write what `save` has brought together."""
         at.metrics_bytes, at.plateau = metrics.length(), plateau.state()
         folder, store = self.run / "checkpoints", self.store
@@ -515,18 +521,18 @@ class Kept:
             "recipe": self.recipe,
             "classes": store.classes,
             "statistics": store.statistics,
-            "progress": at,
+            "state": at,
         }
         if best:
             net = {name: tensor for name, tensor in state.items() if name.startswith("net.")}
-            checkpoint.save(folder / "best.safetensors", net, **about)
-        checkpoint.save(folder / f"step-{at.step:09d}.safetensors", state, **about)
-        for old in checkpoint.checkpoints(self.run)[: -self.keep]:
+            save_checkpoint(folder / "best.safetensors", net, **about)
+        save_checkpoint(folder / f"step-{at.step:09d}.safetensors", state, **about)
+        for old in list_checkpoints(self.run)[: -self.keep]:
             old.unlink()
 
 
 @contextlib.contextmanager
-def opened(kept: Kept, tensorboard: bool) -> Iterator[tuple[Progress, Metrics]]:
+def opened(kept: Kept, tensorboard: bool) -> Iterator[tuple[TrainState, Metrics]]:
     """How far a run is, its latest checkpoint loaded, and its metrics; nobody else may train in it meanwhile."""
     run, team = kept.run, kept.team
     with contextlib.ExitStack() as held:
@@ -541,20 +547,20 @@ def opened(kept: Kept, tensorboard: bool) -> Iterator[tuple[Progress, Metrics]]:
         yield at, held.enter_context(metrics)
 
 
-def resume(kept: Kept) -> Progress:
+def resume(kept: Kept) -> TrainState:
     """Load the latest checkpoint of a run into net, optimiser and random state; a fresh start if there is none."""
     team, found = kept.team, None
     with team.raise_together():
         if team.is_main:
             found = latest(kept.run, kept.recipe, kept.store)
-    at: Progress | None = team.broadcast(found.progress if found else None)
+    at: TrainState | None = team.broadcast(found.state if found else None)
     if at is None:
-        return Progress()
+        return TrainState()
     weights = dict(kept.net.named_parameters())
-    team.scatter(found.part("net") if found else None, weights)
+    team.scatter(found.with_prefix("net") if found else None, weights)
     velocities = {name: kept.optimiser.velocity(weight) for name, weight in weights.items()}
-    team.scatter(found.part("velocity") if found else None, velocities)
-    random = team.broadcast(found.part("random") if found else None)  # of all processes: they draw the same
+    team.scatter(found.with_prefix("velocity") if found else None, velocities)
+    random = team.broadcast(found.with_prefix("random") if found else None)  # of all processes: they draw the same
     torch.set_rng_state(random["cpu"])
     if team.device.type == "cuda" and "cuda" in random:
         torch.cuda.set_rng_state(random["cuda"], team.device)
@@ -566,10 +572,10 @@ def latest(run: Path, recipe: Recipe, store: Store) -> Checkpoint | None:
     (run / "checkpoints").mkdir(exist_ok=True)
     for unfinished in (run / "checkpoints").glob(".*.writing"):  # of a process killed while it wrote
         unfinished.unlink()
-    paths = checkpoint.checkpoints(run)
+    paths = list_checkpoints(run)
     if not paths:
         return None
-    found = checkpoint.load(paths[-1])
+    found = load_checkpoint(paths[-1])
     same = found.classes == store.classes and found.statistics.count == store.statistics.count
     if not same or not np.array_equal(found.statistics.mean, store.statistics.mean):
         raise ValueError(f"run {run} must go on with the store it was begun with; {store.path} holds other pictures")

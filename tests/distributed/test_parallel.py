@@ -26,7 +26,7 @@ from alexnet.distributed.cost_model import traffic
 from alexnet.models.alexnet import AlexNet
 from alexnet.results.evaluate import evaluate
 from alexnet.results.predictions import Predictions
-from alexnet.training import checkpoint
+from alexnet.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from alexnet.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -73,8 +73,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def last(run: Path) -> checkpoint.Checkpoint:
-    return checkpoint.load(checkpoint.checkpoints(run)[-1])
+def last(run: Path) -> Checkpoint:
+    return load_checkpoint(list_checkpoints(run)[-1])
 
 
 def losses(run: Path) -> list[tuple[float, float, float]]:
@@ -91,13 +91,17 @@ def assert_same_to_rounding(run: Path, alone: Path) -> None:
     assert torch.equal(ours.tensors["random.cpu"], theirs.tensors["random.cpu"])
     torch.manual_seed(RECIPE.seed)
     for name, start in AlexNet(3, RECIPE.net).named_parameters():
-        moved = float((theirs.part("net")[name] - start).abs().max())
+        moved = float((theirs.with_prefix("net")[name] - start).abs().max())
         assert moved > 0.01, name
         for part in ("net", "velocity"):
             torch.testing.assert_close(
-                ours.part(part)[name], theirs.part(part)[name], rtol=0, atol=1e-3 * moved, msg=f"{part}.{name}"
+                ours.with_prefix(part)[name],
+                theirs.with_prefix(part)[name],
+                rtol=0,
+                atol=1e-3 * moved,
+                msg=f"{part}.{name}",
             )
-    assert ours.progress.step == theirs.progress.step == 20
+    assert ours.state.step == theirs.state.step == 20
     torch.testing.assert_close(torch.tensor(losses(run)), torch.tensor(losses(alone)), rtol=1e-4, atol=1e-5)
 
 
@@ -112,7 +116,7 @@ def test_a_run_goes_on_under_another_scheme_and_with_fewer_processes(folder: Pat
     for found in results(folder, "changing_layouts"):
         # Both stop, though one was told. What a GPU counts is read, and so what processes ask, a step late.
         assert found == {"steps": [8, 15] if GPUS else [7, 13], "signals": [15, 15]}
-    assert last(folder / "mixed").progress.micro_batch == 5  # half of a batch: the one left takes two passes
+    assert last(folder / "mixed").state.micro_batch == 5  # half of a batch: the one left takes two passes
     train(folder / "store", folder / "mixed", progress=False)
     assert_same_to_rounding(folder / "mixed", folder / "alone")
 

@@ -24,7 +24,7 @@ from alexnet.recipe import Recipe
 from alexnet.results import report
 from alexnet.results.classify import Classifier
 from alexnet.results.evaluate import evaluate
-from alexnet.training import checkpoint
+from alexnet.training.checkpoint import list_checkpoints, load_best, load_checkpoint
 from alexnet.training.inference import default_views, probabilities
 from alexnet.training.sgd import groups
 from alexnet.training.train import train
@@ -306,7 +306,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, store: Path, local_recipe:
 
 
 def test_evaluation_with_nine_views_is_the_mean_of_nine_softmax_outputs(trained: Path, store: Path) -> None:
-    found, split = checkpoint.best(trained), Store(store).split("val")
+    found, split = load_best(trained), Store(store).split("val")
     net, mean, chances = found.net(), found.statistics.mean[:, 4:28, 4:28], []
     for n in range(len(split)):
         outputs = []
@@ -345,7 +345,7 @@ def test_a_classifier_of_such_a_net_takes_nine_views_by_default(trained: Path, s
 def test_local_layers_learn_and_decay_by_name(trained: Path, local_recipe: Recipe) -> None:
     torch.manual_seed(local_recipe.seed)
     start = AlexNet(3, local_recipe.net).layers()
-    ended = checkpoint.best(trained).net().layers()
+    ended = load_best(trained).net().layers()
     for name in ("conv3", "conv4"):
         for part in ("weight", "bias"):
             assert not torch.equal(getattr(start[name], part), getattr(ended[name], part)), name
@@ -362,11 +362,11 @@ def test_a_run_with_local_layers_that_was_stopped_ends_with_the_same_bits(
     trained: Path, store: Path, local_recipe: Recipe, tmp_path: Path
 ) -> None:
     train(store, tmp_path / "run", local_recipe, device="cpu", keep=9, progress=False)
-    checkpoints = checkpoint.checkpoints(tmp_path / "run")
+    checkpoints = list_checkpoints(tmp_path / "run")
     assert len(checkpoints) == 2
     checkpoints[-1].unlink()  # as if stopped after the first epoch
     assert train(store, tmp_path / "run", device="cpu", progress=False).finished
-    ours, theirs = (checkpoint.load(checkpoint.checkpoints(run)[-1]) for run in (tmp_path / "run", trained))
+    ours, theirs = (load_checkpoint(list_checkpoints(run)[-1]) for run in (tmp_path / "run", trained))
     assert ours.tensors.keys() == theirs.tensors.keys()
     assert all(torch.equal(ours.tensors[name], tensor) for name, tensor in theirs.tensors.items())
 
@@ -376,5 +376,5 @@ def test_a_local_first_layer_has_no_kernels_to_show(store: Path, tmp_path: Path)
     net = replace(local_net(), conv1=conv1, conv3=None, conv4=None, normalise=None)
     recipe = Recipe(net=net, store_size=32, batch_size=24, epochs=1)
     train(store, tmp_path / "run", recipe, device="cpu", progress=False)
-    assert report.first_kernels(checkpoint.best(tmp_path / "run")) is None
+    assert report.first_kernels(load_best(tmp_path / "run")) is None
     assert "GPU 1" not in report.report(tmp_path / "run", store, progress=False).read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from alexnet.data.store.local import Store
 from alexnet.recipe import Recipe
 from alexnet.results.classify import Classifier
 from alexnet.results.evaluate import evaluate
-from alexnet.training import checkpoint
+from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.inference import errors, probabilities
 from alexnet.training.train import train
 from alexnet.utils.console import note_once
@@ -35,7 +35,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, store: Path) -> list[Path]:
     return [folder / "0", folder / "1"]
 
 
-def views_by_hand(found: checkpoint.Checkpoint, picture: np.ndarray) -> np.ndarray:
+def views_by_hand(found: Checkpoint, picture: np.ndarray) -> np.ndarray:
     """The mean of the softmax outputs over the ten views of section 5.1, in plain NumPy and torch."""
     net, crop, size = found.net(), found.recipe.net.image_size, picture.shape[0]
     start = (size - crop) // 2
@@ -50,7 +50,7 @@ def views_by_hand(found: checkpoint.Checkpoint, picture: np.ndarray) -> np.ndarr
 
 
 def test_ten_views_are_the_mean_of_ten_softmax_outputs(runs: list[Path], store: Path) -> None:
-    found, split = checkpoint.best(runs[0]), Store(store).split("val")
+    found, split = load_best(runs[0]), Store(store).split("val")
     pictures = [split.image(i) for i in range(5)]
     ours = probabilities(found.net(), pictures, found.statistics.mean, found.recipe, 10).numpy()
     np.testing.assert_allclose(ours, [views_by_hand(found, picture) for picture in pictures], atol=1e-6)
@@ -59,7 +59,7 @@ def test_ten_views_are_the_mean_of_ten_softmax_outputs(runs: list[Path], store: 
 def test_several_runs_are_averaged(runs: list[Path], store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     note_once.cache_clear()
     split = Store(store).split("val")
-    found = [checkpoint.best(run) for run in runs]
+    found = [load_best(run) for run in runs]
     each = [[views_by_hand(f, split.image(i)) for i in range(len(split))] for f in found]
     mean = np.mean(each, axis=0)
     result = evaluate(runs, store, views=10)

@@ -17,7 +17,7 @@ from alexnet.results import submission as contest
 from alexnet.results.classify import Classifier
 from alexnet.results.evaluate import evaluate
 from alexnet.results.predictions import Predictions, averaged, mixture
-from alexnet.training import checkpoint
+from alexnet.training.checkpoint import load_best
 from alexnet.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -148,10 +148,10 @@ def test_a_submission_is_the_averaged_guesses_by_the_contest_s_numbers(
 ) -> None:
     monkeypatch.setattr(contest, "GUESSES", 3)  # there are three classes
     monkeypatch.setattr(contest, "BATCH", 5)
-    classes = checkpoint.best(runs[0]).classes
+    classes = load_best(runs[0]).classes
     numbers = {classes[2]: 1, "another": 2, classes[0]: 3, classes[1]: 4}
     # A class is named by the first word of its line, as in the devkit; these have two.
-    single = [replace(checkpoint.best(run), classes=tuple(c.split()[0] for c in classes)) for run in runs]
+    single = [replace(load_best(run), classes=tuple(c.split()[0] for c in classes)) for run in runs]
     monkeypatch.setattr(contest.checkpoint, "best", lambda run: single[runs.index(run)])
     (tmp_path / "ids.txt").write_text("".join(f"{name}\n" for name in numbers))
     assert contest.submission(runs, contest_pictures, tmp_path / "out.txt", tmp_path / "ids.txt") == 12
@@ -179,7 +179,7 @@ def test_a_submission_that_cannot_be_is_refused(
 ) -> None:
     if spoil != "few":
         monkeypatch.setattr(contest, "GUESSES", 3)
-    found = replace(checkpoint.best(runs[0]), classes=("stripes", "squares", "discs"))
+    found = replace(load_best(runs[0]), classes=("stripes", "squares", "discs"))
     monkeypatch.setattr(contest.checkpoint, "best", lambda _: found)
     (tmp_path / "ids.txt").write_text("stripes\nsquares\n" + ("discs\n" if spoil != "ids" else ""))
     third = contest_pictures / "ILSVRC2012_test_00000003.JPEG"

@@ -18,7 +18,7 @@ from alexnet.recipes import RECIPES, recipe_named
 from alexnet.results import page, report
 from alexnet.results.evaluate import evaluate
 from alexnet.results.history import History
-from alexnet.training import checkpoint
+from alexnet.training.checkpoint import load_best
 from alexnet.training.inference import Errors
 from alexnet.training.train import train
 from tests.conftest import draw_pictures, small_net
@@ -131,7 +131,7 @@ def test_many_classes_and_no_convolution(odd: tuple[Path, Path]) -> None:
         page.render(
             run="r",
             history=History.read(odd[0]),
-            found=replace(checkpoint.best(odd[0]), classes=classes),
+            found=replace(load_best(odd[0]), classes=classes),
             split="test",
             chosen_here=False,
             results={1: Errors(195, 5 / 195, 0.0123, 0.5)},

@@ -19,7 +19,7 @@ from alexnet.recipe import Recipe
 from alexnet.results import codes, retrieve
 from alexnet.results.codes import Autoencoder, train_autoencoder
 from alexnet.results.retrieve import Features, Index, blocks, index, nearest, similar
-from alexnet.training import checkpoint
+from alexnet.training.checkpoint import load_best
 from alexnet.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -86,7 +86,7 @@ def test_the_sign_lets_the_gradient_of_the_tanh_through() -> None:
 
 def test_an_index_holds_the_activities_in_the_store_s_order(run: Path, store: Path) -> None:
     of, split = Index(run / "index"), Store(store).split("train")
-    features = Features(checkpoint.best(run))
+    features = Features(load_best(run))
     assert len(of) == len(split)
     one_by_one = np.concatenate([features([split.image(i)]) for i in range(5)])
     assert np.allclose(of.activities[:5], one_by_one, atol=1e-5)

@@ -19,8 +19,14 @@ from alexnet.data.store.local import Statistics, Store
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
-from alexnet.training import checkpoint
-from alexnet.training.checkpoint import Progress
+from alexnet.training.checkpoint import (
+    TrainState,
+    gather_tensors,
+    list_checkpoints,
+    load_best,
+    load_checkpoint,
+    save_checkpoint,
+)
 from alexnet.training.sgd import SGD
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -37,7 +43,7 @@ def kept(store: Path) -> dict[str, Any]:
     optimiser = SGD(net.parameters(), rate=0.1, momentum=0.9, decay=0.0)
     net(torch.randn(2, 3, 24, 24)).square().sum().backward()
     optimiser.step()
-    progress = Progress(
+    state = TrainState(
         step=7,
         epoch=2,
         batch=1,
@@ -53,7 +59,7 @@ def kept(store: Path) -> dict[str, Any]:
         "recipe": recipe,
         "classes": classes,
         "statistics": statistics,
-        "progress": progress,
+        "state": state,
         "net": net,
         "optimiser": optimiser,
     }
@@ -61,9 +67,9 @@ def kept(store: Path) -> dict[str, Any]:
 
 def save(path: Path, *, net: AlexNet, optimiser: SGD | None, **about: Any) -> None:
     """A checkpoint to go on from, or without the optimiser one to predict with."""
-    tensors = checkpoint.state(net, optimiser or SGD(net.parameters(), rate=0.0, momentum=0.0, decay=0.0))
+    tensors = gather_tensors(net, optimiser or SGD(net.parameters(), rate=0.0, momentum=0.0, decay=0.0))
     wanted = {name: value for name, value in tensors.items() if optimiser or name.startswith("net.")}
-    checkpoint.save(path, wanted, **about)
+    save_checkpoint(path, wanted, **about)
 
 
 def refuse(name: str) -> None:
@@ -81,17 +87,17 @@ def about(path: Path) -> dict[str, Any]:
 
 def test_everything_comes_back(kept: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    state = torch.get_rng_state()
+    random_state = torch.get_rng_state()
     save(path, **kept)
-    assert torch.equal(torch.get_rng_state(), state)  # saving draws nothing
+    assert torch.equal(torch.get_rng_state(), random_state)  # saving draws nothing
     drawn = torch.rand(5)
 
-    found = checkpoint.load(path)
-    assert (found.path, found.recipe, found.classes, found.progress) == (
+    found = load_checkpoint(path)
+    assert (found.path, found.recipe, found.classes, found.state) == (
         path,
         kept["recipe"],
         kept["classes"],
-        kept["progress"],
+        kept["state"],
     )
     for name in ("mean", "covariance", "eigenvalues", "components"):
         ours, theirs = getattr(found.statistics, name), getattr(kept["statistics"], name)
@@ -99,10 +105,10 @@ def test_everything_comes_back(kept: dict[str, Any], tmp_path: Path) -> None:
         assert np.array_equal(ours, theirs)
     assert found.statistics.count == kept["statistics"].count
     for name, value in kept["net"].state_dict().items():
-        assert torch.equal(found.part("net")[name], value)
+        assert torch.equal(found.with_prefix("net")[name], value)
     for name, weight in kept["net"].named_parameters():
-        assert torch.equal(found.part("velocity")[name], kept["optimiser"].velocity(weight))
-        assert found.part("velocity")[name].any()
+        assert torch.equal(found.with_prefix("velocity")[name], kept["optimiser"].velocity(weight))
+        assert found.with_prefix("velocity")[name].any()
     torch.set_rng_state(found.tensors["random.cpu"])
     assert torch.equal(torch.rand(5), drawn)
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
@@ -110,7 +116,7 @@ def test_everything_comes_back(kept: dict[str, Any], tmp_path: Path) -> None:
 
 def test_a_checkpoint_gives_the_net_ready_to_predict(kept: dict[str, Any], tmp_path: Path) -> None:
     save(tmp_path / "a", **kept)
-    net, x = checkpoint.load(tmp_path / "a").net(), torch.randn(2, 3, 24, 24)
+    net, x = load_checkpoint(tmp_path / "a").net(), torch.randn(2, 3, 24, 24)
     assert not net.training
     torch.testing.assert_close(net(x), kept["net"].eval()(x))
 
@@ -118,7 +124,7 @@ def test_a_checkpoint_gives_the_net_ready_to_predict(kept: dict[str, Any], tmp_p
 def test_a_checkpoint_to_predict_with_needs_no_velocity(kept: dict[str, Any], tmp_path: Path) -> None:
     save(tmp_path / "whole", **kept)
     save(tmp_path / "small", **{**kept, "optimiser": None})
-    found = checkpoint.load(tmp_path / "small")
+    found = load_checkpoint(tmp_path / "small")
     assert {name.partition(".")[0] for name in found.tensors} == {"net", "statistics"}
     assert torch.equal(found.net().fc8.weight, kept["net"].fc8.weight)
 
@@ -134,9 +140,9 @@ def test_other_readers_open_it(kept: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_the_header_is_json_from_the_first_step_on(kept: dict[str, Any], tmp_path: Path) -> None:
-    save(tmp_path / "a", **{**kept, "progress": Progress()})
+    save(tmp_path / "a", **{**kept, "state": TrainState()})
     assert about(tmp_path / "a")["progress"]["step"] == 0
-    assert checkpoint.load(tmp_path / "a").progress == Progress()
+    assert load_checkpoint(tmp_path / "a").state == TrainState()
 
 
 def test_nothing_in_the_package_reads_or_writes_pickle() -> None:
@@ -173,9 +179,9 @@ def test_a_failing_write_leaves_the_old_one_and_nothing_else(
     if before:
         save(path, **kept)
     content = path.read_bytes() if before else b""
-    monkeypatch.setattr(checkpoint, "save_file", half_written(error))
+    monkeypatch.setattr("alexnet.training.checkpoint.save_file", half_written(error))
     with pytest.raises(OSError, match=r"^checkpoint .*a\.safetensors could not be written \(.*space.*\): make room"):
-        save(path, **{**kept, "progress": Progress(step=99)})
+        save(path, **{**kept, "state": TrainState(step=99)})
     assert [p.name for p in tmp_path.iterdir()] == (["a.safetensors"] if before else [])
     assert not before or path.read_bytes() == content
 
@@ -199,7 +205,7 @@ def test_a_real_limit_of_the_file_s_size_is_told_likewise(kept: dict[str, Any], 
 def assert_refused(path: Path) -> None:
     """Loading is refused in one line that names the file."""
     with pytest.raises(ValueError, match="must be a checkpoint of") as caught:
-        checkpoint.load(path)
+        load_checkpoint(path)
     message = str(caught.value)
     assert str(path) in message
     assert "\n" not in message
@@ -247,7 +253,7 @@ def test_other_facts_are_refused(kept: dict[str, Any], tmp_path: Path, changes: 
     path = tmp_path / "a.safetensors"
     save(path, **kept)
     change(path)
-    checkpoint.load(path)
+    load_checkpoint(path)
     change(path, **changes)
     assert_refused(path)
 
@@ -265,27 +271,27 @@ def test_weights_without_facts_or_statistics_are_refused(kept: dict[str, Any], t
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        checkpoint.load(tmp_path / "none.safetensors")
+        load_checkpoint(tmp_path / "none.safetensors")
 
 
 def test_the_best_is_taken_to_predict_with_else_the_latest(kept: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     with pytest.raises(FileNotFoundError, match=r"run .* must hold a trained net.*alexnet train"):
-        checkpoint.best(tmp_path)
+        load_best(tmp_path)
     folder.mkdir()
     with pytest.raises(FileNotFoundError, match=r"run .* must hold a trained net.*alexnet train"):
-        checkpoint.best(tmp_path)
+        load_best(tmp_path)
     for step in (999_999_999, 7, 12):
         save(folder / f"step-{step:09d}.safetensors", **kept)
     (folder / ".step-000000001.safetensors.writing").write_bytes(b"")
-    assert [p.name[5:14] for p in checkpoint.checkpoints(tmp_path)] == ["000000007", "000000012", "999999999"]
-    assert checkpoint.best(tmp_path).path.name == "step-999999999.safetensors"
+    assert [p.name[5:14] for p in list_checkpoints(tmp_path)] == ["000000007", "000000012", "999999999"]
+    assert load_best(tmp_path).path.name == "step-999999999.safetensors"
     save(folder / "best.safetensors", **{**kept, "optimiser": None})
-    assert checkpoint.best(tmp_path).path.name == "best.safetensors"
+    assert load_best(tmp_path).path.name == "best.safetensors"
 
 
 def test_statistics_of_a_checkpoint_are_those_of_the_store(kept: dict[str, Any], tmp_path: Path) -> None:
     save(tmp_path / "a", **kept)
-    found = checkpoint.load(tmp_path / "a").statistics
+    found = load_checkpoint(tmp_path / "a").statistics
     assert isinstance(found, Statistics)
     np.testing.assert_array_equal(found.colour_deviations(), kept["statistics"].colour_deviations())

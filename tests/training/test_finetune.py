@@ -13,7 +13,7 @@ from conftest import small_net, write_store
 from alexnet.architecture import Conv
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Change, Recipe
-from alexnet.training import checkpoint
+from alexnet.training.checkpoint import list_checkpoints, load_best, load_checkpoint
 from alexnet.training.finetune import take_weights
 from alexnet.training.train import train
 
@@ -33,8 +33,8 @@ def weights(net: AlexNet) -> dict[str, torch.Tensor]:
 
 
 def test_every_layer_that_fits_is_taken(first: Path) -> None:
-    there = weights(checkpoint.best(first).net())
-    classes = checkpoint.best(first).classes
+    there = weights(load_best(first).net())
+    classes = load_best(first).classes
     same = AlexNet(3, RECIPE.net)
     assert take_weights(same, classes, first) == tuple(there)
     assert all(torch.equal(w, there[name]) for name, w in weights(same).items())
@@ -100,8 +100,8 @@ def test_frozen_layers_stay_as_they_were_taken_and_the_run_goes_on_without_the_f
     frozen = (Change(epoch=0, learning_rate=0.0, layers=("conv1", "conv2")),)
     recipe = replace(RECIPE, schedule="changes", changes=frozen, epochs=2)
     train(store, tmp_path / "run", recipe, start_from=first, take=["conv1", "conv2"], progress=False)
-    ends = weights(checkpoint.load(checkpoint.checkpoints(tmp_path / "run")[-1]).net())
-    there = weights(checkpoint.best(first).net())
+    ends = weights(load_checkpoint(list_checkpoints(tmp_path / "run")[-1]).net())
+    there = weights(load_best(first).net())
     for name, end in ends.items():
         assert torch.equal(end, there[name]) == (name in ("conv1", "conv2")), name
     start = json.loads((tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
@@ -116,7 +116,7 @@ def test_frozen_layers_stay_as_they_were_taken_and_the_run_goes_on_without_the_f
     with pytest.raises(ValueError, match=r"was begun from .*first.*, not from nowhere: go on without --from"):
         train(store, stopped, recipe, start_from="nowhere", progress=False)
     train(store, stopped, recipe, start_from=first, progress=False)
-    again = weights(checkpoint.load(checkpoint.checkpoints(stopped)[-1]).net())
+    again = weights(load_checkpoint(list_checkpoints(stopped)[-1]).net())
     assert all(torch.equal(again[name], end) for name, end in ends.items())
     lines = (stopped / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["event"] for line in lines].count("start") == 1

@@ -29,8 +29,8 @@ from alexnet.data.store.local import Store
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Change, Recipe
 from alexnet.recipes import recipe_named
-from alexnet.training import checkpoint
 from alexnet.training import train as loop
+from alexnet.training.checkpoint import list_checkpoints, load_best, load_checkpoint
 from alexnet.training.inference import errors, measure
 from alexnet.training.sgd import SGD, groups
 from alexnet.training.train import DivergenceError, Outcome, train
@@ -59,21 +59,19 @@ def lines(run: Path, event: str | None = None) -> list[dict[str, Any]]:
 
 def steps(run: Path) -> list[int]:
     """The steps of the checkpoints that a run can go on from."""
-    return [int(path.stem.removeprefix("step-")) for path in checkpoint.checkpoints(run)]
+    return [int(path.stem.removeprefix("step-")) for path in list_checkpoints(run)]
 
 
 def assert_same_end(run: Path, whole: Path) -> None:
     """Two runs have come to the same weights, velocity, random state, place, best net and metrics, bit for bit."""
-    lasts = [checkpoint.load(checkpoint.checkpoints(r)[-1]) for r in (run, whole)]
-    for ours, theirs in (lasts, [checkpoint.best(run), checkpoint.best(whole)]):
+    lasts = [load_checkpoint(list_checkpoints(r)[-1]) for r in (run, whole)]
+    for ours, theirs in (lasts, [load_best(run), load_best(whole)]):
         assert ours.tensors.keys() == theirs.tensors.keys()
         for name, value in theirs.tensors.items():
             assert torch.equal(ours.tensors[name], value), name
-        place = [
-            (at.step, at.epoch, at.batch, at.totals, at.error, at.finished) for at in (ours.progress, theirs.progress)
-        ]
+        place = [(at.step, at.epoch, at.batch, at.totals, at.error, at.finished) for at in (ours.state, theirs.state)]
         assert place[0] == place[1]
-    assert lasts[0].progress.plateau == lasts[1].progress.plateau
+    assert lasts[0].state.plateau == lasts[1].progress.plateau
     assert lines(run) == lines(whole)
 
 
@@ -121,7 +119,7 @@ def test_the_loop_is_the_paper_s_rule_on_the_loader_s_batches(store: Path, recip
     recipe = replace(recipe, net=net, schedule="changes", changes=changes, bias_rate=0.02, epochs=2)
     recipe = replace(recipe, decays={"conv1": 0.1}, precision="float32")
     train(store, tmp_path / "run", recipe, progress=False)
-    found = checkpoint.load(checkpoint.checkpoints(tmp_path / "run")[-1])
+    found = load_checkpoint(list_checkpoints(tmp_path / "run")[-1])
 
     opened = Store(store)
     loader = Loader(opened.split("train"), opened.statistics, recipe, workers=0)
@@ -143,7 +141,7 @@ def test_the_loop_is_the_paper_s_rule_on_the_loader_s_batches(store: Path, recip
                 velocity[name] = v
                 w.data = (w.detach().double() + torch.from_numpy(v)).float()
     for name, w in plain.named_parameters():
-        torch.testing.assert_close(found.part("net")[name], w.detach(), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found.with_prefix("net")[name], w.detach(), rtol=1e-4, atol=1e-6)
     told = [line["train_loss"] for line in lines(tmp_path / "run", "epoch")]
     means = [sum(loss * count for loss, count in losses[e : e + 5]) / 48 for e in (0, 5)]
     assert told == pytest.approx(means, rel=1e-5)
@@ -162,7 +160,7 @@ def test_layers_have_their_own_decay_and_biases_have_none() -> None:
 def test_a_frozen_layer_stays_and_the_others_learn(store: Path, recipe: Recipe, tmp_path: Path) -> None:
     recipe = replace(recipe, changes=(Change(epoch=0, learning_rate=0, layers=("conv1",)),), epochs=1)
     train(store, tmp_path / "run", recipe, progress=False)
-    found = checkpoint.load(checkpoint.checkpoints(tmp_path / "run")[-1]).part("net")
+    found = load_checkpoint(list_checkpoints(tmp_path / "run")[-1]).with_prefix("net")
     torch.manual_seed(recipe.seed)
     for name, start in AlexNet(3, recipe.net).state_dict().items():
         assert torch.equal(found[name], start) is ("conv1" in name), name
@@ -413,7 +411,7 @@ def test_workers_change_nothing(workers: int, store: Path, whole: Path, tmp_path
 
 def test_another_seed_gives_other_weights(store: Path, whole: Path, tmp_path: Path) -> None:
     train(store, tmp_path / "run", replace(RECIPE, seed=1), progress=False)
-    ours, theirs = (checkpoint.best(run).tensors["net.fc8.weight"] for run in (tmp_path / "run", whole))
+    ours, theirs = (load_best(run).tensors["net.fc8.weight"] for run in (tmp_path / "run", whole))
     assert not torch.equal(ours, theirs)
 
 
@@ -445,13 +443,13 @@ def test_keeping_none_is_refused(keep: int, store: Path, recipe: Recipe, tmp_pat
 
 
 def test_the_best_is_the_net_of_the_lowest_validation_error(store: Path, whole: Path) -> None:
-    best = checkpoint.best(whole)
+    best = load_best(whole)
     told = {line["epoch"]: line["val_top1_error"] for line in lines(whole, "epoch")}
     assert best.path.name == "best.safetensors"
-    assert told[best.progress.epoch] == min(told.values()) == best.progress.error
+    assert told[best.state.epoch] == min(told.values()) == best.state.error
     net = best.net().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     found = measure(net, Store(store).validation(), best.statistics.mean, best.recipe)
-    line = lines(whole, "epoch")[best.progress.epoch - 1]
+    line = lines(whole, "epoch")[best.state.epoch - 1]
     assert found.top1_error == line["val_top1_error"]
     assert found.log_prob == pytest.approx(line["val_log_prob"], rel=1e-5)
 
@@ -487,7 +485,7 @@ def assert_good_so_far(run: Path, expected: list[int]) -> None:
     """The checkpoints left are those of these steps, and no weight in them or in the best is not finite."""
     assert steps(run) == expected
     for path in (run / "checkpoints").iterdir():
-        assert all(tensor.isfinite().all() for tensor in checkpoint.load(path).part("net").values())
+        assert all(tensor.isfinite().all() for tensor in load_checkpoint(path).with_prefix("net").values())
     assert all(line["event"] in {"start", "step", "epoch"} for line in lines(run))
 
 
@@ -517,7 +515,7 @@ def test_weights_that_are_no_numbers_are_never_saved(store: Path, recipe: Recipe
         train(store, tmp_path / "often", explode(recipe, 0.4), checkpoint_minutes=0, progress=False)
     assert steps(tmp_path / "often")[-1] <= 3
     for path in (tmp_path / "often" / "checkpoints").iterdir():
-        assert all(tensor.isfinite().all() for tensor in checkpoint.load(path).part("net").values())
+        assert all(tensor.isfinite().all() for tensor in load_checkpoint(path).with_prefix("net").values())
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -614,16 +612,16 @@ def test_a_damaged_last_checkpoint_is_told_with_the_remedy(store: Path, recipe: 
     run = tmp_path / "run"
     recipe = replace(recipe, epochs=2)
     train(store, run, recipe, progress=False)
-    last = checkpoint.checkpoints(run)[-1]
+    last = list_checkpoints(run)[-1]
     good = last.read_bytes()
     last.write_bytes(good[:1000])
     with pytest.raises(ValueError, match=rf"{last.name} must be a checkpoint.*remove it"):
         train(store, run, recipe, progress=False)
     last.unlink()  # as advised
     assert train(store, run, recipe, progress=False).step == 10
-    found, expected = checkpoint.load(last), good
+    found, expected = load_checkpoint(last), good
     (tmp_path / "good").write_bytes(expected)
-    for name, value in checkpoint.load(tmp_path / "good").tensors.items():
+    for name, value in load_checkpoint(tmp_path / "good").tensors.items():
         assert torch.equal(found.tensors[name], value)
 
 
@@ -748,8 +746,8 @@ def test_the_validation_pictures_are_folded_in_when_their_error_stops_falling(tm
     assert [line["step"] for line in epochs] == [3, 6, 9, 13, 17, 21]  # 30 pictures in tens, then 40
     assert (outcome.finished, outcome.epoch) == (True, 6)
     assert not (tmp_path / "run" / "checkpoints" / "best.safetensors").exists()  # what is trained on chooses nothing
-    last = checkpoint.best(tmp_path / "run")
-    assert (last.progress.folded, last.progress.clock(recipe), last.progress.total(recipe)) == (3, 3, 6)
+    last = load_best(tmp_path / "run")
+    assert (last.state.folded, last.state.clock(recipe), last.state.total(recipe)) == (3, 3, 6)
     tested = measure(last.net(), Store(store).split("test"), last.statistics.mean, recipe)
     assert epochs[-1]["val_top1_error"] == tested.top1_error
     assert Store(store).train_and_val().labels.tolist() == [
@@ -768,8 +766,8 @@ def test_folding_goes_on_where_it_was_stopped(
         after_step(lambda n, step=step: os.kill(os.getpid(), signal.SIGINT) if n == step else None)  # type: ignore[misc]
         train(store, tmp_path / "run", recipe, progress=False)
     train(store, tmp_path / "run", recipe, progress=False)
-    ours, theirs = (checkpoint.best(tmp_path / name) for name in ("run", "whole"))
-    assert ours.progress.folded == theirs.progress.folded == 2
+    ours, theirs = (load_best(tmp_path / name) for name in ("run", "whole"))
+    assert ours.state.folded == theirs.state.folded == 2
     assert all(torch.equal(ours.tensors[name], value) for name, value in theirs.tensors.items())
     assert lines(tmp_path / "run") == lines(tmp_path / "whole")
 
