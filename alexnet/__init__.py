@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from alexnet.models.alexnet import AlexNet
     from alexnet.recipe import Recipe
     from alexnet.recipes import recipe_named
-    from alexnet.results.classify import Classifier
+    from alexnet.results.classifier import Classifier
     from alexnet.results.evaluate import evaluate
     from alexnet.results.report import report
     from alexnet.training.train import train
 
 _HOMES = {
     "AlexNet": "alexnet.models.alexnet",
-    "Classifier": "alexnet.results.classify",
+    "Classifier": "alexnet.results.classifier",
     "Net": "alexnet.architecture",
     "Recipe": "alexnet.recipe",
     "Store": "alexnet.data.store.local",

@@ -335,7 +335,7 @@ def predict_arguments(one: argparse.ArgumentParser) -> None:
 
 def run_predict(options: argparse.Namespace) -> int:
     from alexnet.data.loading.views import check_view_count
-    from alexnet.results.classify import Classifier
+    from alexnet.results.classifier import Classifier
 
     if options.views is not None:
         check_view_count(options.views)
@@ -368,9 +368,9 @@ def submit_arguments(one: argparse.ArgumentParser) -> None:
 
 
 def run_submit(options: argparse.Namespace) -> int:
-    from alexnet.results.submission import submission
+    from alexnet.results.submission import write_submission
 
-    count = submission(
+    count = write_submission(
         options.runs, options.pictures, options.file, options.ids, views=options.views, device=options.device
     )
     print(f"{options.file}: {count} pictures, five guesses each")
@@ -387,9 +387,9 @@ def index_arguments(one: argparse.ArgumentParser) -> None:
 
 
 def run_index(options: argparse.Namespace) -> int:
-    from alexnet.results.retrieve import Index, index
+    from alexnet.results.retrieval import Index, build_index
 
-    folder = index(
+    folder = build_index(
         options.run, options.store, split=options.split, bits=options.bits, seed=options.seed, device=options.device
     )
     found = Index(folder)
@@ -410,10 +410,10 @@ def similar_arguments(one: argparse.ArgumentParser) -> None:
 def run_similar(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from alexnet.results.retrieve import similar
+    from alexnet.results.retrieval import find_similar
 
     bad: dict[int, Exception] = {}
-    found = similar(
+    found = find_similar(
         options.run, options.images, count=options.count, codes=options.codes, device=options.device, unreadable=bad
     )
     for error in bad.values():  # told, and the other pictures done all the same
@@ -449,10 +449,10 @@ def reproduce_arguments(one: argparse.ArgumentParser) -> None:
 
 
 def run_reproduce(options: argparse.Namespace) -> int:
-    from alexnet.experiments import described, reproduce
+    from alexnet.experiments import describe_experiments, reproduce
 
     if options.name is None:
-        for name, claim in described().items():
+        for name, claim in describe_experiments().items():
             print(f"{name:20} {claim}")
         return 0
     finding = reproduce(
@@ -478,9 +478,9 @@ def report_arguments(one: argparse.ArgumentParser) -> None:
 
 
 def run_report(options: argparse.Namespace) -> int:
-    from alexnet.results.report import report, store_of
+    from alexnet.results.report import report, training_store
 
-    print(report(options.run, options.data or store_of(options.run), device=options.device))
+    print(report(options.run, options.data or training_store(options.run), device=options.device))
     return 0
 
 
@@ -490,9 +490,9 @@ def figures_arguments(one: argparse.ArgumentParser) -> None:
 
 
 def run_figures(options: argparse.Namespace) -> int:
-    from alexnet.results.report import figures, store_of
+    from alexnet.results.report import training_store, write_figures
 
-    store, folder = options.data or store_of(options.run), options.folder or options.run / "figures"
-    for path in figures(options.run, store, folder, device=options.device):
+    store, folder = options.data or training_store(options.run), options.folder or options.run / "figures"
+    for path in write_figures(options.run, store, folder, device=options.device):
         print(path)
     return 0

@@ -21,10 +21,17 @@ import numpy as np
 import torch
 
 from alexnet.data.store.local import Store
-from alexnet.experiments.figure4 import pixel_blocks, pixels, precision
-from alexnet.results.codes import train_autoencoder
-from alexnet.results.report import choose
-from alexnet.results.retrieve import CANDIDATES, Features, blocks, faiss, nearest, write_activities
+from alexnet.experiments.figure4 import pixel_vector_blocks, pixel_vectors, precision_at_k
+from alexnet.results.binary_codes import train_autoencoder
+from alexnet.results.report import balanced_sample
+from alexnet.results.retrieval import (
+    CANDIDATES,
+    Features,
+    import_faiss,
+    iter_blocks,
+    nearest_neighbours,
+    write_activities,
+)
 from alexnet.training.checkpoint import load_best
 
 COUNT = 6
@@ -40,13 +47,13 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 def by_codes(among: np.ndarray, codes: np.ndarray, asked: np.ndarray, asked_codes: np.ndarray) -> np.ndarray:
     """Places of the nearest among the candidates that the codes give, ranked by activities: (N, COUNT)."""
-    index = faiss().IndexBinaryFlat(8 * codes.shape[1])
+    index = import_faiss().IndexBinaryFlat(8 * codes.shape[1])
     index.add(codes)
     _, candidates = index.search(asked_codes, min(CANDIDATES * COUNT, len(codes)))
     found = []
     for one, near in zip(asked, candidates, strict=True):
         near.sort()
-        found.append(near[nearest(one[None], [among[near]], COUNT)[1][0]])
+        found.append(near[nearest_neighbours(one[None], [among[near]], COUNT)[1][0]])
     return np.stack(found)
 
 
@@ -78,15 +85,15 @@ def main() -> None:
     given = options.parse_args()
     store = Store(given.store)
     of, among = store.validation(), store.split("train")
-    places = choose(of.labels, given.queries, 0)
+    places = balanced_sample(of.labels, given.queries, 0)
     labels, rows = of.labels[places], []
 
     def row(what: str, found: np.ndarray | None, size: int, seconds: float, **more: float) -> None:
-        share = None if found is None else 100 * precision(found, labels, among.labels)
+        share = None if found is None else 100 * precision_at_k(found, labels, among.labels)
         rows.append({"what": what, "precision": share, "bytes": size, "ms": 1000 * seconds / len(places), **more})
         if found is not None:
             rows[-1]["by_class"] = {
-                store.classes[one]: 100 * precision(found[labels == one], labels[labels == one], among.labels)
+                store.classes[one]: 100 * precision_at_k(found[labels == one], labels[labels == one], among.labels)
                 for one in np.unique(labels)
             }
         text = "" if share is None else f"{share:6.2f} %"
@@ -94,15 +101,15 @@ def main() -> None:
         print(f"{what:42} {text:>9} {size:8,} bytes {rows[-1]['ms']:10.3f} ms a query{extra}", flush=True)
 
     threads = torch.get_num_threads()
-    faiss().omp_set_num_threads(threads)
+    import_faiss().omp_set_num_threads(threads)
     print(f"{len(among):,} pictures, {len(places)} queries, {threads} threads; precision at {COUNT}")
-    found, seconds = timed(lambda: nearest(pixels(of, places), pixel_blocks(among), COUNT)[1])
+    found, seconds = timed(lambda: nearest_neighbours(pixel_vectors(of, places), pixel_vector_blocks(among), COUNT)[1])
     row("raw pixels", found, 3 * of.size**2, seconds)
     features = Features(load_best(given.run))
     asked = features([of.image(int(i)) for i in places])
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         activities = write_activities(Path(folder) / "activities.npy", features, among)
-        found, seconds = timed(lambda: nearest(asked, blocks(activities), COUNT)[1])
+        found, seconds = timed(lambda: nearest_neighbours(asked, iter_blocks(activities), COUNT)[1])
         row("activities, exactly", found, activities[0].nbytes, seconds)
         nets = {}
         for bits in given.bits:
@@ -117,10 +124,10 @@ def main() -> None:
                 lambda: made_up(Path(folder) / "many.npy", np.asarray(activities), among.labels, given.many)
             )
             print(f"written in {seconds:.0f} s, {many.nbytes / 1e9:.1f} GB")
-            found, seconds = timed(lambda: nearest(asked, blocks(many), COUNT)[1])
+            found, seconds = timed(lambda: nearest_neighbours(asked, iter_blocks(many), COUNT)[1])
             row("activities, exactly", None, many[0].nbytes, seconds, read_GB=many.nbytes / 1e9)
             for bits, net in nets.items():
-                codes, built = timed(lambda n=net: np.concatenate([n.codes(part) for part in blocks(many)]))  # type: ignore[misc]
+                codes, built = timed(lambda n=net: np.concatenate([n.codes(part) for part in iter_blocks(many)]))  # type: ignore[misc]
                 near, seconds = timed(lambda c=codes, n=net: by_codes(many, c, asked, n.codes(asked)))  # type: ignore[misc]
                 same = float(np.mean([np.isin(a, b).mean() for a, b in zip(near, found, strict=True)]))
                 size = codes.nbytes / 1e6

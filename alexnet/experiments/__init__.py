@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.data.store.local import Store
-from alexnet.experiments.lab import DataSet, Finding, Lab
+from alexnet.experiments.lab import Experiment, ExperimentResult, PaperDataset
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES, recipe_named
 
@@ -34,7 +34,7 @@ def reproduce(
     seeds: int | None = None,
     device: str | None = None,
     workers: int | None = None,
-) -> Finding:
+) -> ExperimentResult:
     """Do an experiment of the paper, or go on with it, and write down what is found.
 
     Args:
@@ -59,10 +59,10 @@ def reproduce(
     if name not in EXPERIMENTS:
         raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}; got {name!r}")
     experiment: Any = importlib.import_module(EXPERIMENTS[name])
-    wanted: DataSet | None = experiment.DATA
+    wanted: PaperDataset | None = experiment.DATA
     if data is None and wanted is not None:
         raise FileNotFoundError(f"{name} needs a store (--data) {wanted.needed()}; or any other, as a stand-in")
-    lab = Lab(
+    lab = Experiment(
         Path(folder) / name,
         Store(data) if data is not None and wanted is not None else None,
         wanted,
@@ -73,7 +73,7 @@ def reproduce(
         device=device,
         workers=workers,
     )
-    finding: Finding = experiment.run(lab)
+    finding: ExperimentResult = experiment.run(lab)
     finding.notes += lab.without_top5(finding)
     if lab.named is not None:
         finding.notes.append(f"The recipe: `{lab.named}`, and what a row says that it differs in.")
@@ -87,7 +87,7 @@ def reproduce(
     return finding
 
 
-def described() -> dict[str, str]:
+def describe_experiments() -> dict[str, str]:
     """The experiments' names, and what each shows."""
     return {
         name: (importlib.import_module(module).__doc__ or "").splitlines()[0] for name, module in EXPERIMENTS.items()

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from alexnet.architecture import Conv, Net
-from alexnet.experiments.lab import ILSVRC2012, Finding, Lab, Row, settings_between
+from alexnet.experiments.lab import ILSVRC2012, Experiment, ExperimentResult, ResultRow, settings_between
 from alexnet.recipe import Recipe
 from alexnet.training.train import DivergenceError
 
@@ -57,12 +57,12 @@ def one_gpu(of: Net) -> Net:
     return replace(of, towers=1, **halves)
 
 
-def towers_apart(of: Net) -> Net:
+def separate_towers(of: Net) -> Net:
     """Towers that meet only in the full layers (150)."""
     return replace(of, conv3=replace(layer(of, "conv3"), all_towers=False))
 
 
-def pool_apart(of: Net) -> Net:
+def without_overlapping_pooling(of: Net) -> Net:
     """Pooling windows that do not overlap, and conv2's padding as run 147 had it (4.4)."""
     return replace(of, pool_size=2, pool_stride=2, conv2=replace(layer(of, "conv2"), padding=1))
 
@@ -98,9 +98,9 @@ def without_dropout(of: Net) -> Net:
 VARIANTS: dict[str, tuple[Callable[[Recipe], Recipe], Numbers]] = {
     "the net": (changed(), (40.66, 18.21)),
     "one GPU, half the kernels (4.2)": (net(one_gpu), (42.36, 19.44)),
-    "towers never meet (150)": (net(towers_apart), (41.83, 19.33)),
+    "towers never meet (150)": (net(separate_towers), (41.83, 19.33)),
     "no normalisation (148; 4.3)": (net(lambda of: replace(of, normalise=None, normalise_map=None)), (42.03, 19.36)),
-    "pooling without overlap (147; 4.4)": (net(pool_apart), (41.06, 18.51)),
+    "pooling without overlap (147; 4.4)": (net(without_overlapping_pooling), (41.06, 18.51)),
     "tanh (4.1)": (net(lambda of: replace(of, activation="tanh")), (None, None)),
     "no dropout (5.2)": (net(without_dropout), (None, None)),
     "no colour shift (5.1)": (changed(colour_deviation=0.0, colour_divisor=1.0), (None, None)),
@@ -114,10 +114,10 @@ VARIANTS: dict[str, tuple[Callable[[Recipe], Recipe], Numbers]] = {
 }
 
 
-def run(lab: Lab) -> Finding:
+def run(lab: Experiment) -> ExperimentResult:
     """Train each variant, and set its errors with ten views beside the paper's."""
     base = lab.base("photos", "alexnet-2012-run")
-    finding = Finding("What each part is worth", lab.data(), ("top-1 error (%)", "top-5 error (%)"))
+    finding = ExperimentResult("What each part is worth", lab.data(), ("top-1 error (%)", "top-5 error (%)"))
     recipes = {name: change(base) for name, (change, _) in VARIANTS.items()}  # all are made before the first is trained
     for name, recipe in recipes.items():
         how = " ".join(settings_between(base, recipe))
@@ -131,7 +131,7 @@ def run(lab: Lab) -> Finding:
                 ours.append(lab.pair(lab.errors([trained], 10)))
             except DivergenceError as error:
                 finding.notes.append(f"{name}, seed {seed}: {error}")
-        finding.rows.append(Row(name, VARIANTS[name][1], tuple(ours), how))
+        finding.rows.append(ResultRow(name, VARIANTS[name][1], tuple(ours), how))
         finding.write(lab.folder)  # what there is so far, since the whole may take days
     finding.notes += [
         "Without conv3 or conv4 the paper says only: about 2 % of top-1 (section 8); of the others nothing.",

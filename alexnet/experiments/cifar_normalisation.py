@@ -14,7 +14,7 @@ normalisation; so the third row is the net of 11 % with its normalisation alone 
 from dataclasses import replace
 
 from alexnet.checked import require
-from alexnet.experiments.lab import CIFAR10, Finding, Lab, Row, percent
+from alexnet.experiments.lab import CIFAR10, Experiment, ExperimentResult, ResultRow, percent
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
 
@@ -22,7 +22,7 @@ DATA = replace(CIFAR10, options=" --val-batch 5")
 FIRST_EPOCHS = 350  # on batches 1 to 4, as the program took
 
 
-def at_equal_schedules(recipe: Recipe) -> Recipe:
+def with_fixed_schedule(recipe: Recipe) -> Recipe:
     """The program's epochs, some 350 and 150 and twice 10, counted from the start on the whole training set."""
     if recipe.schedule != "fold":
         return recipe
@@ -30,7 +30,7 @@ def at_equal_schedules(recipe: Recipe) -> Recipe:
     return replace(recipe, schedule="changes", changes=changes, epochs=recipe.epochs + FIRST_EPOCHS)
 
 
-def run(lab: Lab) -> Finding:
+def run(lab: Experiment) -> ExperimentResult:
     """Train the nets at equal schedules, and compare their test errors."""
     with_it = lab.base("cifar10-11pct")
     require(with_it.net.normalise is not None, "net.normalise", "set, to be left out", None)
@@ -44,8 +44,8 @@ def run(lab: Lab) -> Finding:
     nets.append(("the same net without it", without_it, None))
     fixed = lab.epochs is not None or "val" not in lab.store.splits
     if fixed:
-        nets = [(name, at_equal_schedules(recipe), paper) for name, recipe, paper in nets]
-    finding = Finding("Normalisation on CIFAR-10 (4.3)", lab.data(), ("test error (%)",))
+        nets = [(name, with_fixed_schedule(recipe), paper) for name, recipe, paper in nets]
+    finding = ExperimentResult("Normalisation on CIFAR-10 (4.3)", lab.data(), ("test error (%)",))
     for name, recipe, paper in nets:
         ours = []
         for seed in range(lab.seeds or 1):
@@ -53,7 +53,7 @@ def run(lab: Lab) -> Finding:
             trained = lab.trained(folder, replace(recipe, seed=seed))
             ours.append((percent(lab.errors([trained], split=lab.tested())["top1_error"]),))
         how = "net.normalise=null" if "the same net" in name else ""
-        finding.rows.append(Row(name, (paper,), tuple(ours), how))
+        finding.rows.append(ResultRow(name, (paper,), tuple(ours), how))
         finding.write(lab.folder)
     if fixed:
         count = len(lab.store.split("train"))

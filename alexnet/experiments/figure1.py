@@ -16,7 +16,7 @@ from typing import Literal
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from alexnet.experiments.lab import CIFAR10, Finding, Lab, Row, percent
+from alexnet.experiments.lab import CIFAR10, Experiment, ExperimentResult, ResultRow, percent
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
 from alexnet.results.figures import LIGHT
@@ -56,7 +56,7 @@ def recipe_for(activation: Activation, rate: float, *, epochs: int, seed: int, b
     )
 
 
-def fastest_rate(lab: Lab, activation: Activation) -> float:
+def fastest_rate(lab: Experiment, activation: Activation) -> float:
     """The rate that has the fewest epochs to TARGET, or else the lowest training error, in the ROUNDS; seed 0."""
     rates: Sequence[float] = RATES
     for name, epochs, until, left in ROUNDS:
@@ -84,9 +84,9 @@ def epochs_to_target(errors: list[float]) -> float | None:
     return None
 
 
-def run(lab: Lab) -> Finding:
+def run(lab: Experiment) -> ExperimentResult:
     """Search the rates, train both nets, and compare the epochs they take."""
-    finding = Finding("Figure 1: ReLU against tanh", lab.data(), ("epochs to 25 % training error",))
+    finding = ExperimentResult("Figure 1: ReLU against tanh", lab.data(), ("epochs to 25 % training error",))
     curves: dict[str, list[list[float]]] = {}
     epochs = lab.epochs or EPOCHS
     for activation in ("relu", "tanh"):
@@ -107,7 +107,7 @@ def run(lab: Lab) -> Finding:
         finding.notes.append(f"{STYLES[activation][0]}: learning rate {rate:g}, of {tried}.")
         # The paper's numbers are read off its plot.
         finding.rows.append(
-            Row(STYLES[activation][0], ({"relu": 6, "tanh": 36}[activation],), tuple((t,) for t in took))
+            ResultRow(STYLES[activation][0], ({"relu": 6, "tanh": 36}[activation],), tuple((t,) for t in took))
         )
         if len(reached) < len(took):
             finding.notes.append(

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
 from alexnet.architecture import Net
-from alexnet.experiments.lab import Finding, Lab, Row
+from alexnet.experiments.lab import Experiment, ExperimentResult, ResultRow
 from alexnet.recipes import recipe_named
 from alexnet.results.figures import LIGHT
 
@@ -23,7 +23,7 @@ PAPER |= {"fc6": 4096, "fc7": 4096, "fc8": 1000}
 
 
 @dataclass(frozen=True)
-class Stage:
+class DrawnLayer:
     """A layer as it is drawn.
 
     Args:
@@ -50,9 +50,9 @@ class Stage:
         return self.side**2 * self.maps
 
 
-def stages(net: Net, classes: int = CLASSES) -> list[Stage]:
+def drawn_layers(net: Net, classes: int = CLASSES) -> list[DrawnLayer]:
     """The layers of a net with the sizes that its fields lead to (Figure 2)."""
-    found = [Stage("picture", net.image_size, 3, 1, False)]
+    found = [DrawnLayer("picture", net.image_size, 3, 1, False)]
     sides = net.sides()
     for name, conv in net.convs().items():
         notes = []
@@ -65,31 +65,31 @@ def stages(net: Net, classes: int = CLASSES) -> list[Stage]:
         written |= {"normalise_map": "normalised in maps"} if net.normalise_map else {}
         notes += [written[step] for step in conv.then if step in written]
         meets = conv.all_towers or len(found) == 1
-        found.append(Stage(name, sides[name][0], conv.maps, net.towers, meets, conv.kernel, "\n".join(notes)))
+        found.append(DrawnLayer(name, sides[name][0], conv.maps, net.towers, meets, conv.kernel, "\n".join(notes)))
     for name, full in net.hidden().items():
         assert full.units is not None
         below = f"dropout {full.dropout:g}" if full.dropout else ""
-        found.append(Stage(name, 1, full.units, net.towers, True, 0, below))
+        found.append(DrawnLayer(name, 1, full.units, net.towers, True, 0, below))
     if net.linear is not None and net.linear.units is not None:
-        found.append(Stage("linear", 1, net.linear.units, 1, True))
-    return [*found, Stage("fc8", 1, classes, 1, True)]
+        found.append(DrawnLayer("linear", 1, net.linear.units, 1, True))
+    return [*found, DrawnLayer("fc8", 1, classes, 1, True)]
 
 
-def run(lab: Lab) -> Finding:
+def run(lab: Experiment) -> ExperimentResult:
     """Draw the net, and set the numbers of its neurons beside the paper's."""
     recipe = lab.base("alexnet-2012-paper")
-    drawn = stages(recipe.net)
-    finding = Finding("Figure 2: the net", "Computed from the recipe; no pictures needed.", ("neurons",))
+    drawn = drawn_layers(recipe.net)
+    finding = ExperimentResult("Figure 2: the net", "Computed from the recipe; no pictures needed.", ("neurons",))
     of_paper = recipe == recipe_named("alexnet-2012-paper")
     for stage in drawn:
         paper = PAPER.get(stage.name) if of_paper else None
-        finding.rows.append(Row(stage.name, (paper,), ((stage.neurons,),)))
+        finding.rows.append(ResultRow(stage.name, (paper,), ((stage.neurons,),)))
     draw(drawn).savefig(lab.folder / "figure2.png", dpi=150)
     finding.figures = ["figure2.png"]
     return finding
 
 
-def draw(of: list[Stage]) -> Figure:
+def draw(of: list[DrawnLayer]) -> Figure:
     """The figure: boxes for maps, bars for full layers, towers one above the other, lines where a layer reads."""
     figure = Figure(figsize=(1.35 * len(of), 4.8), layout="constrained")
     axes = figure.add_subplot()
@@ -113,7 +113,7 @@ def draw(of: list[Stage]) -> Figure:
     return figure
 
 
-def size(stage: Stage) -> tuple[float, float]:
+def size(stage: DrawnLayer) -> tuple[float, float]:
     """Width and height of a layer's box: they grow with maps and side, but slower, so that all can be seen."""
     maps = stage.maps / stage.towers
     if stage.side == 1:
@@ -121,7 +121,7 @@ def size(stage: Stage) -> tuple[float, float]:
     return 0.12 * maps**0.45, 0.42 * stage.side**0.33
 
 
-def box(axes: Axes, stage: Stage, x: float, y: float) -> tuple[float, float]:
+def box(axes: Axes, stage: DrawnLayer, x: float, y: float) -> tuple[float, float]:
     """Draw one tower's part of a layer around (x, y); its left and right end."""
     width, height = size(stage)
     slant = 0.3 * height if stage.side > 1 else 0.0

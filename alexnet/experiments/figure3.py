@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from alexnet.checked import require
-from alexnet.experiments.lab import ILSVRC2012, Finding, Lab, Row, percent
+from alexnet.experiments.lab import ILSVRC2012, Experiment, ExperimentResult, ResultRow, percent
 from alexnet.results import figures
 from alexnet.training.checkpoint import load_best
 
@@ -33,7 +33,7 @@ def colour_shares(weights: np.ndarray) -> np.ndarray:
     return np.asarray((off.astype(np.float64) ** 2).sum((1, 2, 3)) / np.maximum(energy, 1e-30))
 
 
-def by_chance(shares: np.ndarray, difference: float, seed: int = 0) -> float:
+def permutation_p_value(shares: np.ndarray, difference: float, seed: int = 0) -> float:
     """How often a random halving of the kernels has halves that differ as much as the towers do (permutation test)."""
     random, half = np.random.default_rng(seed), len(shares) // 2
     shuffled = random.permuted(np.tile(shares, (SHUFFLES, 1)), axis=1)
@@ -41,12 +41,12 @@ def by_chance(shares: np.ndarray, difference: float, seed: int = 0) -> float:
     return float((1 + (differences >= abs(difference)).sum()) / (1 + SHUFFLES))
 
 
-def run(lab: Lab) -> Finding:
+def run(lab: Experiment) -> ExperimentResult:
     """Train the net from several seeds, draw each one's kernels, and compare how much the towers see of colours."""
     base = lab.base("photos", "alexnet-2012-run")
     require(base.net.towers > 1, "net.towers", "at least 2, to be compared", base.net.towers)
     measures = ("colour share, tower that sees less (%)", "tower that sees more (%)", "as different by chance (%)")
-    finding = Finding("Figure 3: the kernels of conv1", lab.data(), measures)
+    finding = ExperimentResult("Figure 3: the kernels of conv1", lab.data(), measures)
     for seed in range(lab.seeds or 3):
         trained = lab.trained(f"net-{seed}", replace(base, seed=seed))
         weights = load_best(trained).net().layers()["conv1"].weight.detach().numpy()
@@ -55,11 +55,11 @@ def run(lab: Lab) -> Finding:
         towers = np.split(np.arange(len(shares)), base.net.towers)
         towers.sort(key=lambda places: shares[places].mean())
         less, more = shares[towers[0]].mean(), shares[towers[-1]].mean()
-        chance = by_chance(shares, float(more - less))
-        finding.rows.append(Row(f"seed {seed}", (None,) * 3, ((percent(less), percent(more), percent(chance)),)))
+        chance = permutation_p_value(shares, float(more - less))
+        finding.rows.append(ResultRow(f"seed {seed}", (None,) * 3, ((percent(less), percent(more), percent(chance)),)))
         name = f"figure3-{seed}.png"
         drawn = figures.kernels(weights[np.concatenate(towers)], base.net.towers)
-        (lab.folder / name).write_bytes(figures.png(drawn))
+        (lab.folder / name).write_bytes(figures.to_png(drawn))
         finding.figures.append(name)
         finding.numbers[f"seed {seed}"] = shares.tolist()
     finding.notes = ['The paper: GPU 1 "largely color-agnostic", GPU 2 "largely color-specific", in every run.']

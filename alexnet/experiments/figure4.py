@@ -14,10 +14,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from alexnet.data.store.local import Split
-from alexnet.experiments.lab import ILSVRC2010, Finding, Lab, Row, percent
+from alexnet.experiments.lab import ILSVRC2010, Experiment, ExperimentResult, ResultRow, percent
 from alexnet.results import figures
-from alexnet.results.report import choose, examples
-from alexnet.results.retrieve import Features, Index, faiss, index, nearest
+from alexnet.results.report import balanced_sample, examples
+from alexnet.results.retrieval import Features, Index, build_index, import_faiss, nearest_neighbours
 from alexnet.training.checkpoint import load_best
 from alexnet.training.inference import default_views, probabilities
 from alexnet.utils.device import choose_device
@@ -27,46 +27,46 @@ SHOWN, QUERIES, NEIGHBOURS, BITS = 5, 200, 6, (64, 128, 256)
 PIXEL_BLOCK = 256  # pictures compared at a time: of 256 pixels a side, 200 MB
 
 
-def pixels(split: Split, places: Sequence[int] | np.ndarray) -> np.ndarray:
+def pixel_vectors(split: Split, places: Sequence[int] | np.ndarray) -> np.ndarray:
     """Pictures as vectors of their raw bytes, (N, 3 * size * size) float32."""
     return np.stack([split.image(int(i)).reshape(-1) for i in places]).astype(np.float32)
 
 
-def pixel_blocks(split: Split) -> Iterator[np.ndarray]:
+def pixel_vector_blocks(split: Split) -> Iterator[np.ndarray]:
     """All pictures of a split as such vectors, some at a time."""
     for start in range(0, len(split), PIXEL_BLOCK):
-        yield pixels(split, range(start, min(start + PIXEL_BLOCK, len(split))))
+        yield pixel_vectors(split, range(start, min(start + PIXEL_BLOCK, len(split))))
 
 
-def precision(found: np.ndarray, labels: np.ndarray, among: np.ndarray) -> float:
+def precision_at_k(found: np.ndarray, labels: np.ndarray, among: np.ndarray) -> float:
     """The share of the pictures found, (N, count) places, that have the label of their query."""
     return float((among[found] == labels[:, None]).mean())
 
 
-def run(lab: Lab) -> Finding:
+def run(lab: Experiment) -> ExperimentResult:
     """Train a net, draw both parts of the figure, and measure the three ways of searching."""
-    faiss()  # or it is missed only after the training
+    import_faiss()  # or it is missed only after the training
     base = lab.base("photos", "alexnet-2012-run-2010")
     trained = lab.trained("net-0", base)
     of, among = lab.store.split(lab.tested()), lab.store.split("train")
-    queries = choose(of.labels, min(QUERIES, len(of)), 0)
+    queries = balanced_sample(of.labels, min(QUERIES, len(of)), 0)
     asked = Features(load_best(trained), lab.device)([of.image(int(i)) for i in queries])
     count = min(NEIGHBOURS, len(among))
-    by_pixels = nearest(pixels(of, queries), pixel_blocks(among), count)[1]
+    by_pixels = nearest_neighbours(pixel_vectors(of, queries), pixel_vector_blocks(among), count)[1]
 
     measure = f"precision at {count} (%)"
-    finding = Finding("Figure 4: guesses and neighbours", lab.data(), (measure, "bytes a picture"))
+    finding = ExperimentResult("Figure 4: guesses and neighbours", lab.data(), (measure, "bytes a picture"))
     size = 3 * of.size**2
     finding.rows = [row("raw pixels", by_pixels, size, of.labels[queries], among.labels)]
     if not (trained / "index" / "about.json").exists():
-        index(trained, lab.store.path, bits=BITS[0], device=lab.device)
+        build_index(trained, lab.store.path, bits=BITS[0], device=lab.device)
     found = Index(trained / "index")
-    by_activities = found.nearest(asked, count)[1]
+    by_activities = found.search(asked, count)[1]
     bytes_of = found.activities[0].nbytes
     finding.rows.append(row("activities", by_activities, bytes_of, of.labels[queries], among.labels))
     for bits in BITS:
         coded = found if bits == BITS[0] else found.recoded(bits)
-        by_codes = coded.nearest(asked, count, codes=True)[1]
+        by_codes = coded.search(asked, count, codes=True)[1]
         name = f"codes of {bits} bits, then activities"
         finding.rows.append(row(name, by_codes, bits // 8, of.labels[queries], among.labels))
     finding.notes = [f"Over {len(queries)} pictures of split {of.name!r}; bytes are those that are searched through."]
@@ -78,7 +78,7 @@ def run(lab: Lab) -> Finding:
     return finding
 
 
-def draw_guesses(lab: Lab, trained: Path, of: Split, places: np.ndarray) -> Figure:
+def draw_guesses(lab: Experiment, trained: Path, of: Split, places: np.ndarray) -> Figure:
     """Pictures with their five most probable classes."""
     found = load_best(trained)
     net, mean = found.net().to_channels_last(choose_device(lab.device)), found.statistics.mean
@@ -87,14 +87,14 @@ def draw_guesses(lab: Lab, trained: Path, of: Split, places: np.ndarray) -> Figu
     return figures.guesses(examples(of, found.classes, chances.numpy(), places))
 
 
-def row(name: str, found: np.ndarray, size: int, labels: np.ndarray, among: np.ndarray) -> Row:
+def row(name: str, found: np.ndarray, size: int, labels: np.ndarray, among: np.ndarray) -> ResultRow:
     """A way of searching: how good it is, and how many bytes it reads for each picture."""
-    return Row(name, (None, None), ((percent(precision(found, labels, among)), size),))
+    return ResultRow(name, (None, None), ((percent(precision_at_k(found, labels, among)), size),))
 
 
-def save(figure: Figure, path: Path, finding: Finding) -> None:
+def save(figure: Figure, path: Path, finding: ExperimentResult) -> None:
     """Write a figure and name it in the finding."""
-    path.write_bytes(figures.png(figure))
+    path.write_bytes(figures.to_png(figure))
     finding.figures.append(path.name)
 
 

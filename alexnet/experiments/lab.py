@@ -13,14 +13,14 @@ from alexnet.data.store.local import Store
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
 from alexnet.results.evaluate import evaluate
-from alexnet.results.history import History
+from alexnet.results.run_history import RunHistory
 from alexnet.training.inference import default_views
 from alexnet.training.train import train
 from alexnet.utils.files import write_atomic
 
 
 @dataclass(frozen=True)
-class DataSet:
+class PaperDataset:
     """The set of pictures that the paper used for a claim.
 
     Args:
@@ -47,7 +47,7 @@ class DataSet:
         """What to get and do, in a line."""
         return f"prepared from {self.name} ({self.files}) with alexnet prepare --size {self.size}{self.options}"
 
-    def is_it(self, store: Store) -> bool:
+    def matches(self, store: Store) -> bool:
         """Whether a store is this set, by its numbers of classes and pictures."""
         train, val = (len(store.split(name)) if name in store.splits else 0 for name in ("train", "val"))
         if len(store.classes) != self.classes:
@@ -61,21 +61,21 @@ class DataSet:
 
 TOP5_CLASSES = 10  # the fewest of which a top-5 error says something
 
-CIFAR10 = DataSet(
+CIFAR10 = PaperDataset(
     "CIFAR-10", 10, 50_000, "cifar-10-binary.tar.gz, https://www.cs.toronto.edu/~kriz/cifar.html", 32, batch=10_000
 )
 FOLDERS = "unpacked, a folder per class in train/, val/ and test/ where there is one"
-ILSVRC2010 = DataSet(
+ILSVRC2010 = PaperDataset(
     "ILSVRC-2010", 1000, 1_261_406, f"its archives, https://image-net.org/challenges/LSVRC/2010, {FOLDERS}", val=50_000
 )
-ILSVRC2012 = DataSet(
+ILSVRC2012 = PaperDataset(
     "ILSVRC-2012",
     1000,
     1_281_167,
     f"ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, https://image-net.org/download, {FOLDERS}",
     val=50_000,
 )
-CALTECH101 = DataSet(
+CALTECH101 = PaperDataset(
     "Caltech-101",
     101,
     3030,
@@ -83,7 +83,7 @@ CALTECH101 = DataSet(
     "class to train on",
     options=" --train-per-class 30",
 )
-FALL2009 = DataSet(
+FALL2009 = PaperDataset(
     "ImageNet's Fall 2009 release",
     10_184,
     None,
@@ -93,7 +93,7 @@ FALL2009 = DataSet(
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """A line of a table.
 
     Args:
@@ -123,7 +123,7 @@ class Row:
 
 
 @dataclass
-class Finding:
+class ExperimentResult:
     """What an experiment found.
 
     Args:
@@ -140,7 +140,7 @@ class Finding:
     title: str
     data: str
     measures: tuple[str, ...]
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ResultRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     figures: list[str] = field(default_factory=list)
     numbers: dict[str, Any] = field(default_factory=dict)
@@ -170,7 +170,7 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-class Stopped(KeyboardInterrupt):
+class TrainingInterrupted(KeyboardInterrupt):
     """A signal has ended a training; the same experiment goes on from there.
 
     Args:
@@ -182,7 +182,7 @@ class Stopped(KeyboardInterrupt):
         self.signal = signal or 2
 
 
-class Lab:
+class Experiment:
     """Where an experiment is done: its folder, its pictures, and how much work may go into it.
 
     Args:
@@ -200,7 +200,7 @@ class Lab:
         self,
         folder: Path,
         store: Store | None,
-        wanted: DataSet | None,
+        wanted: PaperDataset | None,
         *,
         more: Store | None = None,
         recipe: Recipe | None = None,
@@ -214,7 +214,7 @@ class Lab:
         self.folder, self._store, self.wanted, self.more = folder, store, wanted, more
         self.recipe, self.epochs, self.seeds, self.device, self.workers = recipe, epochs, seeds, device, workers
         self.named: str | None = None  # the recipe taken where none was asked for
-        self.stand_in = store is not None and wanted is not None and not wanted.is_it(store)
+        self.stand_in = store is not None and wanted is not None and not wanted.matches(store)
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -258,15 +258,15 @@ class Lab:
             options: As for `train`.
 
         Raises:
-            Stopped: A signal stopped the training; the same experiment goes on from there.
+            TrainingInterrupted: A signal stopped the training; the same experiment goes on from there.
         """
         if self.epochs is not None and not whole:
-            recipe = shortened(recipe, self.epochs)
+            recipe = shorten_schedule(recipe, self.epochs)
         self.check([recipe], store)
         run = self.folder / name
         outcome = train(store or self.store, run, recipe, device=self.device, workers=self.workers, **options)
         if not outcome.finished:
-            raise Stopped(outcome.signal)
+            raise TrainingInterrupted(outcome.signal)
         return run
 
     def check(self, recipes: Iterable[Recipe], store: Store | None = None) -> None:
@@ -284,7 +284,7 @@ class Lab:
         few = len(self.store.classes) < TOP5_CLASSES
         return percent(found["top1_error"]), None if few else percent(found["top5_error"])
 
-    def without_top5(self, finding: Finding) -> list[str]:
+    def without_top5(self, finding: ExperimentResult) -> list[str]:
         """A line that says why the table has no top-5 error of ours, where it has none."""
         if self._store is None or len(self.store.classes) >= TOP5_CLASSES or "top-5" not in " ".join(finding.measures):
             return []
@@ -317,17 +317,17 @@ class Lab:
             store: The pictures; the lab's own by default.
         """
         store = store or self.store
-        views = default_views(History.read(runs[0]).recipe) if views is None else views
+        views = default_views(RunHistory.read(runs[0]).recipe) if views is None else views
         split = split or store.validation().name
         files = [self.predictions(run, views, split, store) for run in runs]
         return evaluate(files, store.path, views=views, split=split)
 
     def training_errors(self, run: Path) -> list[float]:
         """The training error of each epoch of a run, as it went, as a fraction."""
-        return [float(line["train_error"]) for line in History.read(run).epochs]
+        return [float(line["train_error"]) for line in RunHistory.read(run).epochs]
 
 
-def shortened(recipe: Recipe, epochs: int) -> Recipe:
+def shorten_schedule(recipe: Recipe, epochs: int) -> Recipe:
     """A recipe whose whole schedule takes so many epochs, everything in it in proportion."""
     share = epochs / recipe.epochs
     return dataclasses.replace(

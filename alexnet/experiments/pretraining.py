@@ -22,7 +22,15 @@ from alexnet.checked import require
 from alexnet.data.prepare.prepare import prepare
 from alexnet.data.sources.subset import Subset
 from alexnet.data.store.local import Split, Store
-from alexnet.experiments.lab import CALTECH101, Finding, Lab, Row, percent, settings_between, shortened
+from alexnet.experiments.lab import (
+    CALTECH101,
+    Experiment,
+    ExperimentResult,
+    ResultRow,
+    percent,
+    settings_between,
+    shorten_schedule,
+)
 from alexnet.experiments.table2 import finetuning
 from alexnet.recipe import Recipe
 from alexnet.results.figures import LIGHT
@@ -77,7 +85,7 @@ def places_of(split: Split, labels: Sequence[int], each: int | None, seed: int) 
     return np.sort(np.concatenate(found))
 
 
-def smaller(lab: Lab, name: str, classes: Sequence[str], each: int | None, seed: int) -> Store:
+def smaller(lab: Experiment, name: str, classes: Sequence[str], each: int | None, seed: int) -> Store:
     """A store of some of the classes, with few or all of their training pictures and all to measure on; made once.
 
     The latter are its only "test": where there is no "val", they choose no net, and the last of a training stands.
@@ -93,7 +101,7 @@ def smaller(lab: Lab, name: str, classes: Sequence[str], each: int | None, seed:
     return Store(path)
 
 
-def check(lab: Lab, base: Recipe) -> None:
+def check(lab: Experiment, base: Recipe) -> None:
     """Raise a ValueError unless store and recipe will do: told before anything is trained."""
     lab.check([base])
     store, tested = lab.store, lab.tested()
@@ -114,7 +122,7 @@ def check(lab: Lab, base: Recipe) -> None:
         )
 
 
-def trainings(lab: Lab, base: Recipe, seed: int) -> Iterator[Training]:
+def trainings(lab: Experiment, base: Recipe, seed: int) -> Iterator[Training]:
     """Pre-train a net, then say what is to be trained on the new classes, with few pictures, with more, with all."""
     old, new = classes_of(lab.store, seed)
     store = smaller(lab, f"old-{seed}", old, None, seed)
@@ -126,17 +134,17 @@ def trainings(lab: Lab, base: Recipe, seed: int) -> Iterator[Training]:
         few = str(each or "all")
         store = smaller(lab, f"new-{seed}-{few}", new, each, seed)
         epochs = round(base.epochs * len(labels) / len(store.split("train")))
-        tuned, scratch = (shortened(one, epochs) for one in (finetuning(base), base))
+        tuned, scratch = (shorten_schedule(one, epochs) for one in (finetuning(base), base))
         yield Training(PRETRAINED, few, store, tuned, {"start_from": first, "take": kept})
         yield Training(SCRATCH, few, store, scratch, {})
 
 
-def run(lab: Lab) -> Finding:
+def run(lab: Experiment) -> ExperimentResult:
     """Pre-train, fine-tune and train from scratch for each seed, and compare the errors on the new classes."""
     base = lab.base("photos")
     check(lab, base)
-    base = base if lab.epochs is None else shortened(base, lab.epochs)
-    finding = Finding("Pre-training, then few pictures of new classes (7)", lab.data(), ("top-1 error (%)",))
+    base = base if lab.epochs is None else shorten_schedule(base, lab.epochs)
+    finding = ExperimentResult("Pre-training, then few pictures of new classes (7)", lab.data(), ("top-1 error (%)",))
     errors: dict[tuple[str, str], dict[int, float]] = {}
     hows: dict[tuple[str, str], str] = {}
     for seed in range(lab.seeds or SEEDS):
@@ -152,7 +160,9 @@ def run(lab: Lab) -> Finding:
             except DivergenceError as error:
                 finding.notes.append(f"{one.way}, {one.few}, seed {seed}: {error}")
             finding.rows = [
-                Row(f"{way}, {few} pictures a class", (None,), tuple((e,) for e in found.values()), hows[way, few])
+                ResultRow(
+                    f"{way}, {few} pictures a class", (None,), tuple((e,) for e in found.values()), hows[way, few]
+                )
                 for (way, few), found in errors.items()
             ]
             finding.write(lab.folder)  # what there is so far, since the whole may take days
@@ -173,7 +183,7 @@ def differences(errors: Errors) -> Iterator[str]:
             yield f"{few} pictures a class: pre-training takes {statistics.mean(gains):.2f}{spread} off the error."
 
 
-def notes(lab: Lab) -> list[str]:
+def notes(lab: Experiment) -> list[str]:
     """What a reader must know of how it was measured."""
     old, new = classes_of(lab.store, 0)
     return [

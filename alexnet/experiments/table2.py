@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from alexnet.architecture import Conv
-from alexnet.experiments.lab import ILSVRC2012, Finding, Lab, Row
+from alexnet.experiments.lab import ILSVRC2012, Experiment, ExperimentResult, ResultRow
 from alexnet.recipe import Change, Recipe
 from alexnet.recipes import recipe_named
 
@@ -38,7 +38,7 @@ def finetuning(pretrained: Recipe) -> Recipe:
     return replace(pretrained, learning_rate=rate / 10, schedule="changes", warmup=0, changes=changes)
 
 
-def starred(lab: Lab, base: Recipe, first: Path, seed: int) -> Path:
+def pretrain_and_finetune(lab: Experiment, base: Recipe, first: Path, seed: int) -> Path:
     """A net pre-trained on the larger set, from the convolutions of a first net, and fine-tuned on the smaller."""
     of_program = lab.recipe is None and not lab.stand_in
     pre = recipe_named("alexnet-2012-fall2009") if of_program else pretraining(base)
@@ -51,36 +51,38 @@ def starred(lab: Lab, base: Recipe, first: Path, seed: int) -> Path:
     return lab.trained(f"finetuned-{seed}", replace(fine, seed=seed), start_from=pre_run, take=kept)
 
 
-def run(lab: Lab) -> Finding:
+def run(lab: Experiment) -> ExperimentResult:
     """Train up to seven nets, and average them as the table does."""
     base = lab.base("photos", "alexnet-2012-run")
     part = lab.store.validation().name
     measures = (f"top-1 error, {part} (%)", f"top-5 error, {part} (%)")
-    finding = Finding("Table 2: ILSVRC-2012", lab.data(), measures)
+    finding = ExperimentResult("Table 2: ILSVRC-2012", lab.data(), measures)
     if lab.more is not None:
         lab.check([base], lab.more)
     five = [lab.trained(f"cnn-{seed}", replace(base, seed=seed)) for seed in range(lab.seeds or NETS)]
 
-    def averaged(runs: Sequence[Path]) -> tuple[float, float | None]:
+    def average(runs: Sequence[Path]) -> tuple[float, float | None]:
         return lab.pair(lab.errors(runs, 10))
 
-    singles = tuple(averaged([run]) for run in five)
+    singles = tuple(average([run]) for run in five)
     as_paper = len(five) == NETS  # an average of fewer is not the paper's
-    finding.rows = [Row("1 CNN", (40.7, 18.2), singles)]
-    finding.rows.append(Row(f"{len(five)} CNNs", (38.1, 16.4) if as_paper else (None, None), (averaged(five),)))
+    finding.rows = [ResultRow("1 CNN", (40.7, 18.2), singles)]
+    finding.rows.append(ResultRow(f"{len(five)} CNNs", (38.1, 16.4) if as_paper else (None, None), (average(five),)))
     finding.notes.append(
         "The paper's top-5 errors on the test set, which only the contest can tell (alexnet submit): SIFT + FVs "
         "26.2 %, 5 CNNs 16.4 %, 7 CNNs* 15.3 %."
     )
     finding.write(lab.folder)
     if lab.more is None:
-        finding.rows += [Row("1 CNN*", (39.0, 16.6)), Row(f"{NETS + PRETRAINED} CNNs*", (36.7, 15.4))]
+        finding.rows += [ResultRow("1 CNN*", (39.0, 16.6)), ResultRow(f"{NETS + PRETRAINED} CNNs*", (36.7, 15.4))]
         finding.notes.append("Nets marked * are pre-trained on a larger set, which was not given (--more).")
         return finding
-    two = [starred(lab, base, five[0], NETS + n) for n in range(PRETRAINED)]
-    finding.rows.append(Row("1 CNN*", (39.0, 16.6), tuple(averaged([run]) for run in two)))
+    two = [pretrain_and_finetune(lab, base, five[0], NETS + n) for n in range(PRETRAINED)]
+    finding.rows.append(ResultRow("1 CNN*", (39.0, 16.6), tuple(average([run]) for run in two)))
     finding.rows.append(
-        Row(f"{len(five) + len(two)} CNNs*", (36.7, 15.4) if as_paper else (None, None), (averaged([*five, *two]),))
+        ResultRow(
+            f"{len(five) + len(two)} CNNs*", (36.7, 15.4) if as_paper else (None, None), (average([*five, *two]),)
+        )
     )
     finding.notes.append(f"Pre-trained on {lab.more.path.resolve().name}, {len(lab.more.classes)} classes.")
     return finding

@@ -12,7 +12,7 @@ from alexnet.data.loading.views import check_view_count, mean_over_views, select
 from alexnet.data.store.local import Split, Store
 from alexnet.distributed.team import Team, init_team
 from alexnet.recipe import Recipe
-from alexnet.results.predictions import Predictions, averaged, digest, mixture
+from alexnet.results.predictions import Predictions, average, digest, mixture_weights
 from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.consistency import describe_pictures, versions
 from alexnet.training.inference import errors, format_views, predictions
@@ -62,7 +62,7 @@ def evaluate(
         with team.raise_together():
             if save is not None and team.is_main and not Path(save).absolute().parent.is_dir():
                 raise FileNotFoundError(f"{save} must be in a folder that there is")
-            of_store, of = opened(names, store, views, split, weights_on)
+            of_store, of = open_store_and_split(names, store, views, split, weights_on)
         asked = {
             "the part measured on": of.name,
             "views": views,
@@ -72,14 +72,14 @@ def evaluate(
         }
         team.check_same(lambda: {**versions(), "the store's pictures": describe_pictures(of_store), **asked})
         splits = [of.name, *([weights_on] if weights_on else [])]
-        nets = [predictions_of(Path(name), of_store, splits, views, team) for name in names]
+        nets = [load_or_predict(Path(name), of_store, splits, views, team) for name in names]
     if weights_on:
         labels = torch.from_numpy(of_store.split(weights_on).labels)
-        weights = mixture([net.probabilities[weights_on] for net in nets], labels)
+        weights = mixture_weights([net.probabilities[weights_on] for net in nets], labels)
     else:  # equal for all nets, of which a file may average several
         count = torch.tensor([len(net.nets) for net in nets], dtype=torch.float64)
         weights = count / count.sum()
-    both = {part: averaged([net.probabilities[part] for net in nets], weights) for part in splits}
+    both = {part: average([net.probabilities[part] for net in nets], weights) for part in splits}
     if save is not None and team.is_main:
         of_nets = tuple(run for net in nets for run in net.nets)
         Predictions(of_nets, of_store.classes, views, nets[0].differing, nets[0].pictures, both).save(Path(save))
@@ -97,7 +97,7 @@ def evaluate(
     } | ({"weights": weights.tolist()} if weights_on else {})
 
 
-def opened(
+def open_store_and_split(
     names: Sequence[str | Path], store: str | Path, views: int, split: str | None, weights_on: str | None
 ) -> tuple[Store, Split]:
     """The store, and the part of it to measure on, where the arguments of `evaluate` are sound."""
@@ -108,7 +108,7 @@ def opened(
     recipes = [
         Recipe.from_json(path.read_text(encoding="utf-8")) for n in names if (path := Path(n, "recipe.json")).exists()
     ]
-    of = of_store.split(split) if split else to_measure_on(of_store, recipes)
+    of = of_store.split(split) if split else evaluation_split(of_store, recipes)
     if weights_on:
         of_store.split(weights_on)
     if weights_on == of.name:
@@ -116,13 +116,13 @@ def opened(
     return of_store, of
 
 
-def to_measure_on(store: Store, recipes: Sequence[Recipe]) -> Split:
+def evaluation_split(store: Store, recipes: Sequence[Recipe]) -> Split:
     """The pictures to measure nets on: those to validate on, but the test pictures where some net learns from these."""
     folded = any(recipe.schedule == "fold" for recipe in recipes)
     return store.split("test") if folded and "test" in store.splits else store.validation()
 
 
-def predictions_of(name: Path, store: Store, splits: Sequence[str], views: int, team: Team) -> Predictions:
+def load_or_predict(name: Path, store: Store, splits: Sequence[str], views: int, team: Team) -> Predictions:
     """A run's predictions for parts of a store; where `name` is a file, those that were kept in it."""
     with team.raise_together():
         if name.is_file():
@@ -130,18 +130,18 @@ def predictions_of(name: Path, store: Store, splits: Sequence[str], views: int, 
             kept.check(name, store, splits, views)
             return kept
         found = load_best(name)
-        check_same_pictures(found, store)
+        check_run_fits_store(found, store)
     team.check_same(lambda: {f"the step of run {name.name}": found.state.step})
     with team.raise_together():
         team.form_groups(found.recipe.net, len(found.classes))
     counted = len(select_views(views, store.size, found.recipe.net.image_size))
-    parts = {part: predict_all(found, store.split(part), views, team)[views] for part in splits}
+    parts = {part: predict_split(found, store.split(part), views, team)[views] for part in splits}
     # Of all names, which the process that keeps the predictions alone needs to read.
     digests = {part: digest(store.split(part)) for part in splits} if team.is_main else {}
     return Predictions((str(name),), found.classes, views, counted, digests, parts)
 
 
-def predict_all(
+def predict_split(
     found: Checkpoint, split: Split, views: int, team: Team, *, progress: bool = True
 ) -> dict[int, torch.Tensor]:
     """One net's probabilities for every picture of a split, in its order, from the centre and from all views.
@@ -171,7 +171,7 @@ def predict_all(
     return {1: torch.cat(centres), views: torch.cat(means)}
 
 
-def check_same_pictures(found: Checkpoint, store: Store) -> None:
+def check_run_fits_store(found: Checkpoint, store: Store) -> None:
     """Raise a ValueError unless a run's net can be tried on a store: same classes, same size of pictures."""
     run = found.path.parent.parent
     if found.classes != store.classes:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from alexnet.results.history import History
+from alexnet.results.run_history import RunHistory
 
 KERNELS_PER_ROW = 16
 # Beside matplotlib's own letters, those of the writings it lacks, where the machine has such a font.
@@ -25,7 +25,7 @@ FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen H
 
 
 @dataclass(frozen=True)
-class Theme:
+class Palette:
     """The colours of a figure."""
 
     paper: str
@@ -38,11 +38,11 @@ class Theme:
     right: str
 
 
-LIGHT = Theme(
+LIGHT = Palette(
     paper="#ffffff", ink="#24292f", grid="#e3e6ea", training="#2f6db5", validation="#c8372d", top5="#d98a2b",
     bar="#cfdced", right="#ea7f75",
 )  # fmt: skip
-DARK = Theme(
+DARK = Palette(
     paper="#1b1f24", ink="#dfe3e8", grid="#343a42", training="#6ea8e8", validation="#f07a6e", top5="#e6b062",
     bar="#3d5673", right="#b8423a",
 )  # fmt: skip
@@ -65,7 +65,7 @@ class Example:
     guesses: tuple[tuple[str, float], ...]
 
 
-def losses(axes: Axes, history: History, theme: Theme) -> None:
+def losses(axes: Axes, history: RunHistory, theme: Palette) -> None:
     """Draw the training loss, over stretches of steps and over epochs, and the validation set's mean -log p."""
     if history.steps:
         x = [history.place(line) for line in history.steps]
@@ -77,7 +77,7 @@ def losses(axes: Axes, history: History, theme: Theme) -> None:
     _finish(axes, theme, "Loss")
 
 
-def error_rates(axes: Axes, history: History, theme: Theme) -> None:
+def error_rates(axes: Axes, history: RunHistory, theme: Palette) -> None:
     """Draw the training error and the validation errors, top-1 and, where there are more than five classes, top-5."""
     lines = [("train_error", theme.training, "training"), ("val_top1_error", theme.validation, "validation")]
     if history.start.get("classes", 6) > 5:
@@ -88,7 +88,7 @@ def error_rates(axes: Axes, history: History, theme: Theme) -> None:
     _finish(axes, theme, "Error")
 
 
-def rates(axes: Axes, history: History, theme: Theme) -> None:
+def rates(axes: Axes, history: RunHistory, theme: Palette) -> None:
     """Draw the learning rate of the weights, the greatest of all layers, on a logarithmic scale."""
     lines = [line for line in history.steps or history.epochs if line["rate"] > 0]  # the scale has no zero
     x = [history.place(line) for line in lines]
@@ -100,17 +100,17 @@ def rates(axes: Axes, history: History, theme: Theme) -> None:
     _finish(axes, theme, "Learning rate")
 
 
-CURVES: dict[str, Callable[[Axes, History, Theme], None]] = {"loss": losses, "error": error_rates, "rate": rates}
+CURVES: dict[str, Callable[[Axes, RunHistory, Palette], None]] = {"loss": losses, "error": error_rates, "rate": rates}
 
 
-def curve(which: str, history: History, theme: Theme = LIGHT) -> Figure:
+def curve(which: str, history: RunHistory, theme: Palette = LIGHT) -> Figure:
     """One of the curves by itself: "loss", "error" or "rate"."""
     figure = _figure(4.5, 2.9, theme)
     CURVES[which](figure.add_subplot(), history, theme)
     return figure
 
 
-def curves(history: History, theme: Theme = LIGHT) -> Figure:
+def curves(history: RunHistory, theme: Palette = LIGHT) -> Figure:
     """All curves of a training, side by side."""
     figure = _figure(13, 3.3, theme)
     for axes, draw in zip(figure.subplots(1, len(CURVES)), CURVES.values(), strict=True):
@@ -149,7 +149,7 @@ def tower_names(towers: int) -> tuple[str, ...]:
     return tuple(f"GPU {number + 1}" for number in range(towers)) if towers > 1 else ("",)
 
 
-def kernels(weights: np.ndarray, towers: int, theme: Theme = LIGHT) -> Figure:
+def kernels(weights: np.ndarray, towers: int, theme: Palette = LIGHT) -> Figure:
     """The first layer's kernels, a block for each tower (Figure 3).
 
     Args:
@@ -170,7 +170,7 @@ def kernels(weights: np.ndarray, towers: int, theme: Theme = LIGHT) -> Figure:
     return figure
 
 
-def guesses(examples: Sequence[Example], theme: Theme = LIGHT) -> Figure:
+def guesses(examples: Sequence[Example], theme: Palette = LIGHT) -> Figure:
     """Pictures with their correct class and the most probable classes, the correct one's bar in red (Figure 4, left).
 
     Args:
@@ -180,7 +180,7 @@ def guesses(examples: Sequence[Example], theme: Theme = LIGHT) -> Figure:
     columns = min(4, len(examples))
     rows = math.ceil(len(examples) / columns)
     figure = _figure(2.5 * columns, 4.1 * rows, theme)
-    families = known_fonts()
+    families = installed_fonts()
     grid = figure.add_gridspec(2 * rows, columns, height_ratios=[2.4, 1.5] * rows)
     for number, example in enumerate(examples):
         row, column = divmod(number, columns)
@@ -189,40 +189,42 @@ def guesses(examples: Sequence[Example], theme: Theme = LIGHT) -> Figure:
         axes.imshow(example.picture, interpolation="nearest" if few else "antialiased")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-        label = axes.set_xlabel(short(example.correct), color=theme.ink, fontsize=10, fontweight="bold", labelpad=5)
+        label = axes.set_xlabel(
+            shorten_name(example.correct), color=theme.ink, fontsize=10, fontweight="bold", labelpad=5
+        )
         label.set_fontfamily(families)
         label.set_parse_math(False)
         _bars(figure.add_subplot(grid[2 * row + 1, column]), example, theme)
     return figure
 
 
-def _bars(axes: Axes, example: Example, theme: Theme) -> None:
+def _bars(axes: Axes, example: Example, theme: Palette) -> None:
     """The bars of one picture's guesses, the names written over them."""
     names, chances = zip(*example.guesses, strict=True)
     colours = [theme.right if name == example.correct else theme.bar for name in names]
     axes.barh(range(len(names)), chances, color=colours, height=0.82)
-    families = known_fonts()
+    families = installed_fonts()
     for place, name in enumerate(names):
-        text = axes.text(0.02, place, short(name), va="center", color=theme.ink, fontsize=9, family=families)
+        text = axes.text(0.02, place, shorten_name(name), va="center", color=theme.ink, fontsize=9, family=families)
         text.set_parse_math(False)
     axes.set(xlim=(0, 1), ylim=(4.5, -0.5), xticks=[], yticks=[], facecolor=theme.paper)
     for side, spine in axes.spines.items():
         spine.set(visible=side == "left", color=theme.grid)
 
 
-def short(name: str, most: int = 28) -> str:
+def shorten_name(name: str, most: int = 28) -> str:
     """A class name cut to fit."""
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
 @functools.cache
-def known_fonts() -> list[str]:
+def installed_fonts() -> list[str]:
     """The fonts of FONTS that this machine has."""
     known = {font.name for font in font_manager.fontManager.ttflist}
     return [name for name in FONTS if name in known]
 
 
-def png(figure: Figure, dpi: int = 144) -> bytes:
+def to_png(figure: Figure, dpi: int = 144) -> bytes:
     """A figure as a PNG file's bytes."""
     file = io.BytesIO()
     with warnings.catch_warnings():
@@ -232,12 +234,12 @@ def png(figure: Figure, dpi: int = 144) -> bytes:
     return file.getvalue()
 
 
-def _figure(width: float, height: float, theme: Theme) -> Figure:
+def _figure(width: float, height: float, theme: Palette) -> Figure:
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
     return Figure(figsize=(width, height), layout=layout, facecolor=theme.paper)
 
 
-def _lines(axes: Axes, history: History, lines: Sequence[tuple[str, str, str]]) -> None:
+def _lines(axes: Axes, history: RunHistory, lines: Sequence[tuple[str, str, str]]) -> None:
     """Draw columns of the epochs' lines, where they have them: (name, colour, what it is called).
 
     What is measured while training is a mean over the epoch, and stands at its middle.
@@ -250,7 +252,7 @@ def _lines(axes: Axes, history: History, lines: Sequence[tuple[str, str, str]]) 
             axes.plot(x, y, color=colour, label=text, linewidth=1.7, marker="o" if len(x) < 4 else None, markersize=4)
 
 
-def _finish(axes: Axes, theme: Theme, title: str) -> None:
+def _finish(axes: Axes, theme: Palette, title: str) -> None:
     """Give axes their title and colours."""
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=theme.ink)
     axes.set_xlabel("epochs", color=theme.ink, fontsize=9)

@@ -105,7 +105,7 @@ def digest(split: Split) -> str:
     return found.hexdigest()
 
 
-def mixture(parts: Sequence[Tensor], labels: Tensor) -> Tensor:
+def mixture_weights(parts: Sequence[Tensor], labels: Tensor) -> Tensor:
     """The weights with which an average of nets gives the correct classes the highest mean log-probability.
 
     The problem is convex, and solved by expectation and maximisation: a net's weight becomes the mean of its share in
@@ -127,6 +127,6 @@ def mixture(parts: Sequence[Tensor], labels: Tensor) -> Tensor:
     return weights
 
 
-def averaged(parts: Sequence[Tensor], weights: Tensor) -> Tensor:
+def average(parts: Sequence[Tensor], weights: Tensor) -> Tensor:
     """The mean of nets' probabilities, (N, classes), with the weights given, (nets,) float64 that sum to 1."""
     return (weights[:, None, None] * torch.stack(list(parts)).double()).sum(0).float()

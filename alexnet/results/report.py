@@ -10,10 +10,10 @@ import torch
 from alexnet.data.store.local import Split, Store, StoreURL, parse_location
 from alexnet.distributed.team import Team
 from alexnet.results import figures as drawn
-from alexnet.results import page
-from alexnet.results.evaluate import check_same_pictures, predict_all, to_measure_on
+from alexnet.results import report_html
+from alexnet.results.evaluate import check_run_fits_store, evaluation_split, predict_split
 from alexnet.results.figures import Example
-from alexnet.results.history import History
+from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.inference import default_views, errors, probabilities
 from alexnet.utils.device import choose_device
@@ -51,14 +51,14 @@ def report(
     """
     run, of_store = Path(run), Store(store)
     history, found = trained(run, of_store)
-    of = of_store.split(split) if split else to_measure_on(of_store, [found.recipe])
+    of = of_store.split(split) if split else evaluation_split(of_store, [found.recipe])
     views = default_views(found.recipe)
     chosen_device = choose_device(device)
     team = Team(device=chosen_device)
-    predicted = predict_all(found, of, views, team, progress=progress)  # the centre is one of the views
+    predicted = predict_split(found, of, views, team, progress=progress)  # the centre is one of the views
     chances, labels = predicted[views].numpy(), of.labels
-    chosen, mistaken = choose(labels, EXAMPLES, seed), confident_mistakes(chances, labels, MISTAKES)
-    text = page.render(
+    chosen, mistaken = balanced_sample(labels, EXAMPLES, seed), confident_mistakes(chances, labels, MISTAKES)
+    text = report_html.render(
         run="/".join(run.resolve().parts[-2:]),
         history=history,
         found=found,
@@ -78,7 +78,7 @@ def report(
     return path
 
 
-def figures(
+def write_figures(
     run: str | Path,
     store: str | Path,
     folder: str | Path,
@@ -104,8 +104,8 @@ def figures(
     """
     run, of_store, folder = Path(run), Store(store), Path(folder)
     history, found = trained(run, of_store)
-    of = to_measure_on(of_store, [found.recipe])
-    chosen = choose(of.labels, EXAMPLES, seed)
+    of = evaluation_split(of_store, [found.recipe])
+    chosen = balanced_sample(of.labels, EXAMPLES, seed)
     views = default_views(found.recipe)
     pictures = [of.image(int(index)) for index in chosen]
     chances = probabilities(
@@ -121,24 +121,24 @@ def figures(
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.png" for name in made]
     for path, figure in zip(paths, made.values(), strict=True):
-        path.write_bytes(drawn.png(figure))
+        path.write_bytes(drawn.to_png(figure))
     return paths
 
 
-def trained(run: Path, store: Store) -> tuple[History, Checkpoint]:
+def trained(run: Path, store: Store) -> tuple[RunHistory, Checkpoint]:
     """A run's history and the net to predict with, once it is known that the net fits the store."""
-    history, found = History.read(run), load_best(run)
-    check_same_pictures(found, store)
+    history, found = RunHistory.read(run), load_best(run)
+    check_run_fits_store(found, store)
     return history, found
 
 
-def store_of(run: str | Path) -> Path | StoreURL:
+def training_store(run: str | Path) -> Path | StoreURL:
     """The store that a run was trained on.
 
     Raises:
         FileNotFoundError: It is no run, or that store is not there any more.
     """
-    path = parse_location(History.read(Path(run)).start["store"])
+    path = parse_location(RunHistory.read(Path(run)).start["store"])
     if isinstance(path, Path) and not path.is_dir():
         raise FileNotFoundError(
             f"store {path}, which run {run} was trained on, is not there: name it with --data STORE"
@@ -146,7 +146,7 @@ def store_of(run: str | Path) -> Path | StoreURL:
     return path
 
 
-def choose(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+def balanced_sample(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Pick pictures at random, of as many classes as can be: one of each class before a second of any.
 
     Args:

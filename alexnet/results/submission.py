@@ -21,7 +21,7 @@ BATCH = 32
 NUMBERED = re.compile(r"(\d+)\.jpe?g$", re.IGNORECASE)
 
 
-def submission(
+def write_submission(
     runs: Sequence[str | Path],
     folder: str | Path,
     file: str | Path,
@@ -65,8 +65,8 @@ def submission(
             f"runs must know at least {GUESSES} classes, of which so many are guessed; got {len(classes)}: name runs "
             "trained on the contest's own"
         )
-    numbers = numbers_of(classes, Path(ids))
-    pictures = numbered(Path(folder))
+    numbers = read_class_numbers(classes, Path(ids))
+    pictures = list_test_pictures(Path(folder))
     chosen = choose_device(device)
     ready = [(net.net().to_channels_last(chosen), net) for net in nets]
     lines: list[str] = []
@@ -94,7 +94,7 @@ def read_in_batches(pictures: Sequence[Path], size: int) -> Iterator[list[np.nda
         yield from coming
 
 
-def numbers_of(classes: Sequence[str], ids: Path) -> list[int]:
+def read_class_numbers(classes: Sequence[str], ids: Path) -> list[int]:
     """The contest's number of each class, from a file whose line n names class n."""
     known = {
         line.split()[0]: n for n, line in enumerate(ids.read_text(encoding="utf-8").splitlines(), 1) if line.split()
@@ -108,7 +108,7 @@ def numbers_of(classes: Sequence[str], ids: Path) -> list[int]:
     return [known[name] for name in classes]
 
 
-def numbered(folder: Path) -> list[Path]:
+def list_test_pictures(folder: Path) -> list[Path]:
     """The pictures of a folder by the number at the end of their name, 1 2 3 ..."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} must be the folder of the test pictures; there is none")

@@ -17,7 +17,7 @@ from alexnet.experiments import (
     EXPERIMENTS,
     ablations,
     cifar_normalisation,
-    described,
+    describe_experiments,
     figure1,
     figure2,
     figure3,
@@ -25,13 +25,21 @@ from alexnet.experiments import (
     pretraining,
     reproduce,
 )
-from alexnet.experiments.lab import CIFAR10, DataSet, Finding, Lab, Row, settings_between, shortened
+from alexnet.experiments.lab import (
+    CIFAR10,
+    Experiment,
+    ExperimentResult,
+    PaperDataset,
+    ResultRow,
+    settings_between,
+    shorten_schedule,
+)
 from alexnet.recipe import Change, Recipe
 from alexnet.recipes import RECIPES, recipe_named
-from alexnet.results import codes
+from alexnet.results import binary_codes
 from alexnet.results.evaluate import evaluate
-from alexnet.results.history import History
 from alexnet.results.report import report
+from alexnet.results.run_history import RunHistory
 from alexnet.training.train import DivergenceError, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -84,11 +92,11 @@ def test_without_a_layer_what_follows_is_as_large_as_before() -> None:
 
 
 def test_a_schedule_is_shortened_in_proportion() -> None:
-    recipe = shortened(recipe_named("cifar10-18pct"), 14)
+    recipe = shorten_schedule(recipe_named("cifar10-18pct"), 14)
     assert recipe.epochs == 14
     assert [change.epoch for change in recipe.changes] == pytest.approx([12, 13])
-    assert shortened(recipe, 140).changes[0].epoch == pytest.approx(120)
-    assert shortened(replace(RECIPE, patience=6, epochs=90), 15).patience == 1
+    assert shorten_schedule(recipe, 140).changes[0].epoch == pytest.approx(120)
+    assert shorten_schedule(replace(RECIPE, patience=6, epochs=90), 15).patience == 1
 
 
 def test_ablations_train_each_net_once(store: Path, tmp_path: Path, trainings: list[str]) -> None:
@@ -112,13 +120,13 @@ def test_ablations_train_each_net_once(store: Path, tmp_path: Path, trainings: l
 
 def test_cifar_normalisation_compares_at_equal_schedules(store: Path, tmp_path: Path, trainings: list[str]) -> None:
     full = recipe_named("cifar10-11pct")
-    fixed = cifar_normalisation.at_equal_schedules(full)
+    fixed = cifar_normalisation.with_fixed_schedule(full)
     assert (fixed.epochs, [c.epoch for c in fixed.changes]) == (520, [500, 510])
     found = reproduce("cifar-normalisation", tmp_path, store, epochs=1)
     assert trainings == ["with-normalisation-0", "the-net-without-normalisation-0", "the-same-net-without-it-0"]
     assert [row.paper for row in found.rows] == [(11.0,), (13.0,), (None,)]
     plain = Recipe.from_json((tmp_path / "cifar-normalisation" / trainings[2] / "recipe.json").read_text())
-    assert plain == shortened(replace(fixed, net=replace(fixed.net, normalise=None)), 1)
+    assert plain == shorten_schedule(replace(fixed, net=replace(fixed.net, normalise=None)), 1)
 
 
 def test_the_test_pictures_are_measured_where_others_are_folded_in(tmp_path: Path) -> None:
@@ -139,13 +147,13 @@ def test_a_net_that_diverges_does_not_end_the_experiment(
 ) -> None:
     monkeypatch.setattr(ablations, "VARIANTS", {name: ablations.VARIANTS[name] for name in ("the net", "tanh (4.1)")})
 
-    def diverging(self: Lab, name: str, recipe: Recipe, **options: object) -> Path:
+    def diverging(self: Experiment, name: str, recipe: Recipe, **options: object) -> Path:
         if recipe.net.activation == "tanh":
             raise DivergenceError("loss must stay finite")
         return original(self, name, recipe, **options)  # type: ignore[arg-type]
 
-    original = Lab.trained
-    monkeypatch.setattr(Lab, "trained", diverging)
+    original = Experiment.trained
+    monkeypatch.setattr(Experiment, "trained", diverging)
     found = reproduce("ablations", tmp_path, store, recipe=RECIPE, epochs=1)
     assert [len(row.ours) for row in found.rows] == [1, 0]
     assert "tanh (4.1), seed 0: loss must stay finite" in found.notes
@@ -153,12 +161,12 @@ def test_a_net_that_diverges_does_not_end_the_experiment(
     monkeypatch.setattr(figure1, "ROUNDS", (("search", 1, None, 1),))
     monkeypatch.setattr(figure1, "EPOCHS", 1)
 
-    def too_fast(self: Lab, name: str, recipe: Recipe, **options: object) -> Path:
+    def too_fast(self: Experiment, name: str, recipe: Recipe, **options: object) -> Path:
         if recipe.learning_rate > 0.005:
             raise DivergenceError("loss must stay finite")
         return original(self, name, recipe, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Lab, "trained", too_fast)
+    monkeypatch.setattr(Experiment, "trained", too_fast)
     found = reproduce("figure1", tmp_path, store, recipe=RECIPE)
     chosen = [note for note in found.notes if "learning rate" in note]
     assert [note.split(", of")[0] for note in chosen] == ["ReLU: learning rate 0.001", "tanh: learning rate 0.001"]
@@ -181,7 +189,7 @@ def test_figure1_searches_rates_and_compares_epochs(
     found = reproduce("figure1", tmp_path, store, recipe=RECIPE, epochs=12)
     assert trainings[:3] == ["search-relu-0.0001", "search-relu-0.001", "search-relu-0.01"]
     assert (trainings[5], trainings[-1]) == ("relu-0", "tanh-0")
-    errors = {n: History.read(tmp_path / "figure1" / n).epochs[-1]["train_error"] for n in trainings[:5]}
+    errors = {n: RunHistory.read(tmp_path / "figure1" / n).epochs[-1]["train_error"] for n in trainings[:5]}
     finals = [name.replace("final", "search") for name in trainings[3:5]]
     (out,) = set(trainings[:3]) - set(finals)
     assert max(errors[name] for name in finals) <= errors[out]
@@ -334,7 +342,7 @@ def test_figure2_has_the_paper_s_numbers_of_neurons(tmp_path: Path) -> None:
     assert {row.name: row.ours[0][0] for row in found.rows} == figure2.PAPER
     assert all(row.paper[0] == row.ours[0][0] for row in found.rows)
     for name in RECIPES:
-        assert figure2.draw(figure2.stages(recipe_named(name).net)).axes
+        assert figure2.draw(figure2.drawn_layers(recipe_named(name).net)).axes
 
 
 def test_colour_shares_and_the_permutation_test() -> None:
@@ -348,8 +356,8 @@ def test_colour_shares_and_the_permutation_test() -> None:
         (coloured[0] ** 2).sum() / ((grey[0] ** 2).sum() + (coloured[0] ** 2).sum())
     )
     apart = np.r_[np.zeros(10), np.ones(10)]
-    assert figure3.by_chance(apart, 1.0) < 0.001
-    assert figure3.by_chance(np.tile([0.0, 1.0], 10), 0.0) == 1.0
+    assert figure3.permutation_p_value(apart, 1.0) < 0.001
+    assert figure3.permutation_p_value(np.tile([0.0, 1.0], 10), 0.0) == 1.0
 
 
 def test_figure3_numbers_the_towers_by_colour(store: Path, tmp_path: Path) -> None:
@@ -362,7 +370,7 @@ def test_figure3_numbers_the_towers_by_colour(store: Path, tmp_path: Path) -> No
 
 
 def test_figure4_measures_three_ways_of_searching(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codes, "STEPS", 20)
+    monkeypatch.setattr(binary_codes, "STEPS", 20)
     monkeypatch.setattr(figure4, "BITS", (16, 32))
     found = reproduce("figure4", tmp_path, store, recipe=RECIPE, epochs=1)
     assert [row.name for row in found.rows] == [
@@ -384,8 +392,8 @@ def test_figure4_measures_three_ways_of_searching(store: Path, tmp_path: Path, m
 
 
 def test_a_table_says_what_was_not_measured_and_the_spread() -> None:
-    rows = [Row("a", (1.0, None), ((2.0, 5.0), (4.0, 5.0))), Row("b", (None, None))]
-    text = Finding("T", "On x.", ("m", "n"), rows, ["a note"], ["f.png"]).markdown()
+    rows = [ResultRow("a", (1.0, None), ((2.0, 5.0), (4.0, 5.0))), ResultRow("b", (None, None))]
+    text = ExperimentResult("T", "On x.", ("m", "n"), rows, ["a note"], ["f.png"]).markdown()
     assert "| a | 1.0 | 3.00 ± 1.41 | - | 5.00 ± 0.00 | 2 |  |" in text
     assert "| b | - | not measured | - | not measured | 0 |  |" in text
     assert "- a note" in text
@@ -394,18 +402,18 @@ def test_a_table_says_what_was_not_measured_and_the_spread() -> None:
 
 def test_a_store_is_the_paper_s_set_by_its_numbers(store: Path, tmp_path: Path) -> None:
     opened = Store(store)
-    assert not CIFAR10.is_it(opened)
-    same = DataSet("drawn", 3, 48, "")
-    assert same.is_it(opened)
-    assert Lab(tmp_path, opened, same).data() == "On drawn: 48 pictures of 3 classes."
+    assert not CIFAR10.matches(opened)
+    same = PaperDataset("drawn", 3, 48, "")
+    assert same.matches(opened)
+    assert Experiment(tmp_path, opened, same).data() == "On drawn: 48 pictures of 3 classes."
     # Its 20 pictures in "val" are those of the set, or a batch of its 68 training pictures, or half of the whole.
-    assert DataSet("with val", 3, 48, "", val=20).is_it(opened)
-    assert DataSet("with a batch", 3, 68, "", batch=20).is_it(opened)
-    assert not DataSet("with another batch", 3, 68, "", batch=10).is_it(opened)
-    assert not DataSet("halved", 3, None, "").is_it(opened)
-    nearly = DataSet("nearly", 3, 68, "", val=10)  # a "val" drawn from the training pictures is not the set's own
-    assert not nearly.is_it(opened)
-    said = Lab(tmp_path, opened, nearly).data()
+    assert PaperDataset("with val", 3, 48, "", val=20).matches(opened)
+    assert PaperDataset("with a batch", 3, 68, "", batch=20).matches(opened)
+    assert not PaperDataset("with another batch", 3, 68, "", batch=10).matches(opened)
+    assert not PaperDataset("halved", 3, None, "").matches(opened)
+    nearly = PaperDataset("nearly", 3, 68, "", val=10)  # a "val" drawn from the training pictures is not the set's own
+    assert not nearly.matches(opened)
+    said = Experiment(tmp_path, opened, nearly).data()
     assert said.startswith("On a stand-in for nearly, ")
     assert said.endswith("(The set itself has 68 to train on, 10 in val/.)")
 
@@ -425,13 +433,13 @@ def test_what_an_experiment_cannot_compare_is_refused(store: Path, tmp_path: Pat
 
 def test_the_rates_of_a_layer_stay_in_place_when_shortened() -> None:
     recipe = replace(RECIPE, schedule="changes", changes=(Change(epoch=1, learning_rate=0.1, layers=("conv1",)),))
-    assert shortened(recipe, 4).changes == (Change(epoch=2, learning_rate=0.1, layers=("conv1",)),)
+    assert shorten_schedule(recipe, 4).changes == (Change(epoch=2, learning_rate=0.1, layers=("conv1",)),)
 
 
 def test_reproduce_lists_and_refuses(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce"]) == 0
     listed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in listed] == list(EXPERIMENTS) == list(described())
+    assert [line.split()[0] for line in listed] == list(EXPERIMENTS) == list(describe_experiments())
     folder = ["--folder", str(tmp_path)]
     for arguments, said in (
         (["figure9"], "experiment must be one of figure1, "),

@@ -22,7 +22,7 @@ from alexnet.models.alexnet import AlexNet
 from alexnet.models.layers import Convolution, LocallyConnected
 from alexnet.recipe import Recipe
 from alexnet.results import report
-from alexnet.results.classify import Classifier
+from alexnet.results.classifier import Classifier
 from alexnet.results.evaluate import evaluate
 from alexnet.training.checkpoint import list_checkpoints, load_best, load_checkpoint
 from alexnet.training.inference import default_views, probabilities

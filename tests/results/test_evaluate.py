@@ -15,7 +15,7 @@ from PIL import Image
 
 from alexnet.data.store.local import Store
 from alexnet.recipe import Recipe
-from alexnet.results.classify import Classifier
+from alexnet.results.classifier import Classifier
 from alexnet.results.evaluate import evaluate
 from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.inference import errors, probabilities

@@ -14,7 +14,7 @@ from PIL import Image
 from alexnet.recipe import Recipe
 from alexnet.results import figures
 from alexnet.results.figures import DARK, LIGHT, Example
-from alexnet.results.history import History
+from alexnet.results.run_history import RunHistory
 
 START = {"event": "start", "train_pictures": 100, "classes": 10, "store": "somewhere"}
 
@@ -43,7 +43,7 @@ def data(figure: Figure) -> dict[str, tuple[list[float], list[float]]]:
 
 
 def test_a_history_is_read_in_order(tmp_path: Path) -> None:
-    history = History.read(write_run(tmp_path, START, step(5), epoch(1), step(15), epoch(2)))
+    history = RunHistory.read(write_run(tmp_path, START, step(5), epoch(1), step(15), epoch(2)))
     assert history.start == START
     assert [line["step"] for line in history.steps] == [5, 15]
     assert [line["epoch"] for line in history.epochs] == [1, 2]
@@ -53,31 +53,31 @@ def test_a_history_is_read_in_order(tmp_path: Path) -> None:
 
 def test_of_what_was_done_twice_after_a_kill_the_last_counts(tmp_path: Path) -> None:
     lines = [START, step(5), epoch(1), step(15, loss=7.0), epoch(2, train_loss=9.0), step(15, loss=6.0), epoch(2)]
-    history = History.read(write_run(tmp_path, *lines))
+    history = RunHistory.read(write_run(tmp_path, *lines))
     assert [line["loss"] for line in history.steps] == [0.6, 6.0]
     assert [line["train_loss"] for line in history.epochs] == [2.0, 1.0]
 
 
 def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
-    history = History.read(write_run(tmp_path, START, epoch(1), end='{"event": "ep'))
+    history = RunHistory.read(write_run(tmp_path, START, epoch(1), end='{"event": "ep'))
     assert [line["epoch"] for line in history.epochs] == [1]
 
 
 @pytest.mark.parametrize(("end", "what"), [("3\n", "line 2 must be an event"), ("{]\n", "line 2"), ("[]\n", "line 2")])
 def test_a_damaged_line_is_named(tmp_path: Path, end: str, what: str) -> None:
     with pytest.raises(ValueError, match=what):
-        History.read(write_run(tmp_path, START, end=end))
+        RunHistory.read(write_run(tmp_path, START, end=end))
 
 
 def test_no_run_and_a_run_without_a_beginning(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"must hold recipe\.json"):
-        History.read(tmp_path)
+        RunHistory.read(tmp_path)
     with pytest.raises(ValueError, match="must begin with a line of event"):
-        History.read(write_run(tmp_path, epoch(1)))
+        RunHistory.read(write_run(tmp_path, epoch(1)))
 
 
 def test_the_curves_show_the_metrics(tmp_path: Path) -> None:
-    history = History.read(write_run(tmp_path, START, step(6), epoch(1), step(18), epoch(2)))
+    history = RunHistory.read(write_run(tmp_path, START, step(6), epoch(1), step(18), epoch(2)))
     error = data(figures.curve("error", history))
     assert error["training"] == ([0.5, 1.5], [0.9, 0.45])  # means over an epoch, at its middle
     assert error["validation"] == ([1, 2], [0.8, 0.4])
@@ -92,14 +92,14 @@ def test_the_curves_show_the_metrics(tmp_path: Path) -> None:
 
 
 def test_of_few_classes_there_is_no_top5_curve(tmp_path: Path) -> None:
-    history = History.read(write_run(tmp_path, START | {"classes": 5}, epoch(1)))
+    history = RunHistory.read(write_run(tmp_path, START | {"classes": 5}, epoch(1)))
     assert list(data(figures.curve("error", history))) == ["training", "validation"]
 
 
 @pytest.mark.parametrize("lines", [(), (step(5),), (epoch(1),), (epoch(1, rate=0.0), step(14, rate=0.0))])
 def test_curves_of_a_training_that_has_hardly_begun(tmp_path: Path, lines: tuple[dict[str, Any], ...]) -> None:
-    figure = figures.curves(History.read(write_run(tmp_path, START, *lines)))
-    image = Image.open(io.BytesIO(figures.png(figure)))
+    figure = figures.curves(RunHistory.read(write_run(tmp_path, START, *lines)))
+    image = Image.open(io.BytesIO(figures.to_png(figure)))
     assert image.format == "PNG"
     assert image.width > 3 * image.height
 
@@ -146,5 +146,5 @@ def test_the_correct_class_has_the_red_bar() -> None:
 def test_any_name_can_be_drawn() -> None:
     names = ["$x_", "猫", "<b>&", "кошка", "a name much too long to be written whole in a figure"]
     figure = figures.guesses([example(name, (name, 1.0)) for name in names], LIGHT)
-    assert figures.png(figure).startswith(b"\x89PNG")
+    assert figures.to_png(figure).startswith(b"\x89PNG")
     assert [axes.get_xlabel() for axes in figure.axes[::2]] == [*names[:4], "a name much too long to be …"]

@@ -14,9 +14,9 @@ from alexnet.cli import main
 from alexnet.data.store.local import Store
 from alexnet.recipe import Recipe
 from alexnet.results import submission as contest
-from alexnet.results.classify import Classifier
+from alexnet.results.classifier import Classifier
 from alexnet.results.evaluate import evaluate
-from alexnet.results.predictions import Predictions, averaged, mixture
+from alexnet.results.predictions import Predictions, average, mixture_weights
 from alexnet.training.checkpoint import load_best
 from alexnet.training.train import train
 
@@ -60,12 +60,12 @@ def test_the_mixture_s_weights_are_the_best() -> None:
     generator = torch.Generator().manual_seed(0)
     parts = [(3 * torch.randn(300, 4, generator=generator)).softmax(1) for _ in range(3)]
     labels = torch.multinomial(0.6 * parts[0] + 0.4 * parts[1], 1, generator=generator)[:, 0]
-    weights = mixture(parts, labels)
+    weights = mixture_weights(parts, labels)
     assert float(weights.sum()) == pytest.approx(1)
     assert weights.tolist() == pytest.approx([0.6, 0.4, 0.0], abs=0.15)
 
     def mean_log(of: torch.Tensor) -> float:  # of weights that need not sum to 1
-        return float(averaged(parts, of / of.sum()).double().gather(1, labels[:, None]).log().mean())
+        return float(average(parts, of / of.sum()).double().gather(1, labels[:, None]).log().mean())
 
     best = mean_log(weights)
     for _ in range(50):  # no step to another mixture is better
@@ -83,9 +83,9 @@ def test_weights_are_chosen_on_one_part_and_measured_on_another(
             evaluate(run, pictures, split=part, save=tmp_path / f"{part}{n}")
     of_val = [Predictions.load(tmp_path / f"val{n}").probabilities["val"] for n in (0, 1)]
     of_test = [Predictions.load(tmp_path / f"test{n}").probabilities["test"] for n in (0, 1)]
-    weights = mixture(of_val, torch.from_numpy(store.split("val").labels))
+    weights = mixture_weights(of_val, torch.from_numpy(store.split("val").labels))
     assert found["weights"] == weights.tolist()
-    right = averaged(of_test, weights).gather(1, torch.from_numpy(store.split("test").labels)[:, None])
+    right = average(of_test, weights).gather(1, torch.from_numpy(store.split("test").labels)[:, None])
     assert found["log_prob"] == pytest.approx(float(-right.log().mean()), rel=1e-5)
     assert sorted(Predictions.load(tmp_path / "kept").probabilities) == ["test", "val"]
 
@@ -154,7 +154,7 @@ def test_a_submission_is_the_averaged_guesses_by_the_contest_s_numbers(
     single = [replace(load_best(run), classes=tuple(c.split()[0] for c in classes)) for run in runs]
     monkeypatch.setattr(contest.checkpoint, "best", lambda run: single[runs.index(run)])
     (tmp_path / "ids.txt").write_text("".join(f"{name}\n" for name in numbers))
-    assert contest.submission(runs, contest_pictures, tmp_path / "out.txt", tmp_path / "ids.txt") == 12
+    assert contest.write_submission(runs, contest_pictures, tmp_path / "out.txt", tmp_path / "ids.txt") == 12
     lines = [list(map(int, line.split())) for line in (tmp_path / "out.txt").read_text().splitlines()]
     monkeypatch.undo()
     for n, line in enumerate(lines):
@@ -191,6 +191,6 @@ def test_a_submission_that_cannot_be_is_refused(
         for path in contest_pictures.glob("*.JPEG"):
             path.unlink()
     with pytest.raises(ValueError, match=message):
-        contest.submission(runs[:1], contest_pictures, tmp_path / "out.txt", tmp_path / "ids.txt")
+        contest.write_submission(runs[:1], contest_pictures, tmp_path / "out.txt", tmp_path / "ids.txt")
     assert not (tmp_path / "out.txt").exists()
     assert np.array_equal(sorted(p.name for p in tmp_path.iterdir()), ["ids.txt", "test"])

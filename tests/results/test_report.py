@@ -15,9 +15,9 @@ from alexnet.data.prepare.prepare import prepare
 from alexnet.data.store.local import Store
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES, recipe_named
-from alexnet.results import page, report
+from alexnet.results import report, report_html
 from alexnet.results.evaluate import evaluate
-from alexnet.results.history import History
+from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import load_best
 from alexnet.training.inference import Errors
 from alexnet.training.train import train
@@ -128,9 +128,9 @@ def test_many_classes_and_no_convolution(odd: tuple[Path, Path]) -> None:
     confusion = np.diag(np.arange(20))
     confusion[7, 3] = 5
     text = Page(
-        page.render(
+        report_html.render(
             run="r",
-            history=History.read(odd[0]),
+            history=RunHistory.read(odd[0]),
             found=replace(load_best(odd[0]), classes=classes),
             split="test",
             chosen_here=False,
@@ -149,17 +149,17 @@ def test_many_classes_and_no_convolution(odd: tuple[Path, Path]) -> None:
 
 
 def test_figures_are_written_as_files(odd: tuple[Path, Path], tmp_path: Path) -> None:
-    paths = report.figures(*odd, tmp_path / "new" / "figures")
+    paths = report.write_figures(*odd, tmp_path / "new" / "figures")
     assert {path.name for path in paths} == {"curves.png", "kernels.png", "guesses.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
 
 def test_the_store_a_run_was_trained_on(run: Path, odd: tuple[Path, Path]) -> None:
-    assert report.store_of(run).samefile(odd[1])
+    assert report.training_store(run).samefile(odd[1])
     first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
     (run / "metrics.jsonl").write_text(json.dumps(first | {"store": "/nowhere"}) + "\n")
     with pytest.raises(FileNotFoundError, match=r"store /nowhere, .* name it with --data STORE"):
-        report.store_of(run)
+        report.training_store(run)
 
 
 def test_a_store_of_other_classes_is_refused(odd: tuple[Path, Path], store: Path) -> None:
@@ -169,12 +169,12 @@ def test_a_store_of_other_classes_is_refused(odd: tuple[Path, Path], store: Path
 
 def test_the_pictures_shown_are_of_as_many_classes_as_can_be() -> None:
     labels = np.array([0] * 50 + [1] * 3 + [2] * 2)
-    chosen = report.choose(labels, 8, seed=0)
+    chosen = report.balanced_sample(labels, 8, seed=0)
     assert sorted(labels[chosen[:3]]) == [0, 1, 2]
     assert np.bincount(labels[chosen]).tolist() == [3, 3, 2]
     assert len(set(chosen.tolist())) == 8
-    assert (report.choose(labels, 8, seed=0) == chosen).all()
-    assert len(report.choose(labels[:4], 8, seed=0)) == 4
+    assert (report.balanced_sample(labels, 8, seed=0) == chosen).all()
+    assert len(report.balanced_sample(labels[:4], 8, seed=0)) == 4
 
 
 def test_the_most_confident_mistakes_come_first() -> None:
@@ -188,7 +188,7 @@ def test_confusions_are_counted(answers: list[tuple[int, int]]) -> None:
     labels, guessed = np.array(answers).T
     confusion = report.confusions(guessed, labels, 4)
     assert all(confusion[i, j] == answers.count((i, j)) for i in range(4) for j in range(4))
-    results = page.class_results("abcd", confusion)
+    results = report_html.class_results("abcd", confusion)
     assert [r.error for r in results] == sorted((r.error for r in results), reverse=True)
     assert {r.name for r in results} == {"abcd"[i] for i in labels}
     for r in results:
@@ -198,13 +198,13 @@ def test_confusions_are_counted(answers: list[tuple[int, int]]) -> None:
         if r.wrong:
             assert r.times == own.count("abcd".index(r.taken_for)) > 0
             assert r.taken_for != r.name
-    assert sum(times for *_, times, _ in page.pairs("abcd", confusion)) == sum(r.wrong for r in results)
+    assert sum(times for *_, times, _ in report_html.pairs("abcd", confusion)) == sum(r.wrong for r in results)
 
 
 def test_differences_from_the_paper() -> None:
-    assert page.differences(recipe_named("alexnet-2012-paper")) == []
-    assert page.differences(Recipe(learning_rate=0.02)) == [("learning_rate", "0.01", "0.02")]
-    found = {field: (paper, own) for field, paper, own in page.differences(recipe_named("cifar10-18pct"))}
+    assert report_html.differences(recipe_named("alexnet-2012-paper")) == []
+    assert report_html.differences(Recipe(learning_rate=0.02)) == [("learning_rate", "0.01", "0.02")]
+    found = {field: (paper, own) for field, paper, own in report_html.differences(recipe_named("cifar10-18pct"))}
     assert found["net.conv1.maps"] == ("96", "32")
     assert found["net.conv4"][1] == "none"
     assert found["reflect"] == ("yes", "no")
@@ -215,19 +215,19 @@ def test_differences_from_the_paper() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_known_by_name_whatever_its_seed(name: str) -> None:
     recipe = recipe_named(name)
-    assert page.recipe_name(replace(recipe, seed=7)) == name
-    assert page.recipe_name(replace(recipe, momentum=0.5)) == ""
+    assert report_html.recipe_name(replace(recipe, seed=7)) == name
+    assert report_html.recipe_name(replace(recipe, momentum=0.5)) == ""
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(3.4, "3 s"), (125, "2 min 5 s"), (7290, "2 h 1 min"), (500_000, "5 d 18 h")]
 )
 def test_times_are_told_in_two_units(seconds: float, text: str) -> None:
-    assert page.duration(seconds) == text
+    assert report_html.duration(seconds) == text
 
 
 def test_pictures_are_kept_small(odd: tuple[Path, Path]) -> None:
-    exact = page.picture_uri(Store(odd[1]).validation().image(0))
+    exact = report_html.picture_uri(Store(odd[1]).validation().image(0))
     assert exact.startswith("data:image/png;base64,")
-    large = page.picture_uri(np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8))
+    large = report_html.picture_uri(np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8))
     assert large.startswith("data:image/jpeg;base64,")

@@ -20,8 +20,8 @@ from alexnet.data.loading.augment import centre_mean
 from alexnet.data.loading.views import make_view_batch, select_views
 from alexnet.data.prepare.decode import read_image
 from alexnet.data.store.local import Split, Store
-from alexnet.results.codes import Autoencoder, train_autoencoder
-from alexnet.results.evaluate import check_same_pictures
+from alexnet.results.binary_codes import Autoencoder, train_autoencoder
+from alexnet.results.evaluate import check_run_fits_store
 from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.precision import autocast
 from alexnet.utils.device import choose_device
@@ -48,7 +48,7 @@ class Neighbour:
     distance: float
 
 
-def faiss() -> Any:
+def import_faiss() -> Any:
     """The search library.
 
     Raises:
@@ -93,7 +93,7 @@ class Features:
 
 
 @contextlib.contextmanager
-def undamaged(folder: Path) -> Iterator[None]:
+def explain_damaged_index(folder: Path) -> Iterator[None]:
     """A line for a file of an index that cannot be read."""
     try:
         yield
@@ -118,13 +118,13 @@ class Index:
         if not about.exists():
             raise FileNotFoundError(f"{folder} must hold an index; there is none: make it with alexnet index RUN STORE")
         self.folder = folder
-        with undamaged(folder):
+        with explain_damaged_index(folder):
             self.about: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
         if self.about.get("format") != FORMAT:
             raise ValueError(
                 f"index {folder} must be of format {FORMAT}; it is of {self.about.get('format')}: make it anew"
             )
-        with undamaged(folder):
+        with explain_damaged_index(folder):
             self.activities: np.ndarray = np.load(folder / "activities.npy", mmap_mode="r")  # (N, width) float32
             self.labels: np.ndarray = np.load(folder / "labels.npy")
             self.names: list[str] = json.loads((folder / "names.json").read_text(encoding="utf-8"))
@@ -142,7 +142,7 @@ class Index:
 
     def _encoder_of(self, name: str, bits: int) -> Autoencoder:
         net = Autoencoder(self.activities.shape[1], bits).eval()
-        with undamaged(self.folder):
+        with explain_damaged_index(self.folder):
             net.load_state_dict(load_file(self.folder / name))
         return net
 
@@ -153,10 +153,10 @@ class Index:
             net, _ = train_autoencoder(self.activities, bits, seed=seed)
             write_atomic(self.folder / name, save(net.state_dict()))
         other._encoder = net = self._encoder_of(name, bits)
-        other.codes = np.concatenate([net.codes(part) for part in blocks(self.activities)])
+        other.codes = np.concatenate([net.codes(part) for part in iter_blocks(self.activities)])
         return other
 
-    def nearest(self, activities: np.ndarray, count: int, *, codes: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, activities: np.ndarray, count: int, *, codes: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """The nearest pictures: their distances and their places, nearest first, (N, count) each.
 
         Args:
@@ -169,14 +169,16 @@ class Index:
         """
         require(1 <= count <= len(self), "count", f"from 1 to {len(self)}, the number of pictures", count)
         if not codes:
-            return nearest(activities, blocks(self.activities), count)
-        among = faiss().IndexBinaryFlat(8 * self.codes.shape[1])
+            return nearest_neighbours(activities, iter_blocks(self.activities), count)
+        among = import_faiss().IndexBinaryFlat(8 * self.codes.shape[1])
         among.add(self.codes)
         _, candidates = among.search(self.encoder().codes(activities), min(CANDIDATES * count, len(self)))
         distances, places = np.empty((len(activities), count), np.float32), np.empty((len(activities), count), np.int64)
         for row, (asked, near) in enumerate(zip(activities, candidates, strict=True)):
             near.sort()  # so that the file is read in order
-            distances[row], of_near = (found[0] for found in nearest(asked[None], [self.activities[near]], count))
+            distances[row], of_near = (
+                found[0] for found in nearest_neighbours(asked[None], [self.activities[near]], count)
+            )
             places[row] = near[of_near]
         return distances, places
 
@@ -189,7 +191,7 @@ class Index:
         ]
 
 
-def nearest(asked: np.ndarray, among: Iterable[np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
+def nearest_neighbours(asked: np.ndarray, among: Iterable[np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
     """Exact nearest neighbours by Euclidean distance; memory stays the same however many vectors there are.
 
     Args:
@@ -200,7 +202,7 @@ def nearest(asked: np.ndarray, among: Iterable[np.ndarray], count: int) -> tuple
     Returns:
         Distances and places, nearest first, (N, count) each.
     """
-    library = faiss()
+    library = import_faiss()
     heap, start = library.ResultHeap(nq=len(asked), k=count), 0
     asked = np.ascontiguousarray(asked, np.float32)
     for part in among:
@@ -212,13 +214,13 @@ def nearest(asked: np.ndarray, among: Iterable[np.ndarray], count: int) -> tuple
     return np.sqrt(np.maximum(heap.D, 0)), heap.I
 
 
-def blocks(vectors: np.ndarray) -> Iterator[np.ndarray]:
+def iter_blocks(vectors: np.ndarray) -> Iterator[np.ndarray]:
     """Vectors (N, width) in parts of a size that fits in memory."""
     for start in range(0, len(vectors), BLOCK):
         yield vectors[start : start + BLOCK]
 
 
-def index(
+def build_index(
     run: str | Path,
     store: str | Path,
     *,
@@ -249,14 +251,14 @@ def index(
     require(bits >= 8 and bits % 8 == 0, "bits", "a multiple of 8", bits)
     found = load_best(Path(run))
     of_store = Store(store)
-    check_same_pictures(found, of_store)
+    check_run_fits_store(found, of_store)
     of = of_store.split(split)
     folder, beside = Path(run) / "index", Path(run) / "index.part"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     activities = write_activities(beside / "activities.npy", Features(found, device), of, progress)
     net, fit = train_autoencoder(activities, bits, seed=seed)
-    np.save(beside / "codes.npy", np.concatenate([net.codes(part) for part in blocks(activities)]))
+    np.save(beside / "codes.npy", np.concatenate([net.codes(part) for part in iter_blocks(activities)]))
     save_file(net.state_dict(), beside / "encoder.safetensors")
     np.save(beside / "labels.npy", of.labels.astype(np.int32))
     (beside / "names.json").write_text(json.dumps([of.picture_name(i) for i in range(len(of))]), encoding="utf-8")
@@ -288,7 +290,7 @@ def write_activities(path: Path, features: Features, split: Split, progress: boo
     return file
 
 
-def similar(
+def find_similar(
     run: str | Path,
     pictures: Sequence[str | Path],
     *,
@@ -332,7 +334,7 @@ def similar(
             unreadable[place] = error
     near: list[list[Neighbour]] = [[] for _ in pictures]
     if squares:
-        distances, places = of.nearest(features(list(squares.values())), count, codes=codes)
+        distances, places = of.search(features(list(squares.values())), count, codes=codes)
         for place, *one in zip(squares, distances, places, strict=True):
             near[place] = of.neighbours(*one)
     return near

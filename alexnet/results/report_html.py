@@ -18,7 +18,7 @@ from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES
 from alexnet.results import figures
 from alexnet.results.figures import DARK, LIGHT, Example
-from alexnet.results.history import History
+from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import Checkpoint
 from alexnet.training.inference import Errors
 
@@ -49,7 +49,7 @@ class ClassResult:
 def render(
     *,
     run: str,
-    history: History,
+    history: RunHistory,
     found: Checkpoint,
     split: str,
     chosen_here: bool,
@@ -200,10 +200,10 @@ def data_uri(contents: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(contents).decode()}"
 
 
-def figure_uris(curve: str, history: History) -> dict[str, str]:
+def figure_uris(curve: str, history: RunHistory) -> dict[str, str]:
     """A curve as PNG, for light and for dark pages."""
     themes = {"light": LIGHT, "dark": DARK}
-    made = {name: figures.png(figures.curve(curve, history, theme)) for name, theme in themes.items()}
+    made = {name: figures.to_png(figures.curve(curve, history, theme)) for name, theme in themes.items()}
     return {name: data_uri(contents, "image/png") for name, contents in made.items()}
 
 

@@ -10,7 +10,7 @@ from alexnet.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class History:
+class RunHistory:
     """A training so far.
 
     Args:
@@ -31,7 +31,7 @@ class History:
         return float(line.get("epoch", line["step"] / per_epoch))
 
     @classmethod
-    def read(cls, run: Path) -> "History":
+    def read(cls, run: Path) -> "RunHistory":
         """Read RUN/recipe.json and RUN/metrics.jsonl, while that is being written too.
 
         A training that was killed and went on may repeat a step or an epoch: its last account counts. The line that

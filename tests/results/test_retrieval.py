@@ -16,9 +16,9 @@ from PIL import Image
 from alexnet.cli import main
 from alexnet.data.store.local import Store
 from alexnet.recipe import Recipe
-from alexnet.results import codes, retrieve
-from alexnet.results.codes import Autoencoder, train_autoencoder
-from alexnet.results.retrieve import Features, Index, blocks, index, nearest, similar
+from alexnet.results import binary_codes, retrieval
+from alexnet.results.binary_codes import Autoencoder, train_autoencoder
+from alexnet.results.retrieval import Features, Index, build_index, find_similar, iter_blocks, nearest_neighbours
 from alexnet.training.checkpoint import load_best
 from alexnet.training.train import train
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(autouse=True, scope="module")
 def _a_short_training() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codes, "STEPS", 40)
+        patch.setattr(binary_codes, "STEPS", 40)
         yield
 
 
@@ -36,7 +36,7 @@ def _a_short_training() -> Iterator[None]:
 def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     train(store, folder, Recipe(net=small_net(), store_size=32, batch_size=10, epochs=1), progress=False)
-    index(folder, store, bits=64, progress=False)
+    build_index(folder, store, bits=64, progress=False)
     return folder
 
 
@@ -49,9 +49,9 @@ def clusters(count: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndar
 
 
 def test_exact_search_is_that_of_numpy_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrieve, "BLOCK", 7)
+    monkeypatch.setattr(retrieval, "BLOCK", 7)
     among, asked = (np.random.default_rng(n).normal(size=(m, 12)).astype(np.float32) for n, m in ((0, 40), (1, 5)))
-    distances, places = nearest(asked, blocks(among), 9)
+    distances, places = nearest_neighbours(asked, iter_blocks(among), 9)
     squared = ((asked[:, None].astype(float) - among[None]) ** 2).sum(2)
     assert (places == squared.argsort(1)[:, :9]).all()
     assert np.allclose(distances, np.sqrt(np.sort(squared, 1)[:, :9]), rtol=1e-5)
@@ -95,7 +95,7 @@ def test_an_index_holds_the_activities_in_the_store_s_order(run: Path, store: Pa
     assert of.codes.shape == (len(split), 8)
     # Each picture's nearest is itself, exactly and by codes.
     for by_codes in (False, True):
-        distances, places = of.nearest(of.activities[:5], 3, codes=by_codes)
+        distances, places = of.search(of.activities[:5], 3, codes=by_codes)
         assert np.allclose(distances[:, 0], 0, atol=1e-2)
         assert (np.diff(distances, axis=1) >= 0).all()
         near = np.linalg.norm(of.activities[places[:, 0]] - of.activities[:5], axis=1)
@@ -104,15 +104,15 @@ def test_an_index_holds_the_activities_in_the_store_s_order(run: Path, store: Pa
 
 def test_candidates_by_codes_are_ranked_by_exact_distance(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of = Index(run / "index")
-    monkeypatch.setattr(retrieve, "CANDIDATES", len(of))  # all are candidates: so nothing may be lost
-    exact, ranked = (of.nearest(of.activities[:4] + 0.1, 6, codes=by_codes) for by_codes in (False, True))
+    monkeypatch.setattr(retrieval, "CANDIDATES", len(of))  # all are candidates: so nothing may be lost
+    exact, ranked = (of.search(of.activities[:4] + 0.1, 6, codes=by_codes) for by_codes in (False, True))
     assert np.allclose(exact[0], ranked[0], rtol=1e-4, atol=1e-3)
 
 
 def test_similar_finds_a_picture_of_the_store(run: Path, store: Path, tmp_path: Path) -> None:
     split = Store(store).split("train")
     Image.fromarray(split.image(3)).save(tmp_path / "picture.png")
-    (found,) = similar(run, [tmp_path / "picture.png"], count=4)
+    (found,) = find_similar(run, [tmp_path / "picture.png"], count=4)
     assert len(found) == 4
     assert split.picture_name(3) in [one.name for one in found if one.distance < 1e-2]
 
@@ -167,7 +167,7 @@ def test_an_index_of_an_older_net_is_refused(run: Path, store: Path, tmp_path: P
     (copy / "index" / "about.json").write_text(json.dumps(about | {"step": 3}))
     Image.fromarray(Store(store).split("train").image(0)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"must be of its net after step \d+; it is of step 3: make it anew"):
-        similar(copy, [tmp_path / "a.png"])
+        find_similar(copy, [tmp_path / "a.png"])
 
 
 def test_an_index_of_another_format_is_refused(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_damaged_encoder_says_what_to_do(run: Path, tmp_path: Path) -> None:
 def test_codes_of_another_length_are_kept(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = Index(run / "index").recoded(16)
     assert first.codes.shape == (len(first), 2)
-    monkeypatch.setattr(retrieve, "train_autoencoder", None)  # so that training again would fail
+    monkeypatch.setattr(retrieval, "train_autoencoder", None)  # so that training again would fail
     assert (Index(run / "index").recoded(16).codes == first.codes).all()
 
 
