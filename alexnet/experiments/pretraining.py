@@ -20,7 +20,7 @@ from matplotlib.ticker import PercentFormatter
 
 from alexnet.checked import require
 from alexnet.data.prepare.prepare import prepare
-from alexnet.data.sources.subset import Subset
+from alexnet.data.sources.subset import StoreSubset
 from alexnet.data.store.local import Split, Store
 from alexnet.experiments.lab import (
     CALTECH101,
@@ -97,7 +97,7 @@ def smaller(lab: Experiment, name: str, classes: Sequence[str], each: int | None
         "test": (test, places_of(test, labels, None, 0)),
     }
     path = lab.folder / "stores" / name
-    prepare(Subset(lab.store, classes, pictures), path, encoding="raw")
+    prepare(StoreSubset(lab.store, classes, pictures), path, encoding="raw")
     return Store(path)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from alexnet.cli import main
 from alexnet.data.prepare.prepare import prepare
-from alexnet.data.sources.subset import Subset
+from alexnet.data.sources.subset import StoreSubset
 from alexnet.data.store.local import Store
 from alexnet.experiments import (
     EXPERIMENTS,
@@ -272,7 +272,7 @@ def test_a_subset_is_a_store_of_its_own(many: Path, tmp_path: Path) -> None:
     assert set(places) < set(pretraining.places_of(train, (7, 2), 10, seed=1))
     tested = pretraining.places_of(test, (7, 2), None, seed=0)
     assert np.isin(test.labels, (7, 2)).nonzero()[0].tolist() == tested.tolist()
-    source = Subset(of, classes, {"train": (train, places), "test": (test, tested)})
+    source = StoreSubset(of, classes, {"train": (train, places), "test": (test, tested)})
     prepare(source, tmp_path / "small", progress=False)
     small = Store(tmp_path / "small")
     assert (small.classes, small.size, small.splits) == (classes, 32, ("train", "test"))
@@ -283,7 +283,7 @@ def test_a_subset_is_a_store_of_its_own(many: Path, tmp_path: Path) -> None:
         assert classes[small.split("train").labels[index]] == of.classes[train.labels[place]]
     chosen = np.stack([train.image(int(place)) for place in places])
     assert np.allclose(small.statistics.mean, chosen.mean(0).transpose(2, 0, 1), atol=1e-4)
-    other = Subset(of, classes, {"train": (train, places[:-1]), "test": (test, tested)})
+    other = StoreSubset(of, classes, {"train": (train, places[:-1]), "test": (test, tested)})
     with pytest.raises(ValueError, match="prepared with a source of other files"):
         prepare(other, tmp_path / "small", progress=False)
 

@@ -27,8 +27,8 @@ from tqdm import tqdm
 from alexnet.data.prepare.decode import FILTER, JPEG_QUALITY, encode_jpeg, read_image
 from alexnet.data.prepare.resize import colour_sums
 from alexnet.data.prepare.writer import LATE_SECONDS, Chunk, Shard, Writer, difference
-from alexnet.data.sources.base import Source, fingerprint
-from alexnet.data.sources.folder import open_source
+from alexnet.data.sources.base import Source, SourceOptions, fingerprint
+from alexnet.data.sources.kinds import open_source
 from alexnet.data.store.local import FORMAT, PROGRESS_FILE, SKIPPED_FILE, STATISTICS_FILE, read_safetensors
 from alexnet.distributed.coordinator import POLL_SECONDS, Peers
 from alexnet.utils.files import exclusive_lock, explain_full_disk
@@ -104,7 +104,7 @@ def _plan(source: Source, size: int, encoding: str) -> list[Shard]:
     most = min(most, SHARD_MOST)
     return [
         Shard(split, number, start, min(start + most, len(part)))
-        for split, part in source.parts.items()
+        for split, part in source.splits.items()
         for number, start in enumerate(range(0, len(part), most))
     ]
 
@@ -113,7 +113,7 @@ def _make_chunk(
     source: Source, shard: Shard, start: int, stop: int, schema: pa.Schema, size: int, encoding: str
 ) -> Chunk:
     """Read, decode, square, sum and encode pictures start..stop of a part; runs in a thread."""
-    part = source.parts[shard.split]
+    part = source.splits[shard.split]
     pixels = np.empty((stop - start, size, size, 3), np.uint8)
     labels: list[int] = []
     names: list[str] = []
@@ -197,7 +197,7 @@ def prepare(
 
     Args:
         source: A folder or archive with a folder of pictures for each class, or CIFAR-10's (`open_source`); or a
-            source that is open already, such as a `Subset` of a store.
+            source that is open already, such as a `StoreSubset` of a store.
         store: The folder to write; new, empty, or one that the same call began.
         size: Side of the squares, in pixels; CIFAR-10 keeps its 32.
         encoding: "raw", exact pixels that need no decoding while training, or "jpeg", a seventh of the size or less.
@@ -224,11 +224,8 @@ def prepare(
     peers = Peers.of_torchrun() if parallel else Peers()
     with peers.failing_together():
         _check(source, store, size, encoding, workers, max_failures)
-        opened = (
-            open_source(source, held_out=held_out, train_per_class=train_per_class, val_batch=val_batch, seed=seed)
-            if isinstance(source, (str, Path))
-            else source
-        )
+        options = SourceOptions(held_out, train_per_class, val_batch, seed)
+        opened = open_source(source, options) if isinstance(source, (str, Path)) else source
         size = opened.size or size
         key = {"size": size, "encoding": encoding, "held_out": held_out, "train_per_class": train_per_class}
         key |= {"seed": seed, "filter": FILTER, "format": FORMAT, "fingerprint": fingerprint(opened)}
@@ -311,7 +308,7 @@ def _work(writer: Writer, left: list[int], workers: int, progress: bool) -> int:
     to_do = sum(len(writer.shards[place]) for place in left)
     share = [writer.shards[place] for place in left[peers.rank :: peers.count]]
     step = min(CHUNK_MOST, max(1, CHUNK_BYTES // (writer.size**2 * 3)))
-    schemas = {split: writer.schema(split) for split in source.parts}
+    schemas = {split: writer.schema(split) for split in source.splits}
     jobs = ((shard, at, min(at + step, shard.stop)) for shard in share for at in range(shard.start, shard.stop, step))
 
     def make(job: tuple[Shard, int, int]) -> Chunk:
@@ -360,7 +357,7 @@ def _await_others(writer: Writer, bar: _Bar) -> None:
 def _summary(store: Path, source: Source, seen: int | None, seconds: float) -> Summary:
     """The summary of a complete store, in which a call saw so many files; None where it was complete before."""
     about = read_safetensors(store / STATISTICS_FILE)[1]
-    key, counts = about["key"], dict(zip(source.parts, about["counts"].values(), strict=True))
+    key, counts = about["key"], dict(zip(source.splits, about["counts"].values(), strict=True))
     pictures = sum(counts.values())
     jpeg = about["image_bytes"] if key["encoding"] == "jpeg" else pictures * about["sampled_bytes"] // about["sampled"]
     raw = pictures * key["size"] ** 2 * 3

@@ -157,7 +157,7 @@ class Writer:
     ) -> None:
         self.store, self.source, self.key, self.shards, self.peers = store, source, key, shards, peers
         self.size, self.encoding = key["size"], key["encoding"]
-        self.total = sum(len(part) for part in source.parts.values())
+        self.total = sum(len(part) for part in source.splits.values())
         fewest = FEWEST_FAILURES if max_failures > 0 else 1
         self.most_failures = max(fewest - 1, int(max_failures * self.total))
         self.begun = {"key": key, "source": source.name, "shards": len(shards), "longest_shard": max(map(len, shards))}
@@ -240,7 +240,7 @@ class Writer:
             ValueError: A record is damaged, or a class or split has no pictures.
         """
         whole = Record(self.size, len(self.source.classes), np.int64)
-        counts = {split: np.zeros_like(whole.class_counts) for split in self.source.parts}
+        counts = {split: np.zeros_like(whole.class_counts) for split in self.source.splits}
         for shard in self.shards:
             counts[shard.split] += whole.include(self.store / shard.record)
         write_atomic(self.store / SKIPPED_FILE, bytes(whole.lines))

@@ -1,1 +1,1 @@
-"""Pictures as people have them: folders, archives, CIFAR-10."""
+"""Sources of pictures: folders, archives, CIFAR-10. One module for each kind; kinds.py lists them."""

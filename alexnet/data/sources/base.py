@@ -1,22 +1,66 @@
-"""What a source of pictures is: classes, and for each split a list of pictures that can be read by their place."""
+"""What all kinds of sources have in common: their options, the listing of a split, the source and its fingerprint."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
+from alexnet.checked import require
 
-@dataclass(frozen=True, eq=False)
-class Part:
-    """The pictures of one split, held in flat arrays: about 60 bytes a picture, so that a million fit anywhere.
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How the pictures of a source are divided into splits.
 
     Args:
-        names: (N,) binary, each picture's path within the source.
-        labels: (N,) int32.
-        sizes: (N,) int64, bytes of each file.
-        offsets: (N,) int64, where the file starts in an archive; zeros elsewhere.
+        held_out: Share of each class that becomes "val" where the source has no splits of its own: at least one
+            picture of a class, and never all.
+        train_per_class: Number of pictures of each class that become "train", where all others become "test".
+            By default `held_out` decides.
+        val_batch: Training batch of CIFAR-10, 1 to 5, that becomes "val". By default all five are trained on.
+        seed: Seed of the random choice of the pictures that are held out.
+
+    Raises:
+        ValueError: An option is outside its range.
+    """
+
+    held_out: float = 0.1
+    train_per_class: int | None = None
+    val_batch: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(0 < self.held_out < 1, "held_out", "a share between 0 and 1, such as 0.1", self.held_out)
+        if self.train_per_class is not None:
+            require(self.train_per_class >= 1, "train_per_class", "at least 1 picture", self.train_per_class)
+        require(self.seed >= 0, "seed", "at least 0", self.seed)
+
+    def refuse(self, name: str, path: Path, reason: str) -> None:
+        """Raise a ValueError if an option was given that the source at `path` cannot use.
+
+        Args:
+            name: The option. Its default must be None.
+            path: The source.
+            reason: Why the source cannot use it.
+        """
+        value = getattr(self, name)
+        if value is not None:
+            raise ValueError(f"{path}: {reason}; leave {name}={value} out")
+
+
+@dataclass(frozen=True, eq=False)
+class SourceSplit:
+    """The listing of the pictures of one split, in flat arrays: about 60 bytes a picture, so that millions fit.
+
+    Args:
+        names: (N,) binary, the path of each picture within the source.
+        labels: (N,) int32, the class of each picture.
+        sizes: (N,) int64, the size of each file in bytes.
+        offsets: (N,) int64, where each file starts in an archive; zeros elsewhere.
     """
 
     names: pa.Array
@@ -28,31 +72,83 @@ class Part:
         return len(self.labels)
 
     def picture_name(self, index: int) -> str:
-        """A picture's path within the source, undecodable bytes escaped as Python's file names have them."""
+        """Return the path of a picture within the source, with undecodable bytes escaped as in Python's file names."""
         return str(self.names[index].as_py().decode("utf-8", "surrogateescape"))
+
+    def take(self, indices: np.ndarray) -> "SourceSplit":
+        """Return the listing of the pictures at (N,) indices."""
+        return SourceSplit(
+            self.names.take(pa.array(indices)), self.labels[indices], self.sizes[indices], self.offsets[indices]
+        )
+
+    @classmethod
+    def concatenate(cls, splits: Sequence["SourceSplit"]) -> "SourceSplit":
+        """Return the listing of all pictures of several splits, one split after another."""
+        return cls(
+            pa.concat_arrays([split.names for split in splits]),
+            np.concatenate([split.labels for split in splits]),
+            np.concatenate([split.sizes for split in splits]),
+            np.concatenate([split.offsets for split in splits]),
+        )
 
 
 class Source(Protocol):
-    """Pictures with their classes, wherever they lie."""
+    """Pictures with their classes, divided into splits.
+
+    Attributes:
+        name: Name of the folder or archive.
+        classes: The class names. A label is an index into them.
+        size: Side of the pictures in pixels, if all have the same and must keep it.
+        splits: The listing of each split: "train", and "val" or "test" or both.
+        ignored: Number of files that are not pictures, by the ending of their names.
+    """
 
     name: str
     classes: tuple[str, ...]
-    size: int | None  # the side, where the source's pictures have one that must be kept
-    parts: dict[str, Part]
-    ignored: dict[str, int]  # files passed over for their endings, counted by ending
+    size: int | None
+    splits: dict[str, SourceSplit]
+    ignored: dict[str, int]
 
     def read(self, split: str, index: int) -> bytes | np.ndarray:
-        """A picture file's bytes, or pixels (size, size, 3) uint8 where they need no decoding."""
+        """Return a picture file's bytes, or (size, size, 3) uint8 pixels if there is nothing to decode."""
+        ...
+
+
+class SourceKind(Protocol):
+    """One kind of source: what each module of this package that is listed in kinds.py defines.
+
+    Attributes:
+        NAME: Name of the kind, for messages.
+        OPTIONS: The options with default None that the kind understands.
+    """
+
+    NAME: str
+    OPTIONS: tuple[str, ...]
+
+    def matches(self, path: Path) -> bool:
+        """Return whether the file or folder at `path` is of this kind.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
+        ...
+
+    def open(self, path: Path, options: SourceOptions) -> Source:
+        """Open the source at `path` and list its pictures.
+
+        Raises:
+            ValueError: The source cannot be read, or an option does not suit it.
+        """
         ...
 
 
 def fingerprint(source: Source) -> str:
-    """A digest of what a source holds: classes, names, labels, file sizes and parts."""
+    """Return a digest of the classes of a source and of the names, labels and file sizes in its splits."""
     digest = hashlib.sha256(repr((source.classes, source.size)).encode())
-    for split, part in source.parts.items():
-        digest.update(split.encode())
-        for buffer in part.names.buffers()[1:]:
+    for name, split in source.splits.items():
+        digest.update(name.encode())
+        for buffer in split.names.buffers()[1:]:
             digest.update(buffer)
-        digest.update(part.labels.tobytes())
-        digest.update(part.sizes.tobytes())
+        digest.update(split.labels.tobytes())
+        digest.update(split.sizes.tobytes())
     return digest.hexdigest()

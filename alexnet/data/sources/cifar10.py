@@ -1,143 +1,182 @@
-"""CIFAR-10 in its official binary layout, as a source: a folder or an archive (section 4.1's small set)."""
+"""CIFAR-10 in its official binary layout, a folder or an archive (section 4.1 compares nets on it)."""
 
 import tarfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from alexnet.data.sources.base import Part
+from alexnet.data.sources.archive import explain_damage, first_names_in_tar
+from alexnet.data.sources.base import Source, SourceOptions, SourceSplit
 
-CIFAR_SIDE = 32
-CIFAR_RECORD = 1 + 3 * CIFAR_SIDE * CIFAR_SIDE
-CIFAR_META = "batches.meta.txt"
-CIFAR_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
-CIFAR_TEST = "test_batch.bin"
-CIFAR_PYTHON = "data_batch_1"  # of the version in pickles, which is not read
+NAME = "CIFAR-10"
+OPTIONS: tuple[str, ...] = ("val_batch",)
+
+SIDE = 32
+RECORD_BYTES = 1 + 3 * SIDE * SIDE  # a label and the red, the green and the blue plane
+META_FILE = "batches.meta.txt"
+TRAIN_FILES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
+TEST_FILE = "test_batch.bin"
+FILES = (META_FILE, *TRAIN_FILES, TEST_FILE)
+PYTHON_FILE = "data_batch_1"  # of the version for Python, which consists of pickles
+INNER_FOLDER = "cifar-10-batches-bin"  # the only folder in the archive
 
 
 @dataclass(eq=False)
 class Cifar10:
-    """CIFAR-10 in its official binary layout: five batches to train on, in file order, and one to test on.
+    """CIFAR-10: 60,000 pictures of 32 x 32 pixels in ten classes, as a `Source`.
 
     Args:
-        name: What it was read from.
-        classes: The ten names of batches.meta.txt.
-        parts: "train" and "test".
-        records: For each part its (N, 3073) uint8 records: a label byte, then 32x32 of R, of G and of B.
+        name: Name of the folder or archive.
+        classes: The ten class names of batches.meta.txt.
+        splits: The listing of "train" and "test", and of "val" if a training batch validates.
+        records: For each split, the (N, 3073) uint8 records of each of its files: a label byte, then 32 x 32 bytes of
+            red, of green and of blue.
     """
 
     name: str
     classes: tuple[str, ...]
-    parts: dict[str, Part]
+    splits: dict[str, SourceSplit]
     records: dict[str, list[np.ndarray]]
-    size: int | None = CIFAR_SIDE
+    size: int | None = SIDE
     ignored: dict[str, int] = field(default_factory=dict)
 
     def read(self, split: str, index: int) -> np.ndarray:
-        """The pixels of one picture, (32, 32, 3) uint8."""
+        """Return the (32, 32, 3) uint8 pixels of a picture."""
+        row = index
         for records in self.records[split]:
-            if index < len(records):
-                planes: np.ndarray = records[index, 1:].reshape(3, CIFAR_SIDE, CIFAR_SIDE)
+            if row < len(records):
+                planes: np.ndarray = records[row, 1:].reshape(3, SIDE, SIDE)
                 return planes.transpose(1, 2, 0)
-            index -= len(records)
-        raise IndexError(f"{self.name}: split {split!r} has no picture {index} more")
-
-    def validating_on(self, batch: int) -> "Cifar10":
-        """The same with one of the five training batches as "val" (the 2012 program's nets with translations).
-
-        Raises:
-            ValueError: No such batch.
-        """
-        if not 1 <= batch <= len(CIFAR_TRAIN):
-            raise ValueError(
-                f"val_batch must be from 1 to {len(CIFAR_TRAIN)}, CIFAR-10's training batches; got {batch}"
-            )
-        places = [n for n in range(len(CIFAR_TRAIN)) if n != batch - 1]
-        chosen = {"train": places, "val": [batch - 1]}
-        records = {split: [self.records["train"][n] for n in of] for split, of in chosen.items()}
-        parts = {split: _part([CIFAR_TRAIN[n] for n in of], records[split]) for split, of in chosen.items()}
-        test = {"test": self.parts["test"]}, {"test": self.records["test"]}
-        return replace(self, parts=parts | test[0], records=records | test[1])
+            row -= len(records)
+        raise IndexError(f"{self.name}: picture {index} of split {split!r}, which has {len(self.splits[split])}")
 
 
-def _cifar10(name: str, classes: tuple[str, ...], files: dict[str, np.ndarray]) -> Cifar10:
-    """The source made of the six files' bytes, checked."""
-    records: dict[str, list[np.ndarray]] = {"train": [], "test": []}
-    for file in (*CIFAR_TRAIN, CIFAR_TEST):
-        split = "test" if file == CIFAR_TEST else "train"
-        if file not in files:
-            raise ValueError(f"{name}: CIFAR-10 without {file}; unpack or download the archive again")
-        if len(files[file]) == 0 or len(files[file]) % CIFAR_RECORD:
-            raise ValueError(
-                f"{name}: {file} has {len(files[file])} bytes, no multiple of {CIFAR_RECORD} (a label and 32x32 RGB); "
-                "download the archive again"
-            )
-        rows = files[file].reshape(-1, CIFAR_RECORD)
-        if rows[:, 0].max() >= len(classes):
-            raise ValueError(
-                f"{name}: {file} has label {rows[:, 0].max()}, {CIFAR_META} names {len(classes)} classes; "
-                "download the archive again"
-            )
-        records[split].append(rows)
-    batches = {"train": CIFAR_TRAIN, "test": (CIFAR_TEST,)}
-    return Cifar10(name, classes, {split: _part(batches[split], records[split]) for split in records}, records)
+def matches(path: Path) -> bool:
+    """Return whether CIFAR-10 is at `path`, also in the Python version, which `open` refuses.
+
+    Raises:
+        ValueError: The file is a damaged archive.
+    """
+    if path.is_dir():
+        return _find_binary_folder(path) is not None or (path / PYTHON_FILE).is_file()
+    return not first_names_in_tar(path).isdisjoint({META_FILE, *TRAIN_FILES, PYTHON_FILE})
 
 
-def _part(files: Sequence[str], records: list[np.ndarray]) -> Part:
-    """What is known of the pictures of some files: names, labels, sizes."""
-    names = [f"{file}#{n}".encode() for file, rows in zip(files, records, strict=True) for n in range(len(rows))]
-    labels = np.concatenate([rows[:, 0] for rows in records]).astype(np.int32)
-    sizes = np.full(len(labels), CIFAR_RECORD - 1, np.int64)
-    return Part(pa.array(names, pa.binary()), labels, sizes, np.zeros(len(labels), np.int64))
+def open(path: Path, options: SourceOptions) -> Source:
+    """Open CIFAR-10: the files of a folder are memory-mapped, the 184 MB of an archive are read into memory.
+
+    Args:
+        path: The folder of the unpacked archive or the folder around it, or the .tar, .tar.gz or .tar.xz.
+        options: `val_batch`.
+
+    Raises:
+        ValueError: It is the Python version; a file is missing or damaged; or there is no such training batch.
+    """
+    if path.is_dir():
+        folder = _find_binary_folder(path)
+        if folder is not None:
+            return _build_source(folder.name, _map_files(folder), options)
+    elif not first_names_in_tar(path).isdisjoint({META_FILE, *TRAIN_FILES}):
+        return _build_source(path.name, _read_archive(path), options)
+    raise ValueError(f"{path}: CIFAR-10's Python version (pickles); download the binary version instead")
 
 
-def _class_names(name: str, text: bytes) -> tuple[str, ...]:
-    """The class names in the lines of batches.meta.txt."""
-    classes = tuple(line.strip() for line in text.decode("utf-8", "replace").splitlines() if line.strip())
+def _find_binary_folder(path: Path) -> Path | None:
+    """Return the folder with the binary files, `path` or the folder in it; None if it is neither."""
+    for folder in (path, path / INNER_FOLDER):
+        if (folder / META_FILE).is_file() and (folder / TRAIN_FILES[0]).is_file():
+            return folder
+    return None
+
+
+def _map_files(folder: Path) -> dict[str, np.ndarray]:
+    """Return the memory-mapped bytes of CIFAR-10's files in a folder."""
+    paths = [folder / name for name in FILES if (folder / name).is_file()]
+    # An empty file cannot be mapped.
+    return {
+        path.name: np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8) for path in paths
+    }
+
+
+def _read_archive(path: Path) -> dict[str, np.ndarray]:
+    """Return the bytes of CIFAR-10's files in a .tar, which is read through once."""
+    files = {}
+    with explain_damage(path), tarfile.open(path, "r:*") as archive:
+        for member in archive:
+            name = member.name.rpartition("/")[2]
+            stream = archive.extractfile(member) if name in FILES else None
+            if stream is not None:
+                files[name] = np.frombuffer(stream.read(), np.uint8)
+    return files
+
+
+def _build_source(name: str, files: Mapping[str, np.ndarray], options: SourceOptions) -> Cifar10:
+    """Return the source with the splits that the options ask for.
+
+    Args:
+        name: Name of the folder or archive.
+        files: The bytes of CIFAR-10's files.
+        options: `val_batch`.
+    """
+    classes = _parse_class_names(name, files.get(META_FILE))
+    records = {file: _parse_records(name, file, files.get(file), len(classes)) for file in (*TRAIN_FILES, TEST_FILE)}
+    split_files = _assign_files(options.val_batch)
+    return Cifar10(
+        name,
+        classes,
+        splits={split: _list_pictures(file_names, records) for split, file_names in split_files.items()},
+        records={split: [records[file] for file in file_names] for split, file_names in split_files.items()},
+    )
+
+
+def _assign_files(val_batch: int | None) -> dict[str, Sequence[str]]:
+    """Return the files of each split. The 2012 program's nets with translations validate on a training batch."""
+    if val_batch is None:
+        return {"train": TRAIN_FILES, "test": (TEST_FILE,)}
+    if not 1 <= val_batch <= len(TRAIN_FILES):
+        raise ValueError(
+            f"val_batch must be from 1 to {len(TRAIN_FILES)}, CIFAR-10's training batches; got {val_batch}"
+        )
+    val_file = TRAIN_FILES[val_batch - 1]
+    train_files = [file for file in TRAIN_FILES if file != val_file]
+    return {"train": train_files, "val": (val_file,), "test": (TEST_FILE,)}
+
+
+def _parse_class_names(name: str, contents: np.ndarray | None) -> tuple[str, ...]:
+    """Return the class names in the bytes of batches.meta.txt, one on each line."""
+    lines = [] if contents is None else contents.tobytes().decode("utf-8", "replace").splitlines()
+    classes = tuple(line.strip() for line in lines if line.strip())
     if len(classes) < 2:
         raise ValueError(
-            f"{name}: {CIFAR_META} must name 2 classes or more; got {len(classes)}: download the archive again"
+            f"{name}: {META_FILE} must name 2 classes or more; got {len(classes)}: download the archive again"
         )
     return classes
 
 
-def cifar10_folder(path: Path) -> Cifar10:
-    """CIFAR-10 from the folder of an unpacked archive, its batches mapped and not read.
+def _parse_records(name: str, file: str, contents: np.ndarray | None, classes: int) -> np.ndarray:
+    """Return the (N, 3073) uint8 records in the contents of a batch file, checked."""
+    if contents is None:
+        raise ValueError(f"{name}: CIFAR-10 without {file}; unpack or download the archive again")
+    if len(contents) == 0 or len(contents) % RECORD_BYTES:
+        raise ValueError(
+            f"{name}: {file} has {len(contents)} bytes, not a multiple of {RECORD_BYTES} (a label and 32 x 32 RGB); "
+            "download the archive again"
+        )
+    records = contents.reshape(-1, RECORD_BYTES)
+    if records[:, 0].max() >= classes:
+        raise ValueError(
+            f"{name}: {file} has label {records[:, 0].max()}, but {META_FILE} names {classes} classes; "
+            "download the archive again"
+        )
+    return records
 
-    Raises:
-        ValueError: A batch is missing or has no whole number of pictures.
-    """
-    names = [name for name in (*CIFAR_TRAIN, CIFAR_TEST) if (path / name).is_file()]
-    files = {name: _mapped(path / name) for name in names}
-    return _cifar10(path.name, _class_names(path.name, (path / CIFAR_META).read_bytes()), files)
 
-
-def _mapped(path: Path) -> np.ndarray:
-    """A file's bytes, mapped; an empty file cannot be."""
-    return np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
-
-
-def cifar10_archive(path: Path) -> Cifar10:
-    """CIFAR-10 from its archive, read through once; the 184 MB of its batches stay in memory.
-
-    Args:
-        path: A .tar, .tar.gz or .tar.xz.
-
-    Raises:
-        ValueError: The archive is damaged, or not of CIFAR-10's layout.
-    """
-    files: dict[str, np.ndarray] = {}
-    meta = b""
-    with tarfile.open(path, "r:*") as archive:
-        for member in archive:
-            base = member.name.rpartition("/")[2]
-            stream = archive.extractfile(member) if base in (*CIFAR_TRAIN, CIFAR_TEST, CIFAR_META) else None
-            if stream is not None:
-                if base == CIFAR_META:
-                    meta = stream.read()
-                else:
-                    files[base] = np.frombuffer(stream.read(), np.uint8)
-    return _cifar10(path.name, _class_names(path.name, meta), files)
+def _list_pictures(files: Sequence[str], records: Mapping[str, np.ndarray]) -> SourceSplit:
+    """Return the listing of the pictures in several batch files."""
+    names = [f"{file}#{n}".encode() for file in files for n in range(len(records[file]))]
+    labels = np.concatenate([records[file][:, 0] for file in files]).astype(np.int32)
+    sizes = np.full(len(labels), RECORD_BYTES - 1, np.int64)
+    return SourceSplit(pa.array(names, pa.binary()), labels, sizes, np.zeros(len(labels), np.int64))

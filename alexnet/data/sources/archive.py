@@ -1,0 +1,170 @@
+"""A .zip or an uncompressed .tar that contains a folder of pictures for each class; read in place."""
+
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from lzma import LZMAError
+from pathlib import Path
+
+from alexnet.data.sources.base import Source, SourceOptions
+from alexnet.data.sources.class_folders import open_class_folders
+from alexnet.data.sources.file_tree import FileEntry, check_file_size, is_hidden
+
+NAME = "a .tar or .zip archive with a folder of pictures for each class"
+OPTIONS: tuple[str, ...] = ("train_per_class",)
+TAR_BLOCK = 512  # bytes; headers and files in a .tar start at multiples of it
+
+
+def matches(path: Path) -> bool:
+    """Return whether there is a .zip or a .tar, compressed or not, at `path`."""
+    return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
+
+
+def open(path: Path, options: SourceOptions) -> Source:
+    """Open the pictures of an archive.
+
+    Raises:
+        ValueError: The archive is damaged, is a compressed .tar, or has too few classes or pictures; or an option does
+            not suit it.
+    """
+    tree = ZipTree(path) if zipfile.is_zipfile(path) else TarTree(path)
+    return open_class_folders(path, tree, options)
+
+
+@contextmanager
+def explain_damage(path: Path) -> Iterator[None]:
+    """Turn the exceptions of a damaged archive into a ValueError that says what to do."""
+    try:
+        yield
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, LZMAError, zlib.error) as error:
+        raise ValueError(f"{path}: damaged archive ({error}); copy or download it again") from error
+
+
+def first_names_in_tar(path: Path, count: int = 4) -> set[str]:
+    """Return the names, without folders, of the first members of a .tar; none if the file is no .tar.
+
+    Args:
+        path: A file; the .tar may be compressed.
+        count: Number of members to read.
+
+    Raises:
+        ValueError: The archive is damaged.
+    """
+    with explain_damage(path):
+        if zipfile.is_zipfile(path) or not tarfile.is_tarfile(path):
+            return set()
+        with tarfile.open(path, "r:*") as archive:
+            return {member.name.rpartition("/")[2] for member in islice(archive, count)}
+
+
+class TarTree:
+    """The files in an uncompressed .tar. Their offsets are found by reading all headers once.
+
+    Raises:
+        ValueError: The .tar is compressed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self._path = path
+        self._file = os.open(path, os.O_RDONLY)
+        try:
+            tarfile.open(path, "r:").close()
+        except tarfile.ReadError:
+            raise ValueError(
+                f"{path}: pictures in a compressed .tar cannot be read in place; unpack it (tar -xf {path.name}) "
+                "and give the folder"
+            ) from None
+
+    def entries(self) -> Iterator[FileEntry]:
+        """List the files and folders in the archive's order.
+
+        Raises:
+            ValueError: The archive is damaged or cut short.
+        """
+        end = 0
+        with explain_damage(self._path), tarfile.open(self._path, "r:") as archive:
+            for member in archive:
+                data_size = member.size if member.isreg() else 0
+                end = member.offset_data + -(-data_size // TAR_BLOCK) * TAR_BLOCK
+                path = _normalise_path(member.name)
+                if path and member.isdir():
+                    yield FileEntry(path + "/")
+                elif path and member.isreg() and not member.issparse():
+                    yield FileEntry(path, member.size, member.offset_data)
+        # tarfile stops without an error at a header that is cut off or overwritten. A block of zeros, or the end of the
+        # file, is the true end.
+        if os.pread(self._file, TAR_BLOCK, end) not in (b"", bytes(TAR_BLOCK)):
+            raise ValueError(f"{self._path}: damaged archive (at byte {end:,}); copy or download it again")
+
+    def read(self, entry: FileEntry) -> bytes:
+        """Return the contents of a file."""
+        check_file_size(entry.size)
+        return os.pread(self._file, entry.size, entry.offset)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):  # it is missing if the archive could not be opened
+            os.close(self._file)
+
+
+class ZipTree:
+    """The files in a .zip.
+
+    Raises:
+        ValueError: The archive is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        with explain_damage(path), zipfile.ZipFile(path) as archive:
+            self._members = archive.infolist()
+        self._file = os.open(path, os.O_RDONLY)
+
+    def entries(self) -> Iterator[FileEntry]:
+        """List the files and folders in the archive's order."""
+        for index, member in enumerate(self._members):
+            path = _normalise_path(member.filename)
+            if path:
+                yield FileEntry(path + "/") if member.is_dir() else FileEntry(path, member.file_size, index)
+
+    def read(self, entry: FileEntry) -> bytes:
+        """Return the contents of a file.
+
+        Raises:
+            ValueError: The file is encrypted, damaged, or compressed by an unusual method.
+        """
+        member = self._members[entry.offset]
+        check_file_size(entry.size)
+        if member.flag_bits & 1:
+            raise ValueError("encrypted in the .zip; unpack it and give the folder")
+        # The local header repeats the name and has extra fields. Their lengths may differ from those in the directory.
+        header = os.pread(self._file, 30, member.header_offset)
+        name_length, extra_length = (int.from_bytes(header[i : i + 2], "little") for i in (26, 28))
+        data = os.pread(self._file, member.compress_size, member.header_offset + 30 + name_length + extra_length)
+        if member.compress_type == zipfile.ZIP_DEFLATED:
+            try:
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, entry.size + 1)
+            except zlib.error as error:
+                raise ValueError(f"damaged in the .zip ({error}); copy or download the archive again") from error
+        elif member.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(
+                f"compressed in the .zip by method {member.compress_type}, but only stored and deflated files can be "
+                "read; unpack it and give the folder"
+            )
+        if len(data) != entry.size or zlib.crc32(data) != member.CRC:
+            raise ValueError("damaged in the .zip (wrong checksum); copy or download the archive again")
+        return data
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):  # it is missing if the archive could not be opened
+            os.close(self._file)
+
+
+def _normalise_path(path: str) -> str:
+    """Return the path of an archive's member without "./" and doubled slashes; "" if it is hidden."""
+    names = [name for name in path.split("/") if name not in ("", ".")]
+    return "" if any(map(is_hidden, names)) else "/".join(names)

@@ -1,0 +1,40 @@
+"""The kinds of sources, and `open_source`, which finds out the kind of a source and opens it.
+
+A new kind is one more module with the functions of `SourceKind`, and one more entry of `KINDS`.
+"""
+
+from dataclasses import fields
+from pathlib import Path
+
+from alexnet.data.sources import archive, cifar10, folder
+from alexnet.data.sources.base import Source, SourceKind, SourceOptions
+
+KINDS: tuple[SourceKind, ...] = (cifar10, archive, folder)  # the first one that matches is taken: special kinds first
+
+
+def open_source(path: str | Path, options: SourceOptions | None = None) -> Source:
+    """Open a source of pictures: list its pictures with their classes and splits, without decoding any.
+
+    Args:
+        path: A folder or archive of one of the `KINDS`.
+        options: How to divide the pictures into splits. By default a tenth of each class is held out.
+
+    Returns:
+        The source.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder.
+        ValueError: The source is of no known kind, has too few classes or pictures, or cannot use an option.
+    """
+    path, options = Path(path), options or SourceOptions()
+    names = ", ".join(kind.NAME for kind in KINDS)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such folder or archive; SOURCE must be one of: {names}")
+    kind = next((kind for kind in KINDS if kind.matches(path)), None)
+    if kind is None:
+        raise ValueError(f"{path}: not a source that can be read; SOURCE must be one of: {names}")
+    for option in fields(options):
+        if option.default is None and option.name not in kind.OPTIONS:
+            users = " and ".join(other.NAME for other in KINDS if option.name in other.OPTIONS)
+            options.refuse(option.name, path, f"{option.name} is an option for {users}, and this is {kind.NAME}")
+    return kind.open(path, options)
