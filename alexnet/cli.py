@@ -8,15 +8,20 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from alexnet.distributed.coordinator import GRACE_SECONDS
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES, recipe_named
-from alexnet.utils.processes import ReportedElsewhere, is_local_main_process, report_once
+from alexnet.utils.processes import (
+    ReportedElsewhere,
+    is_local_main_process,
+    is_main_process,
+    report_once_per_machine,
+    wait_for_report,
+    world_size,
+)
 
 STORE = "folder that `alexnet prepare` made, or the address of a copy, such as s3://bucket/folder"
 VIEWS = "1: the centre; 10: corners, centre, and their reflections; 9: corners, edges, centre"
@@ -39,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         return say("stopped", 128 + getattr(stop, "signal", 2))
     except ReportedElsewhere:
-        time.sleep(GRACE_SECONDS)  # else torchrun might see this process end first, and end the one that tells
+        wait_for_report()
         return 2
     except BrokenPipeError:
         # Whoever read our output has left; Python would complain once more when it closes standard output.
@@ -53,11 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if type(error).__name__ != "OutOfMemoryError" or os.environ.get("ALEXNET_DEBUG"):
             raise
         return say(f"the device has too little memory; train with a smaller --set batch_size ({one_line(error)})", 2)
-
-
-def leads() -> bool:
-    """Whether this process is the one that tells, of those that torchrun has started."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def say(text: str, status: int) -> int:
@@ -181,9 +181,8 @@ def prepare_arguments(one: argparse.ArgumentParser) -> None:
 
 def run_prepare(options: argparse.Namespace) -> int:
     from alexnet.data.prepare.prepare import prepare
-    from alexnet.distributed.coordinator import PeerError
 
-    parallel = int(os.environ.get("WORLD_SIZE", "1")) > 1  # torchrun started several processes
+    parallel = world_size() > 1
     try:
         summary = prepare(
             options.source,
@@ -198,9 +197,9 @@ def run_prepare(options: argparse.Namespace) -> int:
             max_failures=options.max_failures,
             parallel=parallel,
         )
-    except PeerError:  # another process has said why
+    except ReportedElsewhere:  # `prepare` has waited for the report
         return 2
-    if not parallel or os.environ["RANK"] == "0":
+    if not parallel or is_main_process():
         print(summary)
     return 0
 
@@ -234,7 +233,7 @@ def run_train(options: argparse.Namespace) -> int:
     try:
         recipe = asked_recipe(options)
     except ValueError as error:
-        raise report_once(error) from None
+        raise report_once_per_machine(error) from None
     outcome = train(
         options.store,
         options.run,
@@ -251,10 +250,10 @@ def run_train(options: argparse.Namespace) -> int:
         graph=not options.no_graph,
     )
     if not outcome.finished:
-        if leads():
+        if is_main_process():
             say(f"stopped after step {outcome.step}, all saved: the same command goes on from there", 0)
         return 128 + (outcome.signal or 0)
-    if not leads():
+    if not is_main_process():
         return 0
     from alexnet.results.report import report
 
@@ -267,7 +266,7 @@ def asked_recipe(options: argparse.Namespace) -> Recipe | None:
     """The recipe that `train`'s options ask for; None for that of the run, or of torchrun's first process."""
     begun = options.run / "recipe.json"
     changed = options.set or options.batch_size or options.scale_rate
-    if options.recipe is None and not changed and (begun.exists() or not leads()):
+    if options.recipe is None and not changed and (begun.exists() or not is_main_process()):
         return None
     recipe = recipe_named(options.recipe or "photos")
     if options.recipe is None and begun.exists():
@@ -306,7 +305,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         device=options.device,
         parallel=options.parallel,
     )
-    if not leads():
+    if not is_main_process():
         return 0
     if options.json:
         print(json.dumps(found))

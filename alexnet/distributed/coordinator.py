@@ -1,7 +1,7 @@
-"""Processes that share one piece of work, and the few words they exchange.
+"""Coordination of several processes that share one piece of work, through torchrun's key-value store.
 
-They exchange no tensors, so no process group is formed: the key-value store that torchrun arranges for them is enough.
-It lies in torchrun's own process or in process 0, which therefore leaves last.
+The processes exchange no tensors, so they need no process group. The store is in torchrun's own process or in the main
+process, which is therefore the last to end.
 """
 
 import itertools
@@ -11,58 +11,57 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from alexnet.utils.processes import ReportedElsewhere, local_world_size, wait_for_report
+
 POLL_SECONDS = 0.1
-GRACE_SECONDS = 5.0  # for the process that failed to say why, before torchrun sees another one end and ends all
-_numbers = itertools.count()  # of the works that this process has joined
+SHUTDOWN_SECONDS = 5.0  # how long the main process waits for the others to be done with the store
+FAILURE_SECONDS = 1.0  # how long a main process that has failed keeps the store, for the others to see the failure
+_instances = itertools.count()  # numbers the coordinators of this process
 
 
-def store_generation() -> str:
-    """What sets the keys that torchrun's processes put into its store apart from those of earlier, ended ones.
+def restart_id() -> str:
+    """Return a name for this restart of torchrun's processes, which keeps its keys in the store apart from older ones.
 
     Raises:
-        ValueError: The store outlives a restart on several machines, each of which counts its own restarts, so that
-            nothing tells one life from another.
+        ValueError: The store outlives a restart on several machines. Each machine counts its own restarts, so the
+            counts do not identify a restart.
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return "only"  # each life has a store of its own
+        return "only"  # each restart has a store of its own
     if os.environ.get("GROUP_WORLD_SIZE", "1") != "1" and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
         raise ValueError(
-            "torchrun's store must be a new one after each restart on several machines; it is kept: start torchrun "
-            "with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment on each"
+            "torchrun's store must be a new one after each restart on several machines, but torchrun keeps it: start "
+            "torchrun with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment on each machine"
         )
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 
-class PeerError(ValueError):
-    """Another process has failed, and says why itself."""
-
-
 class LostConnectionError(OSError):
-    """The words of the others can no longer be heard."""
+    """The key-value store of the processes is out of reach."""
 
 
-class Words(Protocol):
-    """What is used of a `torch.distributed.Store`."""
+class KeyValueStore(Protocol):
+    """The methods of `torch.distributed.Store` that are used here."""
 
     def add(self, key: str, amount: int, /) -> int:
-        """Add to a number, 0 at first, and return the sum."""
+        """Add to a counter, which starts at 0, and return the sum."""
         ...
 
     def set(self, key: str, value: str, /) -> None:
-        """Put a value."""
+        """Set the value of a key."""
         ...
 
     def get(self, key: str, /) -> bytes:
-        """The value of a key."""
+        """Return the value of a key."""
         ...
 
     def check(self, keys: list[str], /) -> bool:
-        """Whether all the keys have values."""
+        """Return whether all keys have values."""
         ...
 
 
-class _Own(dict[str, Any]):
-    """The words of a process that works alone, which need no torch."""
+class _InMemoryStore(dict[str, Any]):
+    """The store of a single process; it needs no torch."""
 
     def add(self, key: str, amount: int) -> int:
         self[key] = self.get(key, 0) + amount
@@ -75,109 +74,111 @@ class _Own(dict[str, Any]):
         return all(key in self for key in keys)
 
 
-class Peers:
-    """The processes that share a piece of work, this one being one of them.
+class Coordinator:
+    """Shares counters, values and failures with the other processes that do the same work.
 
     Args:
-        words: Their key-value store; by default this process works alone.
-        rank: This process's number, from 0.
-        count: How many they are.
-        here: How many of them are on this machine.
+        store: The key-value store of the processes; by default one in memory, for a single process.
+        rank: The rank of this process.
+        world_size: The number of processes.
+        local_world_size: The number of processes on this machine.
     """
 
-    def __init__(self, words: Words | None = None, rank: int = 0, count: int = 1, here: int = 1) -> None:
-        self._words: Any = _Own() if words is None else words
-        self.rank, self.count, self.here = rank, count, here
+    def __init__(
+        self, store: KeyValueStore | None = None, rank: int = 0, world_size: int = 1, local_world_size: int = 1
+    ) -> None:
+        self._store: Any = _InMemoryStore() if store is None else store
+        self.rank, self.world_size, self.local_world_size = rank, world_size, local_world_size
 
     @classmethod
-    def of_torchrun(cls) -> "Peers":
-        """The processes that torchrun started, each of which must call this as often as the others.
+    def from_torchrun(cls) -> "Coordinator":
+        """Connect to the other processes of torchrun; each process must call this equally often.
 
         Raises:
             ValueError: torchrun did not start this process.
         """
         missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing:
-            raise ValueError(f"several processes must be started by torchrun, which sets {missing[0]}; got none of it")
+            raise ValueError(f"several processes must be started by torchrun, which sets {missing[0]}; it is not set")
         from torch.distributed.distributed_c10d import PrefixStore
         from torch.distributed.rendezvous import rendezvous
 
-        life, (words, rank, count) = store_generation(), next(rendezvous("env://"))
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        return cls(PrefixStore(f"alexnet/{life}/{next(_numbers)}", words), rank, count, here)
+        restart, (store, rank, world_size) = restart_id(), next(rendezvous("env://"))
+        return cls(PrefixStore(f"alexnet/{restart}/{next(_instances)}", store), rank, world_size, local_world_size())
 
-    def _ask(self, call: Callable[..., Any], *given: Any) -> Any:
+    def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a method of the store."""
         try:
-            return call(*given)
+            return method(*arguments)
         except RuntimeError as error:  # torch.distributed.DistError is one
             raise LostConnectionError(
-                f"process {self.rank} of {self.count} has lost the others ({str(error).splitlines()[0]}); "
-                "run the same again: it goes on"
+                f"process {self.rank} of {self.world_size} has lost the connection to the others "
+                f"({str(error).splitlines()[0]}); run the same command again: it resumes"
             ) from error
 
-    def add(self, name: str, number: int = 0) -> int:
-        """Add to a number that all share, and return the sum; it is 0 at first."""
-        return int(self._ask(self._words.add, name, number))
+    def add(self, name: str, amount: int = 0) -> int:
+        """Add to a counter that all processes share, and return the sum; it starts at 0."""
+        return int(self._call(self._store.add, name, amount))
 
-    def tell(self, name: str, text: str) -> None:
-        """Say something to the others."""
-        self._ask(self._words.set, name, text)
+    def publish(self, name: str, value: str) -> None:
+        """Give the other processes a value."""
+        self._call(self._store.set, name, value)
 
-    def hear(self, name: str) -> str:
-        """What another process says under a name, once it does.
-
-        Raises:
-            PeerError: A process failed meanwhile.
-        """
-        self.wait(lambda: bool(self._ask(self._words.check, [name])))
-        return bytes(self._ask(self._words.get, name)).decode()
-
-    def check(self) -> None:
-        """Look whether another process has failed.
+    def wait_for(self, name: str) -> str:
+        """Wait until another process publishes a value under a name, and return it.
 
         Raises:
-            PeerError: One has.
+            ReportedElsewhere: A process failed meanwhile.
         """
-        if self._ask(self._words.check, ["failed"]):
-            raise PeerError("another of the processes that share the work has failed, and says why")
+        self.wait_until(lambda: bool(self._call(self._store.check, [name])))
+        return bytes(self._call(self._store.get, name)).decode()
 
-    def wait(self, until: Callable[[], bool], seconds: float = float("inf")) -> bool:
-        """Wait until something is so; False where it is not after so many seconds.
+    def check_others(self) -> None:
+        """Check that no other process has failed.
 
         Raises:
-            PeerError: A process failed meanwhile.
+            ReportedElsewhere: One has.
         """
-        last = time.monotonic() + seconds
-        while not until():
-            self.check()
-            if time.monotonic() > last:
+        if self._call(self._store.check, ["failed"]):
+            raise ReportedElsewhere
+
+    def wait_until(self, condition: Callable[[], bool], timeout: float = float("inf")) -> bool:
+        """Wait until a condition is true; return False if it is not after `timeout` seconds.
+
+        Raises:
+            ReportedElsewhere: A process failed meanwhile.
+        """
+        deadline = time.monotonic() + timeout
+        while not condition():
+            self.check_others()
+            if time.monotonic() > deadline:
                 return False
             time.sleep(POLL_SECONDS)
         return True
 
-    def leave(self) -> None:
-        """Be done; process 0, which may hold the words, once all others are or have had time to be."""
+    def shutdown(self) -> None:
+        """Leave the others; the main process, which may have the store, waits for them for a while."""
         self.add("left", 1)
         if self.rank == 0:
-            self.wait(lambda: self.add("left") >= self.count, GRACE_SECONDS)
+            self.wait_until(lambda: self.add("left") >= self.world_size, SHUTDOWN_SECONDS)
 
     @contextmanager
-    def failing_together(self) -> Iterator[None]:
-        """Stop all processes where one fails; the exception of the first is its own, the others have a PeerError.
+    def raise_together(self) -> Iterator[None]:
+        """Stop all processes when one fails. The first one to fail raises its own exception.
 
         Raises:
-            PeerError: Another failed first.
+            ReportedElsewhere: Another process failed first.
         """
         try:
             yield
         except LostConnectionError:
             raise
         except BaseException as error:
-            if not isinstance(error, PeerError) and self.add("failed", 1) == 1:
-                if self.rank == 0 and self.count > 1:
-                    time.sleep(GRACE_SECONDS / 5)  # the others must hear of it while the words are there
+            if not isinstance(error, ReportedElsewhere) and self.add("failed", 1) == 1:
+                if self.rank == 0 and self.world_size > 1:
+                    time.sleep(FAILURE_SECONDS)
                 raise
-            time.sleep(GRACE_SECONDS)
-            if isinstance(error, PeerError):
+            wait_for_report()
+            if isinstance(error, ReportedElsewhere):
                 raise
-            raise PeerError("another of the processes that share the work failed first, and says why") from error
+            raise ReportedElsewhere from error

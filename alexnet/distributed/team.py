@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from alexnet.architecture import Net
 from alexnet.distributed.collectives import RankGroup, all_gather_rows, sharded_cross_entropy
-from alexnet.distributed.coordinator import LostConnectionError, store_generation
+from alexnet.distributed.coordinator import LostConnectionError, restart_id
 from alexnet.distributed.sharding import (
     ShardDims,
     check_shardable,
@@ -36,7 +36,14 @@ from alexnet.models.alexnet import AlexNet
 from alexnet.utils.console import format_error
 from alexnet.utils.device import choose_device
 from alexnet.utils.prefetch import available_cores
-from alexnet.utils.processes import ReportedElsewhere, report_once
+from alexnet.utils.processes import (
+    ReportedElsewhere,
+    local_rank,
+    local_world_size,
+    report_once,
+    report_once_per_machine,
+    world_size,
+)
 
 START_SECONDS = 300  # for all processes to have been started
 LONGEST = 7 * 24 * 3600  # seconds that a process may stand still: torch's timeouts have an end
@@ -104,7 +111,7 @@ class Team:
 
     def num_threads(self) -> int:
         """Return this process's share of the machine's cores."""
-        return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1") if self.world_size > 1 else 1))
+        return max(1, available_cores() // (local_world_size() if self.world_size > 1 else 1))
 
     @contextlib.contextmanager
     def raise_together(self) -> Iterator[None]:
@@ -130,10 +137,6 @@ class Team:
                 raise failure
             raise ReportedElsewhere
 
-    def on_main_only(self, error: Exception) -> BaseException:
-        """Return the exception to raise for an error that all processes have found: the main process reports it."""
-        return error if self.is_main else ReportedElsewhere()
-
     def check_same(self, get_settings: Callable[[], Mapping[str, Any]]) -> None:
         """Check that all processes have the same settings.
 
@@ -154,7 +157,7 @@ class Team:
         for rank, (machine, settings) in enumerate(gathered):
             for name in expected | settings:
                 if settings.get(name) != expected.get(name):
-                    raise self.on_main_only(
+                    raise report_once(
                         ValueError(
                             f"{name} must be the same in all processes; in process {rank} on machine {machine} it is "
                             f"{settings.get(name)!r}, in process 0 {expected.get(name)!r}: start all of them alike"
@@ -309,7 +312,7 @@ def init_team(scheme: str, device: str | torch.device | None, seconds: float) ->
         ReportedElsewhere: Another process of this machine raises one of these.
     """
     if fault := _fault(scheme, seconds):
-        raise report_once(ValueError(fault))
+        raise report_once_per_machine(ValueError(fault))
     if scheme == "none":
         yield Team(device=choose_device(device))
         return
@@ -326,38 +329,37 @@ def _join(device: str | torch.device | None, seconds: float) -> None:
     """Join torchrun's processes, until this one ends: joining a second time is not provided for."""
     gpus = torch.cuda.is_available() and str(device) != "cpu"
     try:
-        store, rank, world = next(rendezvous("env://", timeout=timedelta(seconds=max(seconds, START_SECONDS))))
-        store = PrefixStore(f"life {store_generation()}", store)
+        store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=max(seconds, START_SECONDS))))
+        store = PrefixStore(f"restart {restart_id()}", store)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpus else "gloo",
             store=store,
             rank=rank,
-            world_size=world,
+            world_size=size,
             timeout=timedelta(seconds=2 * seconds),
         )
     except RuntimeError as error:  # dist.DistError is one
         lost = LostConnectionError(
             f"process {os.environ['RANK']} (machine {socket.gethostname()}) has waited in vain for all "
-            f"{os.environ['WORLD_SIZE']} processes to come; another machine may say why, or have another command "
+            f"{world_size()} processes to come; another machine may say why, or have another command "
             f"({format_error(error)})"
         )
-        raise report_once(lost) from error
+        raise report_once_per_machine(lost) from error
     atexit.register(dist.destroy_process_group)
 
 
 def _fault(scheme: str, seconds: float) -> str | None:
     """What is wrong with a scheme, or with how this process was started for it; None if nothing."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
     if scheme not in get_args(Scheme):
         return f"parallel must be one of {', '.join(get_args(Scheme))}; got {scheme!r}"
     if not 0 < seconds <= LONGEST:
         return f"hang_seconds must be above 0 and at most {LONGEST:,}; got {seconds}"
-    if scheme == "none" and world > 1:
-        return f"parallel must be data, towers or hybrid with torchrun's {world} processes; got 'none'"
+    if scheme == "none" and world_size() > 1:
+        return f"parallel must be data, towers or hybrid with torchrun's {world_size()} processes; got 'none'"
     if scheme != "none" and "RANK" not in os.environ:
         return f"parallel {scheme!r} must be started by torchrun: torchrun --nproc-per-node 2 -m alexnet train ..."
     try:
-        store_generation()
+        restart_id()
     except ValueError as error:
         return str(error)
     return None
@@ -374,10 +376,9 @@ def _own_gpu(device: str | torch.device | None) -> str | torch.device | None:
         return device
     if device is not None and str(device) != "cuda":
         raise ValueError(f"device must be cpu, or cuda: of several processes each takes the next GPU; got {device}")
-    local, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if here > count:
+    if local_world_size() > count:
         raise ValueError(
-            f"processes on a machine must be at most its {count} GPUs; got {here}: change --nproc-per-node, or use "
-            "--device cpu"
+            f"processes on a machine must be at most its {count} GPUs; got {local_world_size()}: change "
+            "--nproc-per-node, or use --device cpu"
         )
-    return f"cuda:{local}"
+    return f"cuda:{local_rank()}"

@@ -30,7 +30,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from alexnet.distributed.diagnosis import Heard, Sign, judge, names, place
 from alexnet.utils.console import format_error
-from alexnet.utils.processes import ReportedElsewhere
+from alexnet.utils.processes import ReportedElsewhere, is_local_main_process
 
 READERS = 16  # processes that read what all say; the others only hear of the verdict
 POSTS_PER_SECOND = 256  # into the store, by all processes together, as far as `seconds` allows
@@ -193,8 +193,9 @@ class Watchdog:
 
     def out_of_reach(self) -> str:
         """The line of a process that no longer reaches the store; of one process of a machine only."""
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        if local != 0 and self.rank != 1:  # on its own machine, process 0 may be the one that says nothing
+        if (
+            not is_local_main_process() and self.rank != 1
+        ):  # on its own machine, process 0 may be the one that says nothing
             return ""
         there = os.environ.get("MASTER_ADDR", "localhost")
         first = self.heard[0].sign if self.reads else None

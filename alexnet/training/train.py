@@ -42,6 +42,7 @@ from alexnet.utils.console import note_once
 from alexnet.utils.device import has_bfloat16
 from alexnet.utils.files import exclusive_lock, write_atomic
 from alexnet.utils.memory import keep_freed_memory
+from alexnet.utils.processes import report_once
 
 STEPS_PER_LINE = 50  # steps between "step" lines in metrics.jsonl
 
@@ -159,7 +160,7 @@ def train(
             try:
                 return loop(kept, step, at, metrics, stop, workers, checkpoint_minutes, progress=progress)
             except DivergenceError as error:
-                raise team.on_main_only(error) from error
+                raise report_once(error) from error
 
 
 def loop(

@@ -19,8 +19,10 @@ import alexnet.data.prepare.prepare as room
 from alexnet.data.prepare import writer
 from alexnet.data.prepare.prepare import Summary
 from alexnet.data.store.local import PROGRESS_FILE, SKIPPED_FILE, Store
-from alexnet.distributed import coordinator as peers
-from alexnet.distributed.coordinator import LostConnectionError, PeerError, Peers
+from alexnet.distributed import coordinator as coordinator_module
+from alexnet.distributed.coordinator import Coordinator, LostConnectionError
+from alexnet.utils import processes
+from alexnet.utils.processes import ReportedElsewhere
 
 SHARDS = {"SHARD_BYTES": 8 * 16 * 16 * 3, "CHUNK_BYTES": 3 * 16 * 16 * 3, "JPEG_SHARE": 2}
 
@@ -51,8 +53,10 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of eight raw 16x16 pictures, chunks of three; and threads need no time to say why they fail."""
     for name, value in SHARDS.items():
         monkeypatch.setattr(room, name, value)
-    monkeypatch.setattr(peers, "GRACE_SECONDS", 0.0)
-    monkeypatch.setattr(peers, "POLL_SECONDS", 0.001)
+    for name in ("SHUTDOWN_SECONDS", "FAILURE_SECONDS"):
+        monkeypatch.setattr(coordinator_module, name, 0.0)
+    monkeypatch.setattr(processes, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(coordinator_module, "POLL_SECONDS", 0.001)
     monkeypatch.setattr(room, "POLL_SECONDS", 0.001)
 
 
@@ -82,7 +86,9 @@ def records(store: Path) -> set[str]:
 def in_threads(monkeypatch: pytest.MonkeyPatch, count: int, call: Callable[[int], Summary]) -> list[object]:
     """What call(rank) returns or raises in each of several threads, which stand for processes."""
     words, found = HashStore(), [None] * count
-    monkeypatch.setattr(Peers, "of_torchrun", lambda: Peers(words, int(threading.current_thread().name), count))
+    monkeypatch.setattr(
+        Coordinator, "from_torchrun", lambda: Coordinator(words, int(threading.current_thread().name), count)
+    )
 
     def run(rank: int) -> None:
         try:
@@ -150,7 +156,7 @@ def test_a_killed_process_and_others_that_go_on(tmp_path: Path, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr(writer.Record, "save", save)
         found = in_threads(patch, 2, lambda _: make(source, store, parallel=True))
-    assert {type(one) for one in found} == {KeyboardInterrupt, PeerError}
+    assert {type(one) for one in found} == {KeyboardInterrupt, ReportedElsewhere}
     assert not made & set(shards), "a shard was made twice"
     make(source, store)
     assert contents(store) == contents(tmp_path / "whole")
@@ -196,35 +202,35 @@ def test_each_process_makes_its_share(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_failures_of_all_processes_count_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = pictures(tmp_path / "source", broken=20)
     found = in_threads(monkeypatch, 3, lambda _: make(source, tmp_path / "store", max_failures=0.2, parallel=True))
-    (told,) = [str(one) for one in found if not isinstance(one, PeerError)]
+    (told,) = [str(one) for one in found if not isinstance(one, ReportedElsewhere)]
     assert "files of 60 are no readable pictures, 12 are allowed" in told  # no shard has more than eight
 
 
 def test_processes_with_other_arguments_or_another_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = pictures(tmp_path / "a" / "source"), pictures(tmp_path / "b" / "source", each=21)
     found = in_threads(monkeypatch, 2, lambda rank: make(one, tmp_path / "s", seed=rank, parallel=True))
-    assert isinstance(found[0], PeerError)
+    assert isinstance(found[0], ReportedElsewhere)
     assert "process 1 on " in str(found[1])
     assert "is to go on with seed=0, not 1; give all processes the same source and options" in str(found[1])
     found = in_threads(monkeypatch, 2, lambda rank: make((one, other)[rank], tmp_path / "s", parallel=True))
     assert "a source of other files" in str(found[1])
     found = in_threads(monkeypatch, 2, lambda rank: make((tmp_path / "none", one)[rank], tmp_path / "s", parallel=True))
     assert isinstance(found[0], FileNotFoundError)
-    assert isinstance(found[1], PeerError)
+    assert isinstance(found[1], ReportedElsewhere)
 
 
 def test_a_store_that_another_machine_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "LATE_SECONDS", 0.01)
     source = pictures(tmp_path / "source")
     found = in_threads(monkeypatch, 2, lambda rank: make(source, tmp_path / f"store{rank}", parallel=True))
-    assert isinstance(found[0], PeerError)
+    assert isinstance(found[0], ReportedElsewhere)
     assert "does not see what process 0 wrote there; choose a STORE on a shared disk" in str(found[1])
 
 
 def test_a_process_that_is_never_heard_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, words = pictures(tmp_path / "source"), HashStore()
     monkeypatch.setattr(room, "SILENT_SECONDS", 0.05)
-    monkeypatch.setattr(Peers, "of_torchrun", lambda: Peers(words, 0, 2))
+    monkeypatch.setattr(Coordinator, "from_torchrun", lambda: Coordinator(words, 0, 2))
     with pytest.raises(ValueError, match=r"nothing was heard of 1 of 2 processes for 0 minutes; .* it goes on"):
         make(source, tmp_path / "store", parallel=True)
     assert (tmp_path / "store" / PROGRESS_FILE).is_file()
@@ -235,9 +241,10 @@ def test_words_that_are_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         def add(self, *_: object) -> int:
             raise RuntimeError("Broken pipe\nand much more")
 
-    monkeypatch.setattr(Peers, "of_torchrun", lambda: Peers(Deaf(), 0, 2))  # type: ignore[arg-type]
+    monkeypatch.setattr(Coordinator, "from_torchrun", lambda: Coordinator(Deaf(), 0, 2))  # type: ignore[arg-type]
     with pytest.raises(
-        LostConnectionError, match=r"process 0 of 2 has lost the others \(Broken pipe\); run the same again"
+        LostConnectionError,
+        match=r"process 0 of 2 has lost the connection to the others \(Broken pipe\); run the same command again",
     ):
         make(pictures(tmp_path / "source", broken=1), tmp_path / "store", parallel=True)
 

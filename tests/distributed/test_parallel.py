@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from alexnet.architecture import Net
 from alexnet.distributed import team as parallel
 from alexnet.distributed.collectives import shard_rows
-from alexnet.distributed.coordinator import store_generation
+from alexnet.distributed.coordinator import restart_id
 from alexnet.distributed.cost_model import traffic
 from alexnet.models.alexnet import AlexNet
 from alexnet.results.evaluate import evaluate
@@ -302,11 +302,11 @@ def test_torchrun_s_kept_store_is_refused_where_machines_restart(monkeypatch: py
     with pytest.raises(ValueError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"), parallel.init_team("data", "cpu", 1):
         pass
     monkeypatch.setenv("GROUP_WORLD_SIZE", "1")  # one machine: the count tells one life from another
-    assert store_generation() == "0"
+    assert restart_id() == "0"
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "3")
-    assert store_generation() == "3"
+    assert restart_id() == "3"
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")  # counts differ where a machine has come back
-    assert store_generation() == "only"
+    assert restart_id() == "only"
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7, 9])

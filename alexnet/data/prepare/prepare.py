@@ -30,7 +30,7 @@ from alexnet.data.prepare.writer import LATE_SECONDS, Chunk, Shard, Writer, diff
 from alexnet.data.sources.base import Source, SourceOptions, fingerprint
 from alexnet.data.sources.kinds import open_source
 from alexnet.data.store.local import FORMAT, PROGRESS_FILE, SKIPPED_FILE, STATISTICS_FILE, read_safetensors
-from alexnet.distributed.coordinator import POLL_SECONDS, Peers
+from alexnet.distributed.coordinator import POLL_SECONDS, Coordinator
 from alexnet.utils.files import exclusive_lock, explain_full_disk
 from alexnet.utils.prefetch import available_cores, prefetch
 
@@ -217,12 +217,12 @@ def prepare(
     Raises:
         FileNotFoundError: There is no such source.
         ValueError: An argument, the source or the store's folder does not do, or too many files are unreadable; a
-            `PeerError` where another process failed first.
+            `ReportedElsewhere` where another process failed first.
         OSError: The disk is full; what is done is kept.
     """
     began = time.perf_counter()
-    peers = Peers.of_torchrun() if parallel else Peers()
-    with peers.failing_together():
+    coordinator = Coordinator.from_torchrun() if parallel else Coordinator()
+    with coordinator.raise_together():
         _check(source, store, size, encoding, workers, max_failures)
         options = SourceOptions(held_out, train_per_class, val_batch, seed)
         opened = open_source(source, options) if isinstance(source, (str, Path)) else source
@@ -233,10 +233,10 @@ def prepare(
             key["val_batch"] = val_batch
         if encoding == "jpeg":
             key["quality"] = JPEG_QUALITY
-        writer = Writer(Path(store), opened, key, _plan(opened, size, encoding), max_failures, peers)
-        workers = workers or max(1, available_cores() // peers.here)
-        seen = _follow(writer, workers) if peers.rank else _lead(writer, workers, progress)
-        peers.leave()
+        writer = Writer(Path(store), opened, key, _plan(opened, size, encoding), max_failures, coordinator)
+        workers = workers or max(1, available_cores() // coordinator.local_world_size)
+        seen = _follow(writer, workers) if coordinator.rank else _lead(writer, workers, progress)
+        coordinator.shutdown()
     return _summary(Path(store), opened, seen, time.perf_counter() - began)
 
 
@@ -263,28 +263,28 @@ def _lead(writer: Writer, workers: int, progress: bool) -> int | None:
     with exclusive_lock(writer.store):
         left = writer.resume()
         _check_space(writer, left or [])
-        writer.peers.tell("begun", json.dumps({"about": writer.begun, "left": left}))
+        writer.coordinator.publish("begun", json.dumps({"about": writer.begun, "left": left}))
         if left is not None:
             seen = _work(writer, left, workers, progress)
             writer.finish()
-    writer.peers.tell("finished", "")
+    writer.coordinator.publish("finished", "")
     return seen
 
 
 def _follow(writer: Writer, workers: int) -> int | None:
     """Another process: makes its share of what process 0 says, and waits until the store is complete."""
-    peers, store = writer.peers, writer.store
-    begun = json.loads(peers.hear("begun"))
-    where = f"process {peers.rank} on {socket.gethostname()}"
+    coordinator, store = writer.coordinator, writer.store
+    begun = json.loads(coordinator.wait_for("begun"))
+    where = f"process {coordinator.rank} on {socket.gethostname()}"
     if found := difference(begun["about"], writer.begun):
         raise ValueError(f"{store}: {where} is to go on with {found}; give all processes the same source and options")
     if begun["left"] is None:
         return None
-    if not peers.wait((store / PROGRESS_FILE).is_file, LATE_SECONDS):
+    if not coordinator.wait_until((store / PROGRESS_FILE).is_file, LATE_SECONDS):
         raise ValueError(f"{store}: {where} does not see what process 0 wrote there; choose a STORE on a shared disk")
     with explain_full_disk(store):
         seen = _work(writer, begun["left"], workers, progress=False)
-    peers.hear("finished")
+    coordinator.wait_for("finished")
     return seen
 
 
@@ -304,9 +304,9 @@ def _work(writer: Writer, left: list[int], workers: int, progress: bool) -> int:
 
     Process 0 comes back when all have made theirs, and its bar shows the work of all.
     """
-    source, peers = writer.source, writer.peers
+    source, coordinator = writer.source, writer.coordinator
     to_do = sum(len(writer.shards[place]) for place in left)
-    share = [writer.shards[place] for place in left[peers.rank :: peers.count]]
+    share = [writer.shards[place] for place in left[coordinator.rank :: coordinator.world_size]]
     step = min(CHUNK_MOST, max(1, CHUNK_BYTES // (writer.size**2 * 3)))
     schemas = {split: writer.schema(split) for split in source.splits}
     jobs = ((shard, at, min(at + step, shard.stop)) for shard in share for at in range(shard.start, shard.stop, step))
@@ -317,8 +317,8 @@ def _work(writer: Writer, left: list[int], workers: int, progress: bool) -> int:
     bar = _Bar(writer.total, writer.total - to_do, progress)
 
     def done(count: int) -> None:
-        bar.show(peers.add("seen", count))
-        peers.check()
+        bar.show(coordinator.add("seen", count))
+        coordinator.check_others()
 
     with warnings.catch_warnings(), bar.bar:
         # Pillow warns about oddities of files that are read all the same; the reasons of failures are kept in any case.
@@ -331,26 +331,26 @@ def _work(writer: Writer, left: list[int], workers: int, progress: bool) -> int:
                 writer.write(shard, islice(chunks, count), done)
         finally:
             chunks.close()
-        peers.add("ended", 1)
-        if peers.rank == 0:
+        coordinator.add("ended", 1)
+        if coordinator.rank == 0:
             _await_others(writer, bar)
     return to_do
 
 
 def _await_others(writer: Writer, bar: _Bar) -> None:
     """Wait until all processes have made their shares, showing how far they are."""
-    peers = writer.peers
+    coordinator = writer.coordinator
     last, since = (0, 0), time.monotonic()
-    while (now := (peers.add("ended"), peers.add("seen")))[0] < peers.count:
+    while (now := (coordinator.add("ended"), coordinator.add("seen")))[0] < coordinator.world_size:
         if now != last:
             last, since = now, time.monotonic()
             bar.show(now[1])
         elif time.monotonic() - since > SILENT_SECONDS:
             raise ValueError(
-                f"{writer.store}: nothing was heard of {peers.count - now[0]} of {peers.count} processes for "
-                f"{SILENT_SECONDS / 60:.0f} minutes; end them and run the same again: it goes on"
+                f"{writer.store}: nothing was heard of {coordinator.world_size - now[0]} of {coordinator.world_size} "
+                f"processes for {SILENT_SECONDS / 60:.0f} minutes; end them and run the same again: it goes on"
             )
-        peers.check()
+        coordinator.check_others()
         time.sleep(POLL_SECONDS)
 
 

@@ -35,7 +35,7 @@ from alexnet.data.store.local import (
     shard_schema,
 )
 from alexnet.data.store.remote import write_offsets
-from alexnet.distributed.coordinator import Peers
+from alexnet.distributed.coordinator import Coordinator
 from alexnet.utils.files import fsync_file, write_atomic
 
 FEWEST_FAILURES = 3  # fewer never stop the work, however few pictures there are, unless none is allowed
@@ -149,13 +149,19 @@ class Writer:
         key: The arguments and the source's fingerprint, to which later calls are held.
         shards: The whole plan, in order.
         max_failures: Share of the files that may be no readable pictures.
-        peers: The processes that share the work.
+        coordinator: The processes that share the work.
     """
 
     def __init__(
-        self, store: Path, source: Source, key: dict[str, Any], shards: list[Shard], max_failures: float, peers: Peers
+        self,
+        store: Path,
+        source: Source,
+        key: dict[str, Any],
+        shards: list[Shard],
+        max_failures: float,
+        coordinator: Coordinator,
     ) -> None:
-        self.store, self.source, self.key, self.shards, self.peers = store, source, key, shards, peers
+        self.store, self.source, self.key, self.shards, self.coordinator = store, source, key, shards, coordinator
         self.size, self.encoding = key["size"], key["encoding"]
         self.total = sum(len(part) for part in source.splits.values())
         fewest = FEWEST_FAILURES if max_failures > 0 else 1
@@ -217,7 +223,7 @@ class Writer:
         """Count files skipped by any process; the one with which they become too many says so."""
         if not skipped:
             return
-        count = self.peers.add("skipped", skipped)
+        count = self.coordinator.add("skipped", skipped)
         if not count - skipped <= self.most_failures < count:
             return
         whole = b"".join(
