@@ -1,9 +1,8 @@
-"""Files from the network: resumed where they broke off, checked, and put in their place whole."""
+"""Download files: resume after a broken connection, verify the checksum, and rename the file when it is complete."""
 
 import contextlib
 import hashlib
 import http.client
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,24 +13,24 @@ from tqdm import tqdm
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 
-CHUNK = 1 << 18  # bytes
-TIMEOUT = 30  # seconds without a byte
-FRUITLESS = 3  # connections in a row without a byte before giving up
+CHUNK_BYTES = 1 << 18
+TIMEOUT_SECONDS = 30  # without a byte
+MAX_EMPTY_CONNECTIONS = 3  # connections in a row that bring no byte, until the download is given up
 
 
-class _BrokenError(Exception):
-    """The connection was not made, or broke."""
+class _NetworkError(Exception):
+    """The server cannot be reached, or the connection is broken."""
 
 
 def download_cifar10(folder: str | Path, *, progress: bool = True) -> Path:
-    """Download CIFAR-10's official binary archive, 170 MB, unless it is there.
+    """Download CIFAR-10's official binary archive (170 MB), unless it is in the folder.
 
     Args:
-        folder: Where to put it; made if it is not there.
-        progress: Whether to show a bar on standard error when that is a terminal.
+        folder: Where to put the archive. It is created if there is no such folder.
+        progress: Whether to show a progress bar if standard error is a terminal.
 
     Returns:
-        The archive's path.
+        The path of the archive.
 
     Raises:
         OSError, ValueError: See `download`.
@@ -41,136 +40,150 @@ def download_cifar10(folder: str | Path, *, progress: bool = True) -> Path:
 
 
 def download(url: str, path: str | Path, *, md5: str, progress: bool = True) -> Path:
-    """Download a file, going on where an earlier call broke off.
+    """Download a file, or continue a download that was interrupted.
 
-    What has come so far is kept beside the place, with ".part" at its end; only a whole and checked file gets the name.
+    The bytes received so far are in a file beside it whose name ends in ".part". It is renamed once it is complete and
+    its checksum is right.
 
     Args:
-        url: What to download.
-        path: Where to put it; its folder is made if it is not there.
-        md5: The checksum it must have, in hexadecimal.
-        progress: Whether to show a bar on standard error when that is a terminal.
+        url: The address of the file.
+        path: Where to put the file. Its folder is created if there is none.
+        md5: The MD5 checksum that the file must have, in hexadecimal.
+        progress: Whether to show a progress bar if standard error is a terminal.
 
     Returns:
         The path.
 
     Raises:
-        OSError: The server cannot be reached or breaks off time and again, or the file cannot be written; what has
-            come is kept for the next call.
-        ValueError: What came, or what was there, has another checksum.
+        OSError: The server cannot be reached or breaks off repeatedly, or the file cannot be written. What was received
+            is used by the next call.
+        ValueError: The file has another checksum.
     """
     path = Path(path)
     if path.exists():
-        _check(path, md5, "remove it, and it is downloaded anew")
+        _verify_md5(path, md5, "remove it and run the same command again to download it")
         return path
     part = path.with_name(path.name + ".part")
-    with _writing(part):
+    with _explain_write_errors(part):
         part.parent.mkdir(parents=True, exist_ok=True)
-    fruitless = 0
-    with tqdm(desc=path.name, unit="B", unit_scale=True, disable=not progress or not sys.stderr.isatty()) as bar:
-        while True:
-            before = _length(part)
-            try:
-                if _receive(url, part, bar):
-                    break
-                reason = "the connection ended early"
-            except urllib.error.HTTPError as error:
-                raise OSError(f"{url} must be there to download; the server says {error}: {_by_hand(path)}") from error
-            except _BrokenError as error:
-                reason = str(error)
-            fruitless = fruitless + 1 if _length(part) <= before else 0
-            if fruitless == FRUITLESS:
-                raise OSError(
-                    f"{url} could not be reached ({reason}); {_length(part) / 1e6:.1f} MB have come so far: run the "
-                    f"same command again with a network and it goes on, or {_by_hand(path)}"
-                )
+    with tqdm(desc=path.name, unit="B", unit_scale=True, disable=None if progress else True) as bar:
+        _receive_all(url, part, path, bar)
     try:
-        _check(part, md5, f"it is removed; try again, or {_by_hand(path)}")
+        _verify_md5(part, md5, f"the download is deleted; try again, or {_manual_remedy(path)}")
     except ValueError:
         part.unlink()
         raise
-    with _writing(path):
+    with _explain_write_errors(path):
         part.replace(path)
     return path
 
 
+def _receive_all(url: str, part: Path, path: Path, bar: tqdm) -> None:
+    """Receive the rest of a file over as many connections as it takes.
+
+    Args:
+        url: The address of the file.
+        part: The file with the bytes received so far.
+        path: Where the complete file will be, for messages.
+        bar: The progress bar, in bytes.
+    """
+    empty_connections = 0
+    while True:
+        before = _file_size(part)
+        try:
+            if _receive(url, part, bar):
+                return
+            reason = "the connection ended early"
+        except urllib.error.HTTPError as error:
+            raise OSError(f"{url} cannot be downloaded; the server says {error}: {_manual_remedy(path)}") from error
+        except _NetworkError as error:
+            reason = str(error)
+        empty_connections = empty_connections + 1 if _file_size(part) <= before else 0
+        if empty_connections == MAX_EMPTY_CONNECTIONS:
+            raise OSError(
+                f"{url} could not be reached ({reason}); {_file_size(part) / 1e6:.1f} MB were received: check the "
+                f"network and run the same command again to continue, or {_manual_remedy(path)}"
+            )
+
+
+def _receive(url: str, part: Path, bar: tqdm) -> bool:
+    """Receive the rest of a file over one connection.
+
+    Args:
+        url: The address of the file.
+        part: The file with the bytes received so far. New bytes are appended. It is overwritten if the server can send
+            complete files only.
+        bar: The progress bar, in bytes.
+
+    Returns:
+        Whether the file is complete.
+    """
+    start = _file_size(part)
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        with _as_network_error():
+            response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
+            error.close()
+            return True  # the file ends where the part does; the checksum will tell whether the part is right
+        raise
+    with response:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            start = 0
+        length = response.headers["Content-Length"]
+        bar.total = start + int(length) if length else None
+        bar.n = start
+        with _explain_write_errors(part), part.open("ab" if start else "wb") as file:
+            while chunk := _read_chunk(response):
+                file.write(chunk)
+                bar.update(len(chunk))
+    return length is None or _file_size(part) == start + int(length)
+
+
+def _read_chunk(response: http.client.HTTPResponse) -> bytes:
+    """Return the next bytes of a response; none at its end."""
+    with _as_network_error():
+        return response.read(CHUNK_BYTES)
+
+
 @contextlib.contextmanager
-def _reading() -> Iterator[None]:
-    """Tell what the network breaks from what the disk does: both are OSErrors."""
+def _as_network_error() -> Iterator[None]:
+    """Turn errors of the network into `_NetworkError`: errors of the disk are OSErrors too."""
     try:
         yield
     except urllib.error.HTTPError:
         raise
     except (OSError, http.client.HTTPException) as error:
-        raise _BrokenError(str(getattr(error, "reason", error)) or type(error).__name__) from error
+        raise _NetworkError(str(getattr(error, "reason", error)) or type(error).__name__) from error
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn a full disk or a folder that cannot be written into a line that says what to do."""
+def _explain_write_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a folder without write permission into an error that says what to do."""
     try:
         yield
     except OSError as error:
-        told = OSError(
-            f"{path} could not be written ({error.strerror or error}): make room or choose another folder, and run the "
-            "same command again; what has come is kept"
+        explained = OSError(
+            f"{path} could not be written ({error.strerror or error}): free some space or choose another folder, and "
+            "run the same command again to continue"
         )
-        told.errno = error.errno
-        raise told from error
+        explained.errno = error.errno
+        raise explained from error
 
 
-def _by_hand(path: Path) -> str:
+def _manual_remedy(path: Path) -> str:
     return f"put the file at {path} yourself"
 
 
-def _length(part: Path) -> int:
-    """Bytes that have come."""
-    return part.stat().st_size if part.exists() else 0
+def _file_size(path: Path) -> int:
+    """Return the size of a file in bytes, 0 if there is none."""
+    return path.stat().st_size if path.exists() else 0
 
 
-def _receive(url: str, part: Path, bar: tqdm) -> bool:
-    """Receive what is missing of a file, over one connection.
-
-    Args:
-        url: Where from.
-        part: What has come so far; added to, or begun anew where the server sends the whole file only.
-        bar: Told of the bytes.
-
-    Returns:
-        Whether the file is whole.
-    """
-    start = _length(part)
-    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    try:
-        with _reading():
-            answer = urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
-            error.close()
-            return True  # there is no byte after those that have come; the checksum tells whether they are right
-        raise
-    with answer:
-        if answer.status != http.HTTPStatus.PARTIAL_CONTENT:
-            start = 0
-        length = answer.headers["Content-Length"]
-        bar.total = start + int(length) if length else None
-        bar.n = start
-        with _writing(part), part.open("ab" if start else "wb") as file:
-            while chunk := _next(answer):
-                file.write(chunk)
-                bar.update(len(chunk))
-    return length is None or _length(part) == start + int(length)
-
-
-def _next(answer: http.client.HTTPResponse) -> bytes:
-    """The next bytes of an answer; none at its end."""
-    with _reading():
-        return answer.read(CHUNK)
-
-
-def _check(path: Path, md5: str, remedy: str) -> None:
-    """Raise a ValueError unless a file has the checksum."""
+def _verify_md5(path: Path, md5: str, remedy: str) -> None:
+    """Raise a ValueError if a file has another checksum."""
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != md5:
-        raise ValueError(f"{path} must have the MD5 checksum {md5}; got {found}: {remedy}")
+        actual = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if actual != md5:
+        raise ValueError(f"{path} must have the MD5 checksum {md5}; got {actual}: {remedy}")
