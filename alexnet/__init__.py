@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alexnet.architecture import Net
     from alexnet.data.prepare.prepare import prepare
-    from alexnet.data.store.local import Store
+    from alexnet.data.store.store import Store
     from alexnet.models.alexnet import AlexNet
     from alexnet.recipe import Recipe
     from alexnet.recipes import recipe_named
@@ -23,7 +23,7 @@ _HOMES = {
     "Classifier": "alexnet.results.classifier",
     "Net": "alexnet.architecture",
     "Recipe": "alexnet.recipe",
-    "Store": "alexnet.data.store.local",
+    "Store": "alexnet.data.store.store",
     "evaluate": "alexnet.results.evaluate",
     "prepare": "alexnet.data.prepare.prepare",
     "recipe_named": "alexnet.recipes",

@@ -37,7 +37,9 @@ from pipelines import BATCH, Way, use
 from alexnet.data.loading.augment import epoch_order
 from alexnet.data.loading.loader import HostBatch, Loader
 from alexnet.data.prepare.prepare import CHUNK_BYTES, SHARD_BYTES, prepare
-from alexnet.data.store.local import STATISTICS_FILE, Statistics, Store, shard_name, shard_schema
+from alexnet.data.store.format import STATISTICS_FILE, shard_name, shard_schema
+from alexnet.data.store.statistics import Statistics
+from alexnet.data.store.store import Store
 from alexnet.recipe import Recipe
 from alexnet.utils.memory import keep_freed_memory
 

@@ -28,7 +28,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from alexnet.data.prepare.prepare import prepare
-from alexnet.data.store.local import Split, Store
+from alexnet.data.store.base import Split
+from alexnet.data.store.store import Store
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.inference import predictions, together

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.data.loading.loader import Loader
-from alexnet.data.store.local import Store
+from alexnet.data.store.store import Store
 from alexnet.kernels.response_norm import response_norm
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe

@@ -32,7 +32,7 @@ from stores import write_store
 
 from alexnet.architecture import Conv, Net
 from alexnet.data.loading.loader import Loader
-from alexnet.data.store.local import Store
+from alexnet.data.store.store import Store
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.sgd import SGD, groups

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from alexnet.data.prepare.decode import JPEG_QUALITY, encode_jpeg
-from alexnet.data.store.local import Split, Store
+from alexnet.data.store.base import Split
+from alexnet.data.store.store import Store
 
 BATCH, SIZE, CROP = 128, 256, 224
 Way = Callable[[], None]

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alexnet.data.store.local import Store
+from alexnet.data.store.store import Store
 from alexnet.experiments.figure4 import pixel_vector_blocks, pixel_vectors, precision_at_k
 from alexnet.results.binary_codes import train_autoencoder
 from alexnet.results.report import balanced_sample

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.data.loading.loader import Batch, Loader
-from alexnet.data.store.local import Store
+from alexnet.data.store.store import Store
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.precision import autocast, autocast_wanted

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from alexnet.data.prepare.decode import encode_jpeg
-from alexnet.data.store.local import STATISTICS_FILE, Statistics, shard_name, shard_schema
+from alexnet.data.store.format import STATISTICS_FILE, shard_name, shard_schema
+from alexnet.data.store.statistics import Statistics
 
 DISTINCT = 256  # pictures that are drawn; the others repeat them
 SHARD_BYTES = 2**28  # as large as what is made in memory at a time

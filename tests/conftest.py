@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 
 from alexnet.architecture import Conv, Full, Net
-from alexnet.data.store.local import STATISTICS_FILE, Statistics, Store, shard_name, shard_schema
+from alexnet.data.store.format import STATISTICS_FILE, shard_name, shard_schema
+from alexnet.data.store.statistics import Statistics
+from alexnet.data.store.store import Store
 from alexnet.recipe import Recipe
 
 

@@ -13,7 +13,7 @@ import torch
 
 from alexnet.data.prepare.prepare import prepare
 from alexnet.data.sources.download import download_cifar10
-from alexnet.data.store.local import Store
+from alexnet.data.store.store import Store
 from alexnet.demo.drawing import KINDS, PER_CLASS, draw_pictures
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named

@@ -4,7 +4,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from alexnet.data.store.local import Store
+from alexnet.data.store.store import Store
 from alexnet.experiments.lab import Experiment, ExperimentResult, PaperDataset
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES, recipe_named

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from alexnet.data.store.local import Split
+from alexnet.data.store.base import Split
 from alexnet.experiments.lab import ILSVRC2010, Experiment, ExperimentResult, ResultRow, percent
 from alexnet.results import figures
 from alexnet.results.report import balanced_sample, examples

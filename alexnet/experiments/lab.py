@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.checked import require
-from alexnet.data.store.local import Store
+from alexnet.data.store.store import Store
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
 from alexnet.results.evaluate import evaluate

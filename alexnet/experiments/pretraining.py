@@ -21,7 +21,8 @@ from matplotlib.ticker import PercentFormatter
 from alexnet.checked import require
 from alexnet.data.prepare.prepare import prepare
 from alexnet.data.sources.subset import StoreSubset
-from alexnet.data.store.local import Split, Store
+from alexnet.data.store.base import Split
+from alexnet.data.store.store import Store
 from alexnet.experiments.lab import (
     CALTECH101,
     Experiment,

@@ -9,7 +9,8 @@ import torch
 from tqdm import tqdm
 
 from alexnet.data.loading.views import check_view_count, mean_over_views, select_views
-from alexnet.data.store.local import Split, Store
+from alexnet.data.store.base import Split
+from alexnet.data.store.store import Store
 from alexnet.distributed.team import Team, init_team
 from alexnet.recipe import Recipe
 from alexnet.results.predictions import Predictions, average, digest, mixture_weights

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alexnet.data.store.local import Split, Store, StoreURL, parse_location
+from alexnet.data.store.base import Split
+from alexnet.data.store.location import StoreURL, parse_location
+from alexnet.data.store.store import Store
 from alexnet.distributed.team import Team
 from alexnet.results import figures as drawn
 from alexnet.results import report_html

@@ -19,7 +19,8 @@ from alexnet.checked import require
 from alexnet.data.loading.augment import centre_mean
 from alexnet.data.loading.views import make_view_batch, select_views
 from alexnet.data.prepare.decode import read_image
-from alexnet.data.store.local import Split, Store
+from alexnet.data.store.base import Split
+from alexnet.data.store.store import Store
 from alexnet.results.binary_codes import Autoencoder, train_autoencoder
 from alexnet.results.evaluate import check_run_fits_store
 from alexnet.training.checkpoint import Checkpoint, load_best

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from alexnet.data.store.local import Store
+from alexnet.data.store.store import Store
 from alexnet.recipe import Recipe
 
 

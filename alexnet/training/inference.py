@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alexnet.data.loading.augment import centre_mean
 from alexnet.data.loading.views import View, make_view_batch, mean_over_views, select_views
-from alexnet.data.store.local import Split
+from alexnet.data.store.base import Split
 from alexnet.distributed.collectives import shard_rows
 from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import torch
 from tqdm import tqdm
 
-from alexnet.data.store.local import Store
+from alexnet.data.store.store import Store
 from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe

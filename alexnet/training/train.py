@@ -18,7 +18,8 @@ from torch import Tensor
 
 from alexnet.checked import require
 from alexnet.data.loading.loader import Loader
-from alexnet.data.store.local import Split, Store
+from alexnet.data.store.base import Split
+from alexnet.data.store.store import Store
 from alexnet.distributed.team import Team, init_team
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from alexnet.data.loading.augment import Augmentation, augment_picture, centre_mean, draw_augmentation, epoch_order
 from alexnet.data.loading.views import make_view_batch, ten_views
-from alexnet.data.store.local import Statistics
+from alexnet.data.store.statistics import Statistics
 from alexnet.kernels.augment import transform_picture, transform_picture_reference
 
 COVARIANCE = np.array([[5000.0, 4200.0, 3800.0], [4200.0, 4800.0, 4300.0], [3800.0, 4300.0, 5200.0]])

@@ -12,7 +12,8 @@ from conftest import small_net
 from alexnet.data.loading.augment import augment_picture, centre_mean, draw_augmentation, epoch_order
 from alexnet.data.loading.loader import Batch, Loader
 from alexnet.data.loading.transfer import prefetch_to_device
-from alexnet.data.store.local import Statistics, Store
+from alexnet.data.store.statistics import Statistics
+from alexnet.data.store.store import Store
 from alexnet.recipe import Recipe
 
 COUNT, SIZE, CROP = 23, 32, 24

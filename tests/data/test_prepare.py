@@ -19,15 +19,15 @@ import alexnet.data.prepare.prepare as room
 from alexnet.data.prepare import writer
 from alexnet.data.prepare.decode import read_image
 from alexnet.data.prepare.prepare import Summary, prepare
-from alexnet.data.store.local import (
+from alexnet.data.store.format import (
     METADATA_KEY,
     OFFSETS_FILE,
     PROGRESS_FILE,
     SKIPPED_FILE,
     STATISTICS_FILE,
-    Store,
     read_safetensors,
 )
+from alexnet.data.store.store import Store
 from alexnet.utils import files
 
 
@@ -200,7 +200,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bytes(
     source = pictures(tmp_path / "source", broken=2)
     make(source, tmp_path / "whole")
     stopped_after(source, tmp_path / "store", shards, monkeypatch)
-    with pytest.raises(ValueError, match="half prepared"):
+    with pytest.raises(ValueError, match="partly prepared"):
         Store(tmp_path / "store")
     with pytest.raises(ValueError, match="prepared with seed=0, not 1"):
         make(source, tmp_path / "store", seed=1)

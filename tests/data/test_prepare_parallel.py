@@ -18,7 +18,8 @@ from torch.distributed import HashStore
 import alexnet.data.prepare.prepare as room
 from alexnet.data.prepare import writer
 from alexnet.data.prepare.prepare import Summary
-from alexnet.data.store.local import PROGRESS_FILE, SKIPPED_FILE, Store
+from alexnet.data.store.format import PROGRESS_FILE, SKIPPED_FILE
+from alexnet.data.store.store import Store
 from alexnet.distributed import coordinator as coordinator_module
 from alexnet.distributed.coordinator import Coordinator, LostConnectionError
 from alexnet.utils import processes
@@ -141,7 +142,7 @@ def test_a_killed_process_and_others_that_go_on(tmp_path: Path, monkeypatch: pyt
     made = records(store)
     assert made == {"train-00000.safetensors", "train-00001.safetensors", "train-00002.safetensors"}
     assert said(tmp_path, "stderr") == []
-    with pytest.raises(ValueError, match="half prepared"):
+    with pytest.raises(ValueError, match="partly prepared"):
         Store(store)
     # Two go on, and are stopped in turn; then one alone.
     shards = []

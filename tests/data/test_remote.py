@@ -28,8 +28,12 @@ from test_store import write
 
 from alexnet import cli
 from alexnet.data.loading.loader import Loader
-from alexnet.data.store.local import OFFSETS_FILE, STATISTICS_FILE, Store, StoreURL, read_safetensors
-from alexnet.data.store.remote import JOURNAL, ByteRange, Cache, write_offsets
+from alexnet.data.store.cache import JOURNAL_BYTES, PictureCache
+from alexnet.data.store.format import OFFSETS_FILE, STATISTICS_FILE, read_safetensors
+from alexnet.data.store.location import StoreURL
+from alexnet.data.store.offsets import write_offsets
+from alexnet.data.store.remote_folder import ByteRange
+from alexnet.data.store.store import Store
 from alexnet.recipe import Recipe
 from alexnet.training.train import train
 
@@ -133,7 +137,7 @@ def test_what_is_in_it_is_what_the_disk_has(tmp_path: Path, encoding: str) -> No
             assert one.tobytes() == other.tobytes() == third.tobytes()
     assert far.validation().name == "test"
     for index in (-1, 9):
-        with pytest.raises(IndexError, match="it has 9"):
+        with pytest.raises(IndexError, match="split 'train' has 9"):
             far.split("train").image(index)
     with pytest.raises(ValueError, match=r"s3://bucket/set: no split 'val'; it has train, test"):
         far.split("val")
@@ -181,7 +185,7 @@ def test_pictures_are_asked_for_at_once(server: Server, tmp_path: Path) -> None:
 
 
 def test_the_cache_keeps_to_its_bound(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    most = JOURNAL + 3_000_000
+    most = JOURNAL_BYTES + 3_000_000
     monkeypatch.setenv("ALEXNET_CACHE_GB", str(most / 1e9))
     stores = []
     for count in (16, 17):  # pictures of 197 kB to train on, and three to test on: nine are kept
@@ -206,17 +210,17 @@ def test_the_cache_keeps_to_its_bound(server: Server, tmp_path: Path, monkeypatc
 
 
 def test_many_small_pictures_make_room_for_a_large_one(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, 3_000_000, "set")
+    cache = PictureCache(tmp_path, 3_000_000, "set")
     for n in range(600):
         cache.put(ByteRange("a", n, n + 4000), bytes(4000))
     for n in range(20):
         cache.put(ByteRange("b", n, n + 200_000), bytes(200_000))
-        assert cache._kept.volume() <= 3_000_000
+        assert cache._database.volume() <= 3_000_000
     assert cache.get(ByteRange("b", 19, 200_019)) == bytes(200_000)
-    assert Cache(tmp_path, 500_000, "set")._kept.volume() <= 500_000  # a smaller bound is kept at once
+    assert PictureCache(tmp_path, 500_000, "set")._database.volume() <= 500_000  # a smaller bound is kept at once
 
 
-def test_without_a_cache_nothing_is_kept(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cache_nothing_is_database(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALEXNET_CACHE_GB", "0")
     write(tmp_path / "s")
     split = Store(upload(tmp_path / "s")).split("test")
@@ -235,8 +239,9 @@ FILLING = """
 import sys
 from itertools import count
 from pathlib import Path
-from alexnet.data.store.remote import Cache, ByteRange
-cache = Cache(Path(sys.argv[1]), 1 << 30, "set")
+from alexnet.data.store.cache import PictureCache
+from alexnet.data.store.remote_folder import ByteRange
+cache = PictureCache(Path(sys.argv[1]), 1 << 30, "set")
 for i in count():
     cache.put(ByteRange("a", i * 5000, (i + 1) * 5000), bytes([i % 251]) * 5000)
     if i == 100:
@@ -248,7 +253,7 @@ def test_processes_share_it_and_a_killed_one_does_no_harm(tmp_path: Path) -> Non
     with subprocess.Popen([sys.executable, "-c", FILLING, str(tmp_path)], stdout=subprocess.PIPE, text=True) as filling:
         assert filling.stdout is not None
         assert filling.stdout.readline() == "some\n"
-        cache = Cache(tmp_path, 1 << 30, "set")
+        cache = PictureCache(tmp_path, 1 << 30, "set")
         for i in range(200):  # while the other one writes
             cache.put(ByteRange("b", i, i + 7), bytes([i]) * 7)
         filling.kill()
@@ -260,28 +265,28 @@ def test_processes_share_it_and_a_killed_one_does_no_harm(tmp_path: Path) -> Non
     with sqlite3.connect(tmp_path / "cache.db") as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     database.close()
-    assert Cache(tmp_path, 1 << 30, "another").get(ByteRange("b", 0, 7)) is None
+    assert PictureCache(tmp_path, 1 << 30, "another").get(ByteRange("b", 0, 7)) is None
     assert cache.get(ByteRange("b", 0, 8)) is None  # a span of another length is another one
 
 
 def test_a_damaged_cache_and_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "cache.db").write_bytes(b"nonsense " * 1000)
     with pytest.raises(
-        OSError, match=r"cannot keep pictures there \(DatabaseError: .*; remove it, or set ALEXNET_CACHE"
+        OSError, match=r"cannot cache pictures there \(DatabaseError: .*; remove it, or set ALEXNET_CACHE"
     ):
-        Cache(tmp_path, 1 << 30, "set")
-    with pytest.raises(OSError, match="cannot keep pictures there"):
-        Cache(tmp_path / "cache.db", 1 << 30, "set")
-    cache, span = Cache(tmp_path / "c", 1 << 30, "set"), ByteRange("a", 0, 100_000)
+        PictureCache(tmp_path, 1 << 30, "set")
+    with pytest.raises(OSError, match="cannot cache pictures there"):
+        PictureCache(tmp_path / "cache.db", 1 << 30, "set")
+    cache, span = PictureCache(tmp_path / "c", 1 << 30, "set"), ByteRange("a", 0, 100_000)
     cache.put(span, bytes(100_000))
-    cache._kept._sql("PRAGMA max_page_count = 1")  # no more than there are: what SQLite says is as of a full disk
+    cache._database._sql("PRAGMA max_page_count = 1")  # no more than there are: what SQLite says is as of a full disk
     for n in range(3):
         cache.put(ByteRange("b", n, n + 100_000), bytes(100_000))
     assert cache.get(ByteRange("b", 0, 100_000)) is None
     assert cache.get(span) == bytes(100_000)
     told = capsys.readouterr().err
     assert told.count("\n") == 1
-    assert "no more pictures are kept in" in told
+    assert "no more pictures are cached in" in told
     assert "disk is full" in told
 
 
@@ -311,11 +316,11 @@ def test_where_pictures_lie_is_written_alike(tmp_path: Path, store: Path) -> Non
 
 @pytest.mark.usefixtures("server")
 def test_what_is_no_store(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"^s3://nowhere/set/statistics\.safetensors: not there .*bucket"):
+    with pytest.raises(FileNotFoundError, match=r"^s3://nowhere/set/statistics\.safetensors: no such file .*bucket"):
         Store("s3://nowhere/set")
-    with pytest.raises(FileNotFoundError, match=r"^s3://bucket/none/statistics\.safetensors: not there .*upload"):
+    with pytest.raises(FileNotFoundError, match=r"^s3://bucket/none/statistics\.safetensors: no such file .*upload"):
         Store("s3://bucket/none")
-    with pytest.raises(ValueError, match=r"^nope://x/set: no such kind of address \(Protocol not known: nope"):
+    with pytest.raises(ValueError, match=r"^nope://x/set: not a known kind of URL \(Protocol not known: nope"):
         Store("nope://x/set")
     write(tmp_path / "s")
     address = upload(tmp_path / "s")
@@ -342,7 +347,7 @@ def test_a_damaged_copy(tmp_path: Path) -> None:
         list(split.images(range(5, 9)))
     files.rm("bucket/set/train-00002.arrow")
     Path(tmp_path / "cache" / "cache.db").unlink()
-    with pytest.raises(FileNotFoundError, match=r"^s3://bucket/set/train-00002\.arrow: not there"):
+    with pytest.raises(FileNotFoundError, match=r"^s3://bucket/set/train-00002\.arrow: no such file"):
         Store(address).split("train").image(8)
     files.pipe_file(f"bucket/set/{OFFSETS_FILE}", places[:-100])
     with pytest.raises(ValueError, match=r"places\.safetensors: damaged"):
@@ -350,7 +355,7 @@ def test_a_damaged_copy(tmp_path: Path) -> None:
     write(tmp_path / "other", "jpeg", counts=(4,))
     write_offsets(tmp_path / "other")
     files.put_file(tmp_path / "other" / OFFSETS_FILE, f"bucket/set/{OFFSETS_FILE}")
-    with pytest.raises(ValueError, match=r"places\.safetensors: does not say where the 9 pictures of 'train' lie"):
+    with pytest.raises(ValueError, match=r"places\.safetensors: has no valid offsets for the 9 pictures of 'train'"):
         Store(address)
     files.pipe_file(f"bucket/set/{OFFSETS_FILE}", places.replace(b'\\"format\\": 1', b'\\"format\\": 9'))
     with pytest.raises(ValueError, match=r"places\.safetensors: store format 9, this version reads 1"):
@@ -380,7 +385,7 @@ def test_a_server_that_goes(tmp_path: Path, store: Path, recipe: Recipe, monkeyp
     batches = Loader(opened.split("train"), opened.statistics, recipe, workers=1, buffer_size=2).batches(0)
     next(batches)
     server.stop()
-    with pytest.raises(OSError, match=r"^s3://another/train-00000\.arrow: cannot be read \(.*\); see that the network"):
+    with pytest.raises(OSError, match=r"^s3://another/train-00000\.arrow: cannot be read \(.*\); check the network"):
         list(batches)
     with pytest.raises(OSError, match=r"^s3://another/statistics\.safetensors: cannot be read") as told:
         Store("s3://another")
@@ -423,5 +428,5 @@ def test_the_commands_take_an_address(
     assert found[0] == found[1]
     assert cli.main(["evaluate", run, "s3://nowhere/set"]) == 2
     told = capsys.readouterr().err
-    assert told.startswith("alexnet: s3://nowhere/set/statistics.safetensors: not there")
+    assert told.startswith("alexnet: s3://nowhere/set/statistics.safetensors: no such file")
     assert told.count("\n") == 1

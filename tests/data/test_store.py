@@ -13,16 +13,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from alexnet.data.prepare.decode import encode_jpeg
-from alexnet.data.store.local import (
-    METADATA_KEY,
-    PROGRESS_FILE,
-    STATISTICS_FILE,
-    Split,
-    Statistics,
-    Store,
-    shard_name,
-    shard_schema,
-)
+from alexnet.data.store.format import METADATA_KEY, PROGRESS_FILE, STATISTICS_FILE, shard_name, shard_schema
+from alexnet.data.store.local import LocalSplit
+from alexnet.data.store.statistics import Statistics
+from alexnet.data.store.store import Store
 
 
 def write(path: Path, encoding: str = "raw", size: int = 8, counts: tuple[int, ...] = (5, 0, 4)) -> np.ndarray:
@@ -78,7 +72,7 @@ def test_where_raw_pictures_lie(tmp_path: Path) -> None:
     assert found is not None
     assert [ctypes.string_at(int(at), 8 * 8 * 3) for at in found] == [pictures[i].tobytes() for i in (8, 0, 5)]
     for index in (-1, 9):
-        with pytest.raises(IndexError, match="it has 9"):
+        with pytest.raises(IndexError, match="split 'train' has 9"):
             train.memory_addresses(np.array([3, index]))
     write(tmp_path / "j", "jpeg")
     assert Store(tmp_path / "j").split("train").memory_addresses(np.array([0])) is None
@@ -87,7 +81,7 @@ def test_where_raw_pictures_lie(tmp_path: Path) -> None:
 def test_pictures_of_another_size_than_told_are_not_read(tmp_path: Path) -> None:
     write(tmp_path / "s")
     with pytest.raises(ValueError, match="damaged; prepare the store again"):
-        Split("train", [tmp_path / "s" / "train-00000.arrow"], 16, "raw")
+        LocalSplit("train", [tmp_path / "s" / "train-00000.arrow"], 16, "raw")
 
 
 def test_raw_pictures_are_views_of_the_file(tmp_path: Path) -> None:
@@ -135,7 +129,7 @@ def test_what_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a store"):
         Store(tmp_path)
     (tmp_path / PROGRESS_FILE).touch()
-    with pytest.raises(ValueError, match="half prepared"):
+    with pytest.raises(ValueError, match="only partly prepared"):
         Store(tmp_path)
     write(tmp_path / "s")
     with pytest.raises(ValueError, match="no split 'val'; it has train, test"):

@@ -12,7 +12,7 @@ from PIL import Image
 from alexnet.cli import main
 from alexnet.data.prepare.prepare import prepare
 from alexnet.data.sources.subset import StoreSubset
-from alexnet.data.store.local import Store
+from alexnet.data.store.store import Store
 from alexnet.experiments import (
     EXPERIMENTS,
     ablations,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.data.loading.augment import Augmentation, augment_picture, cut_crop, draw_augmentation
-from alexnet.data.store.local import Statistics
+from alexnet.data.store.statistics import Statistics
 from alexnet.kernels import augment
 from alexnet.kernels.augment import crop_batch, transform_batch, transform_batch_reference, transform_picture
 from alexnet.kernels.philox import philox, philox_reference

@@ -14,7 +14,7 @@ from torch import Tensor
 from alexnet.architecture import Conv, Net, ResponseNorm
 from alexnet.data.loading.augment import centre_mean
 from alexnet.data.loading.views import _on_device, make_view_batch, nine_views, select_views
-from alexnet.data.store.local import Store
+from alexnet.data.store.store import Store
 from alexnet.geometry import conv_side
 from alexnet.kernels import locally_connected as local
 from alexnet.kernels.locally_connected import locally_connected, locally_connected_reference

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet.data.store.local import Store
+from alexnet.data.store.store import Store
 from alexnet.recipe import Recipe
 from alexnet.results.classifier import Classifier
 from alexnet.results.evaluate import evaluate

@@ -11,7 +11,7 @@ from conftest import small_net, write_store
 from PIL import Image
 
 from alexnet.cli import main
-from alexnet.data.store.local import Store
+from alexnet.data.store.store import Store
 from alexnet.recipe import Recipe
 from alexnet.results import submission as contest
 from alexnet.results.classifier import Classifier

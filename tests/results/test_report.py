@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet.data.prepare.prepare import prepare
-from alexnet.data.store.local import Store
+from alexnet.data.store.store import Store
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES, recipe_named
 from alexnet.results import report, report_html

@@ -14,7 +14,7 @@ from conftest import small_net
 from PIL import Image
 
 from alexnet.cli import main
-from alexnet.data.store.local import Store
+from alexnet.data.store.store import Store
 from alexnet.recipe import Recipe
 from alexnet.results import binary_codes, retrieval
 from alexnet.results.binary_codes import Autoencoder, train_autoencoder

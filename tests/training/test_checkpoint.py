@@ -15,7 +15,8 @@ import torch
 from conftest import small_net
 from safetensors.torch import load_file, save_file
 
-from alexnet.data.store.local import Statistics, Store
+from alexnet.data.store.statistics import Statistics
+from alexnet.data.store.store import Store
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named

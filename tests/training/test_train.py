@@ -25,7 +25,7 @@ from conftest import small_net, write_store
 from torch.nn import functional as F
 
 from alexnet.data.loading.loader import Loader
-from alexnet.data.store.local import Store
+from alexnet.data.store.store import Store
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Change, Recipe
 from alexnet.recipes import recipe_named

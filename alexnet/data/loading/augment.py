@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from alexnet.data.store.local import Statistics
+from alexnet.data.store.statistics import Statistics
 from alexnet.kernels.augment import transform_picture
 from alexnet.kernels.philox import philox
 

@@ -18,7 +18,8 @@ from alexnet.data.loading.augment import (
     epoch_order,
 )
 from alexnet.data.loading.transfer import prefetch_to_device
-from alexnet.data.store.local import Split, Statistics
+from alexnet.data.store.base import Split
+from alexnet.data.store.statistics import Statistics
 from alexnet.distributed.collectives import shard_rows
 from alexnet.kernels.augment import crop_batch, transform_batch
 from alexnet.recipe import Recipe

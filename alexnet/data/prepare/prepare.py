@@ -29,7 +29,7 @@ from alexnet.data.prepare.resize import colour_sums
 from alexnet.data.prepare.writer import LATE_SECONDS, Chunk, Shard, Writer, difference
 from alexnet.data.sources.base import Source, SourceOptions, fingerprint
 from alexnet.data.sources.kinds import open_source
-from alexnet.data.store.local import FORMAT, PROGRESS_FILE, SKIPPED_FILE, STATISTICS_FILE, read_safetensors
+from alexnet.data.store.format import PROGRESS_FILE, SKIPPED_FILE, STATISTICS_FILE, STORE_FORMAT, read_safetensors
 from alexnet.distributed.coordinator import POLL_SECONDS, Coordinator
 from alexnet.utils.files import exclusive_lock, explain_full_disk
 from alexnet.utils.prefetch import available_cores, prefetch
@@ -228,7 +228,7 @@ def prepare(
         opened = open_source(source, options) if isinstance(source, (str, Path)) else source
         size = opened.size or size
         key = {"size": size, "encoding": encoding, "held_out": held_out, "train_per_class": train_per_class}
-        key |= {"seed": seed, "filter": FILTER, "format": FORMAT, "fingerprint": fingerprint(opened)}
+        key |= {"seed": seed, "filter": FILTER, "format": STORE_FORMAT, "fingerprint": fingerprint(opened)}
         if val_batch is not None:
             key["val_batch"] = val_batch
         if encoding == "jpeg":

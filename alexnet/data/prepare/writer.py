@@ -22,19 +22,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
 from alexnet.data.sources.base import Source
-from alexnet.data.store.local import (
+from alexnet.data.store.format import (
     METADATA_KEY,
     OFFSETS_FILE,
     PROGRESS_FILE,
     SHARD_NAME,
     SKIPPED_FILE,
     STATISTICS_FILE,
-    Statistics,
     read_safetensors,
     shard_name,
     shard_schema,
 )
-from alexnet.data.store.remote import write_offsets
+from alexnet.data.store.offsets import write_offsets
+from alexnet.data.store.statistics import Statistics
 from alexnet.distributed.coordinator import Coordinator
 from alexnet.utils.files import fsync_file, write_atomic
 

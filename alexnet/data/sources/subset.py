@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from alexnet.data.sources.base import SourceSplit
-from alexnet.data.store.local import Split, Store
+from alexnet.data.store.base import Split
+from alexnet.data.store.store import Store
 
 
 class StoreSubset:

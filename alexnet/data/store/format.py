@@ -1,0 +1,170 @@
+"""The files of a store: their names, the Arrow schema of the shards, and how they are read.
+
+A store is a folder with these files:
+
+- `train-00000.arrow` ..., `val-*.arrow` and/or `test-*.arrow`: the shards. They are Arrow IPC files that any Arrow
+  library opens.
+- `statistics.safetensors`: the statistics of the training pictures (alexnet/data/store/statistics.py), and in its
+  metadata the number of pictures of each split.
+- `places.safetensors`: the byte offsets of the pictures in the shards, for stores that are read over a network
+  (alexnet/data/store/offsets.py).
+- `skipped.jsonl`: a line for each file of the source that is not a readable picture.
+- `progress.safetensors`: only while the store is being prepared.
+"""
+
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from safetensors import SafetensorError
+from safetensors.numpy import load as safetensors_load
+from safetensors.numpy import save as safetensors_save
+
+from alexnet.data.store.location import StoreURL
+
+STORE_FORMAT = 1
+METADATA_KEY = "alexnet"
+STATISTICS_FILE = "statistics.safetensors"
+OFFSETS_FILE = "places.safetensors"
+SKIPPED_FILE = "skipped.jsonl"
+PROGRESS_FILE = "progress.safetensors"
+SPLITS = ("train", "val", "test")
+SHARD_NAME = re.compile(r"(train|val|test)-(\d{5,})\.arrow")
+
+
+def shard_name(split: str, number: int) -> str:
+    """Return the file name of a shard: `train-00007.arrow`."""
+    return f"{split}-{number:05d}.arrow"
+
+
+def shard_schema(
+    size: int, encoding: str, classes: tuple[str, ...], split: str, source: str, resampling: str
+) -> pa.Schema:
+    """Return the Arrow schema of a shard; its metadata holds what a reader must know.
+
+    Args:
+        size: The side of the square pictures, in pixels.
+        encoding: "raw" (size * size * 3 bytes, height x width x RGB) or "jpeg" (the bytes of a JPEG file).
+        classes: The class names; a label is an index into them.
+        split: "train", "val" or "test".
+        source: Where the pictures come from.
+        resampling: The name of the resampling filter.
+    """
+    image = pa.binary(size * size * 3) if encoding == "raw" else pa.binary()
+    metadata = {"format": STORE_FORMAT, "size": size, "encoding": encoding, "classes": list(classes)}
+    metadata |= {"split": split, "source": source, "filter": resampling}
+    return pa.schema(
+        [("image", image), ("label", pa.int32()), ("name", pa.string())],
+        metadata={METADATA_KEY: json.dumps(metadata, ensure_ascii=False)},
+    )
+
+
+def find_shards(folder: Path, split: str) -> list[Path]:
+    """Return the shards of a split, in order.
+
+    Raises:
+        ValueError: A shard is missing.
+    """
+    matches = [(SHARD_NAME.fullmatch(path.name), path) for path in folder.iterdir()]
+    paths = {int(match[2]): path for match, path in matches if match and match[1] == split}
+    numbers = [-1, *sorted(paths)]
+    missing = [a + 1 for a, b in pairwise(numbers) if b != a + 1] or ([] if paths else [0])
+    if missing:
+        name = shard_name(split, missing[0])
+        raise ValueError(f"{folder}: {name} is missing; remove the store and prepare it again")
+    return [paths[number] for number in sorted(paths)]
+
+
+def read_shard(path: Path) -> tuple[list[pa.RecordBatch], pa.Buffer]:
+    """Return the record batches of a shard as views of its memory map, and the memory map.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    try:
+        # The batches keep the mapping alive after the file is closed, so no descriptor stays open: a large set has more
+        # shards than a process may have open files.
+        with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+            batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+            file.seek(0)
+            return batches, file.read_buffer()
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: damaged ({error}); remove the store and prepare it again") from error
+
+
+def read_shard_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata in the schema of a shard.
+
+    Raises:
+        ValueError: The file is not a shard, or of a format that this version does not read.
+    """
+    try:
+        with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+            metadata = json.loads((reader.schema.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: damaged ({error}); remove the store and prepare it again") from error
+    check_format(metadata, path)
+    return dict(metadata)
+
+
+def check_format(metadata: dict[str, Any], path: str | Path) -> None:
+    """Raise a ValueError if the file at `path` has a format that this version does not read."""
+    if metadata.get("format") != STORE_FORMAT:
+        raise ValueError(
+            f"{path}: store format {metadata.get('format')}, this version reads {STORE_FORMAT}; "
+            "prepare the source again"
+        )
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arrays of a safetensors file, and the JSON object in its metadata.
+
+    Raises:
+        ValueError: The file is truncated, or not a safetensors file.
+    """
+    return parse_safetensors(Path(path).read_bytes(), path)
+
+
+def parse_safetensors(contents: bytes, path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arrays and the metadata from the contents of a safetensors file; `path` is for the error message."""
+    try:
+        tensors = {name: tensor.copy() for name, tensor in safetensors_load(contents).items()}
+        # The library returns the metadata only for files on a disk. A file begins with the length of its JSON header,
+        # in 8 bytes, and the header.
+        header = json.loads(contents[8 : 8 + int.from_bytes(contents[:8], "little")])
+        metadata = json.loads(header.get("__metadata__", {}).get(METADATA_KEY, "{}"))
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: damaged ({error}); remove the store and prepare it again") from error
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path}: not part of a store (its metadata is no JSON object); prepare the store again")
+    return tensors, metadata
+
+
+def safetensors_bytes(tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> bytes:
+    """Return the contents of a safetensors file with these arrays and metadata."""
+    # For an array that is not contiguous, safetensors would write the memory in the wrong order.
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    # Only one metadata key: safetensors writes several keys in an order that changes from run to run.
+    return bytes(safetensors_save(tensors, metadata={METADATA_KEY: json.dumps(metadata, ensure_ascii=False)}))
+
+
+def split_counts(metadata: dict[str, Any], path: Path | StoreURL) -> dict[str, int]:
+    """Return the number of pictures of each split, from the metadata of the statistics.
+
+    Args:
+        metadata: The metadata of `statistics.safetensors`.
+        path: The store, for the error message.
+
+    Raises:
+        ValueError: The metadata has no counts: `prepare` did not write it.
+    """
+    counts = metadata.get("counts")
+    if not isinstance(counts, dict) or not all(isinstance(counts.get(name, 0), int) for name in SPLITS):
+        counts = {}
+    if "train" not in counts:
+        raise ValueError(f"{path}: not a store ({STATISTICS_FILE} has no count of train); remove it and prepare again")
+    return {name: counts[name] for name in SPLITS if name in counts}
