@@ -64,19 +64,33 @@ def alexnet_2012_run_2010() -> Recipe:
 
 def alexnet_2012_half() -> Recipe:
     """The one-GPU net 145-half of section 4.2, for ILSVRC-2010: 39.2 / 18.2 % with ten views."""
-    of = alexnet_2012_run().net
-    halves: dict[str, Any] = {n: replace(c, maps=c.maps // 2) for n, c in of.convs().items() if n != "conv5"}
-    return _as_run(replace(of, towers=1, **halves), falls=(20, 48), quiet=66, frozen=72, last=None, epochs=96)
+    net = one_gpu_net(alexnet_2012_run().net)
+    return _as_run(net, falls=(20, 48), quiet=66, frozen=72, last=None, epochs=96)
 
 
-def _with_conv6() -> Net:
-    """Net 146: 145 with a sixth convolutional layer over the last pooling (7)."""
-    return replace(alexnet_2012_run().net, conv6=Conv(maps=256, all_towers=True, bias=1.0, deviation=0.03))
+def one_gpu_net(net: Net) -> Net:
+    """Return the one-GPU variant of a net: one tower, and half the kernels in each conv layer but conv5 (4.2).
+
+    conv5 and the fully connected layers keep their sizes, so that both nets have about as many parameters (footnote b).
+    """
+    halves: dict[str, Any] = {
+        name: replace(conv, maps=conv.maps // 2) for name, conv in net.convs().items() if name != "conv5"
+    }
+    return replace(net, towers=1, **halves)
+
+
+def with_conv6(net: Net) -> Net:
+    """Return a net with a sixth convolutional layer over its last pooling, as in net 146 (7).
+
+    conv6 has as many maps as the last convolutional layer before it.
+    """
+    *_, last = net.convs().values()
+    return replace(net, conv6=Conv(maps=last.maps, all_towers=True, bias=1.0, deviation=0.03))
 
 
 def _pretraining(*, low: float, epochs: int) -> Recipe:
     """What the two pre-trainings of net 146 share: a low rate on what was trained before, a linear layer before fc8."""
-    net = replace(_with_conv6(), linear=Full(units=2048))
+    net = replace(with_conv6(alexnet_2012_run().net), linear=Full(units=2048))
     taken = tuple(f"conv{n}" for n in range(1, 6))
     changes = (Change(epoch=0, learning_rate=0.001, layers=taken), Change(epoch=low, learning_rate=0.001))
     return replace(alexnet_2012_run(), net=net, changes=changes, epochs=epochs)
@@ -100,7 +114,7 @@ def alexnet_2012_fall2011() -> Recipe:
 
 def alexnet_2012_finetune() -> Recipe:
     """Net 146 fine-tuned on ILSVRC-2012, `train --from` the second pre-training (Table 2, "1 CNN*": 39.0 / 16.6 %)."""
-    net = _with_conv6()
+    net = with_conv6(alexnet_2012_run().net)
     elsewhere = tuple(name for name in net.layers() if name != "conv1")
     changes = (
         Change(epoch=0, learning_rate=0.001),

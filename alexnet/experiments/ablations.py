@@ -14,6 +14,7 @@ from typing import Any
 from alexnet.architecture import Conv, Net
 from alexnet.experiments.lab import ILSVRC2012, Experiment, ExperimentResult, ResultRow, settings_between
 from alexnet.recipe import Recipe
+from alexnet.recipes import one_gpu_net
 from alexnet.training.train import DivergenceError
 
 DATA = ILSVRC2012
@@ -49,12 +50,6 @@ def layer(of: Net, name: str) -> Conv:
         raise ValueError(f"the recipe's net must have {name}, which this experiment changes; it has none")
     assert isinstance(found, Conv)
     return found
-
-
-def one_gpu(of: Net) -> Net:
-    """Half of the kernels in conv1 to conv4, in one tower; conv5 and the hidden layers as they are (145-half)."""
-    halves: dict[str, Any] = {n: replace(c, maps=c.maps // 2) for n, c in of.convs().items() if n != "conv5"}
-    return replace(of, towers=1, **halves)
 
 
 def separate_towers(of: Net) -> Net:
@@ -97,7 +92,7 @@ def without_dropout(of: Net) -> Net:
 
 VARIANTS: dict[str, tuple[Callable[[Recipe], Recipe], Numbers]] = {
     "the net": (changed(), (40.66, 18.21)),
-    "one GPU, half the kernels (4.2)": (net(one_gpu), (42.36, 19.44)),
+    "one GPU, half the kernels (4.2)": (net(one_gpu_net), (42.36, 19.44)),
     "towers never meet (150)": (net(separate_towers), (41.83, 19.33)),
     "no normalisation (148; 4.3)": (net(lambda of: replace(of, normalise=None, normalise_map=None)), (42.03, 19.36)),
     "pooling without overlap (147; 4.4)": (net(without_overlapping_pooling), (41.06, 18.51)),

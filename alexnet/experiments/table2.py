@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from alexnet.architecture import Conv
 from alexnet.experiments.lab import ILSVRC2012, Experiment, ExperimentResult, ResultRow
 from alexnet.recipe import Change, Recipe
-from alexnet.recipes import recipe_named
+from alexnet.recipes import recipe_named, with_conv6
 
 DATA = ILSVRC2012
 NETS, PRETRAINED = 5, 2
@@ -22,10 +21,7 @@ NETS, PRETRAINED = 5, 2
 
 def pretraining(base: Recipe) -> Recipe:
     """A net like another, with conv6 over its last pooling, to be trained on a larger set (7)."""
-    assert base.net.convs()
-    last = list(base.net.convs().values())[-1]
-    conv6 = Conv(maps=last.maps, all_towers=True, bias=1.0, deviation=0.03)  # as net 146's
-    return replace(base, net=replace(base.net, conv6=conv6))
+    return replace(base, net=with_conv6(base.net))
 
 
 def finetuning(pretrained: Recipe) -> Recipe:

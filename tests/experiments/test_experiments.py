@@ -35,7 +35,7 @@ from alexnet.experiments.lab import (
     shorten_schedule,
 )
 from alexnet.recipe import Change, Recipe
-from alexnet.recipes import RECIPES, recipe_named
+from alexnet.recipes import RECIPES, one_gpu_net, recipe_named
 from alexnet.results import binary_codes
 from alexnet.results.evaluate import evaluate
 from alexnet.results.report import report
@@ -76,7 +76,7 @@ def test_every_variant_differs_and_fits_the_paper_s_net() -> None:
 
 
 def test_the_one_gpu_net_is_run_145_half() -> None:
-    net = ablations.one_gpu(recipe_named("alexnet-2012-run").net)
+    net = one_gpu_net(recipe_named("alexnet-2012-run").net)
     assert [c.maps for c in net.convs().values()] == [48, 128, 192, 192, 256]
     assert (net.towers, [f.units for f in net.hidden().values()]) == (1, [4096, 4096])
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from alexnet.architecture import Conv, Full, MapNorm, Net, ResponseNorm
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.layers import Convolution, Dropout
-from alexnet.recipes import recipe_named
+from alexnet.recipes import one_gpu_net, recipe_named
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -167,16 +167,9 @@ def test_the_cifar_nets_with_local_layers_have_the_shapes_and_counts_of_their_fi
 
 def test_the_one_gpu_net_is_nearly_as_large() -> None:
     """Footnote b: half the kernels in every convolutional layer but the last."""
-    one, x = on_meta(one_gpu(Net()))
+    one, x = on_meta(one_gpu_net(Net()))
     assert counts(one) == [17_472, 153_728, 221_376, 331_968, 442_624, *PAPER_COUNTS[5:]]
     assert outputs(one, x)["conv5"] == ((256, 13, 13), (256, 6, 6))
-
-
-def one_gpu(net: Net) -> Net:
-    """Footnote b's net."""
-    convs = net.convs()
-    halved = {name: replace(convs[name], maps=convs[name].maps // 2) for name in ("conv1", "conv2", "conv3", "conv4")}
-    return replace(net, towers=1, **halved)
 
 
 # ---- Geometry -------------------------------------------------------------------------------------------------------
@@ -569,7 +562,7 @@ VARIANTS = {
     "tanh": replace(SMALL, activation="tanh"),
     "no normalisation": replace(SMALL, normalise=None),
     "pooling 2, stride 2": replace(SMALL, pool_size=2, conv2=replace(SMALL.conv2, padding=1)),  # type: ignore[type-var]
-    "one tower": one_gpu(SMALL),
+    "one tower": one_gpu_net(SMALL),
     "four towers": replace(SMALL, towers=4),
     "no dropout": replace(SMALL, fc6=Full(units=8), fc7=Full(units=8)),
     "map normalisation": replace(narrow(recipe_named("alexnet-2012-run").net), pixel_scale=1 / 64),

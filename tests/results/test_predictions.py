@@ -152,7 +152,7 @@ def test_a_submission_is_the_averaged_guesses_by_the_contest_s_numbers(
     numbers = {classes[2]: 1, "another": 2, classes[0]: 3, classes[1]: 4}
     # A class is named by the first word of its line, as in the devkit; these have two.
     single = [replace(load_best(run), classes=tuple(c.split()[0] for c in classes)) for run in runs]
-    monkeypatch.setattr(contest.checkpoint, "best", lambda run: single[runs.index(run)])
+    monkeypatch.setattr(contest, "load_best", lambda run: single[runs.index(run)])
     (tmp_path / "ids.txt").write_text("".join(f"{name}\n" for name in numbers))
     assert contest.write_submission(runs, contest_pictures, tmp_path / "out.txt", tmp_path / "ids.txt") == 12
     lines = [list(map(int, line.split())) for line in (tmp_path / "out.txt").read_text().splitlines()]
@@ -180,7 +180,7 @@ def test_a_submission_that_cannot_be_is_refused(
     if spoil != "few":
         monkeypatch.setattr(contest, "GUESSES", 3)
     found = replace(load_best(runs[0]), classes=("stripes", "squares", "discs"))
-    monkeypatch.setattr(contest.checkpoint, "best", lambda _: found)
+    monkeypatch.setattr(contest, "load_best", lambda _: found)
     (tmp_path / "ids.txt").write_text("stripes\nsquares\n" + ("discs\n" if spoil != "ids" else ""))
     third = contest_pictures / "ILSVRC2012_test_00000003.JPEG"
     if spoil == "gap":
