@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES, recipe_named
+from alexnet.utils.console import format_error
 from alexnet.utils.processes import (
     ReportedElsewhere,
     is_local_main_process,
@@ -67,10 +68,8 @@ def say(text: str, status: int) -> int:
 
 
 def one_line(error: Exception) -> str:
-    """An exception's message as one line that names the file where there is one."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return an exception's full message on one line."""
+    return format_error(error, with_type=False, limit=None)
 
 
 def store_place(text: str) -> str | Path:

@@ -25,6 +25,7 @@ from alexnet.results.binary_codes import Autoencoder, train_autoencoder
 from alexnet.results.evaluate import check_run_fits_store
 from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.precision import autocast
+from alexnet.utils.console import format_error
 from alexnet.utils.device import choose_device
 from alexnet.utils.files import write_atomic
 
@@ -99,7 +100,7 @@ def explain_damaged_index(folder: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, EOFError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:100]
+        reason = format_error(error, with_type=False, limit=100)
         raise ValueError(f"index {folder} is damaged ({reason}): make it anew with alexnet index RUN STORE") from error
 
 

@@ -11,6 +11,7 @@ from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.precision import autocast
 from alexnet.training.sgd import SGD
+from alexnet.utils.console import format_error
 
 EAGER_STEPS = 3  # before a graph is captured: libraries choose their algorithms and take their memory in the first
 
@@ -82,7 +83,7 @@ class Step:
                 self._capture(images, labels)
             except RuntimeError as error:
                 # What a broken capture leaves of streams, random state and memory cannot be relied on: no way on here.
-                reason = " ".join(str(error).split())[:200]
+                reason = format_error(error, with_type=False)
                 raise ValueError(
                     f"the step must go into a CUDA graph; it does not ({reason}): try --no-graph"
                 ) from error

@@ -10,7 +10,17 @@ def note_once(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
 
-def format_error(error: BaseException) -> str:
-    """An exception as one line of moderate length."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+def format_error(error: BaseException, *, with_type: bool = True, limit: int | None = 200) -> str:
+    """Return an exception's message on one line, with the file's name where the exception has one.
+
+    Args:
+        error: The exception.
+        with_type: Whether the line begins with the exception's type; it is the whole line where there is no message.
+        limit: The number of characters after which the message is cut; None to keep all.
+    """
+    message = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        message = f"{error.filename}: {error.strerror}"
+    message = " ".join(message.split())[:limit]
+    name = type(error).__name__
+    return f"{name}: {message}" if with_type and message else message or name
