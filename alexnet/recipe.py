@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -222,6 +222,24 @@ class Recipe(Checked):
             changes=tuple(_scaled(change, factor) for change in self.changes),
             warmup=warmup,
         )
+
+
+def recipe_differences(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:
+    """Return the fields in which two recipes differ.
+
+    Returns:
+        The path of each field, as `--set` takes it, such as "net.fc6.dropout"; its old value; its new value. The values
+        are plain: numbers, strings, and tuples and dicts of them.
+    """
+    return list(_differences("", dataclasses.asdict(old), dataclasses.asdict(new)))
+
+
+def _differences(path: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+        for name in old:
+            yield from _differences(f"{path}.{name}" if path else name, old[name], new[name])
+    elif old != new:
+        yield path, old, new
 
 
 def _scaled(change: Change, factor: float) -> Change:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from alexnet.architecture import Conv, Net
-from alexnet.experiments.lab import ILSVRC2012, Experiment, ExperimentResult, ResultRow, settings_between
+from alexnet.experiments.lab import ILSVRC2012, Experiment, ExperimentResult, ResultRow, format_settings
 from alexnet.recipe import Recipe
 from alexnet.recipes import one_gpu_net
 from alexnet.training.train import DivergenceError
@@ -115,7 +115,7 @@ def run(lab: Experiment) -> ExperimentResult:
     finding = ExperimentResult("What each part is worth", lab.data(), ("top-1 error (%)", "top-5 error (%)"))
     recipes = {name: change(base) for name, (change, _) in VARIANTS.items()}  # all are made before the first is trained
     for name, recipe in recipes.items():
-        how = " ".join(settings_between(base, recipe))
+        how = format_settings(base, recipe)
         if name != "the net" and not how:
             finding.notes.append(f"{name}: the recipe has it so already.")
             continue

@@ -10,7 +10,7 @@ from typing import Any
 
 from alexnet.checked import require
 from alexnet.data.store.store import Store
-from alexnet.recipe import Recipe
+from alexnet.recipe import Recipe, recipe_differences
 from alexnet.recipes import recipe_named
 from alexnet.results.evaluate import evaluate
 from alexnet.results.run_history import RunHistory
@@ -339,17 +339,9 @@ def shorten_schedule(recipe: Recipe, epochs: int) -> Recipe:
     )
 
 
-def settings_between(base: Recipe, other: Recipe) -> list[str]:
-    """The --set arguments that make `other` of `base`."""
-
-    def differences(old: Any, new: Any, path: str) -> list[str]:
-        if old == new:
-            return []
-        if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
-            return [line for name in old for line in differences(old[name], new[name], f"{path}.{name}".lstrip("."))]
-        return [f"{path}={json.dumps(new)}"]
-
-    return differences(dataclasses.asdict(base), dataclasses.asdict(other), "")
+def format_settings(base: Recipe, other: Recipe) -> str:
+    """Return the values of `--set` that turn one recipe into the other, separated by spaces."""
+    return " ".join(f"{path}={json.dumps(value)}" for path, _, value in recipe_differences(base, other))
 
 
 def percent(fraction: float) -> float:

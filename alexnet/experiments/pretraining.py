@@ -28,8 +28,8 @@ from alexnet.experiments.lab import (
     Experiment,
     ExperimentResult,
     ResultRow,
+    format_settings,
     percent,
-    settings_between,
     shorten_schedule,
 )
 from alexnet.experiments.table2 import finetuning
@@ -151,7 +151,7 @@ def run(lab: Experiment) -> ExperimentResult:
     for seed in range(lab.seeds or SEEDS):
         for one in trainings(lab, base, seed):
             key = one.way, one.few
-            hows[key] = " ".join(settings_between(base, one.recipe))
+            hows[key] = format_settings(base, one.recipe)
             of_key = errors.setdefault(key, {})
             try:
                 name = f"{one.way.replace(' ', '-')}-{one.few}-{seed}"

@@ -7,7 +7,7 @@ The store is prepared from a folder with ILSVRC-2010's train/, val/ and test/.
 
 from dataclasses import replace
 
-from alexnet.experiments.lab import ILSVRC2010, Experiment, ExperimentResult, ResultRow, settings_between
+from alexnet.experiments.lab import ILSVRC2010, Experiment, ExperimentResult, ResultRow, format_settings
 from alexnet.recipes import recipe_named
 
 DATA = ILSVRC2010
@@ -28,6 +28,6 @@ def run(lab: Experiment) -> ExperimentResult:
     if half is not None:
         found = [lab.errors([lab.trained("half-0", half)], 10, split=lab.tested())]
         ours = tuple(map(lab.pair, found))
-        how = " ".join(settings_between(base, half))
+        how = format_settings(base, half)
         finding.rows.append(ResultRow("CNN on one GPU, half the kernels (4.2)", (39.2, 18.2), ours, how))
     return finding

@@ -1,11 +1,10 @@
 """The report as HTML: what the template is given, as plain values."""
 
 import base64
-import dataclasses
 import datetime
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata, resources
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from alexnet.recipe import Recipe
+from alexnet.recipe import Recipe, recipe_differences
 from alexnet.recipes import RECIPES
 from alexnet.results import figures
 from alexnet.results.figures import DARK, LIGHT, Example
@@ -82,7 +81,7 @@ def render(
         history=history,
         recipe=found.recipe,
         recipe_name=recipe_name(found.recipe),
-        differences=differences(found.recipe),
+        differences=differences_from_paper(found.recipe),
         classes=classes,
         epoch=found.state.epoch,
         seconds=history.epochs[-1]["seconds"] if history.epochs else found.state.seconds,
@@ -149,18 +148,9 @@ def recipe_name(recipe: Recipe) -> str:
     return next((name for name, make in RECIPES.items() if replace(make(), seed=recipe.seed) == recipe), "")
 
 
-def differences(recipe: Recipe) -> list[tuple[str, str, str]]:
-    """Where a recipe departs from the paper's: (field, the paper's value, this one's), as text."""
-    return list(_differences("", dataclasses.asdict(Recipe()), dataclasses.asdict(recipe)))
-
-
-def _differences(path: str, paper: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for name, value in own.items():
-        before, where = paper.get(name), f"{path}{name}"
-        if isinstance(before, Mapping) and isinstance(value, Mapping) and before:
-            yield from _differences(f"{where}.", before, value)
-        elif before != value:
-            yield where, plain(before), plain(value)
+def differences_from_paper(recipe: Recipe) -> list[tuple[str, str, str]]:
+    """Return where a recipe differs from the paper's: (field, the paper's value, this one's), as text."""
+    return [(path, plain(old), plain(new)) for path, old, new in recipe_differences(Recipe(), recipe)]
 
 
 def plain(value: Any) -> str:

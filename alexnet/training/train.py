@@ -1,7 +1,6 @@
 """The training loop (section 6)."""
 
 import contextlib
-import dataclasses
 import json
 import math
 import signal
@@ -22,7 +21,7 @@ from alexnet.data.store.base import Split
 from alexnet.data.store.store import Store
 from alexnet.distributed.team import Team, init_team
 from alexnet.models.alexnet import AlexNet
-from alexnet.recipe import Recipe
+from alexnet.recipe import Recipe, recipe_differences
 from alexnet.training.checkpoint import (
     Checkpoint,
     TrainState,
@@ -449,8 +448,8 @@ def resolve_recipe(run: Path, recipe: Recipe | None, store: Store) -> Recipe:
     path = run / "recipe.json"
     begun = Recipe.from_json(path.read_text(encoding="utf-8")) if path.exists() else None
     if begun and recipe and recipe != begun:
-        old, new = dataclasses.asdict(begun), dataclasses.asdict(recipe)
-        which = ", ".join(name for name in old if old[name] != new[name])
+        fields = dict.fromkeys(path.partition(".")[0] for path, _, _ in recipe_differences(begun, recipe))
+        which = ", ".join(fields)
         raise ValueError(f"run {run} was begun with another recipe (differs in {which}): use another RUN folder")
     settled = begun or recipe
     if settled is None:

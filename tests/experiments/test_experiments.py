@@ -31,10 +31,9 @@ from alexnet.experiments.lab import (
     ExperimentResult,
     PaperDataset,
     ResultRow,
-    settings_between,
     shorten_schedule,
 )
-from alexnet.recipe import Change, Recipe
+from alexnet.recipe import Change, Recipe, recipe_differences
 from alexnet.recipes import RECIPES, one_gpu_net, recipe_named
 from alexnet.results import binary_codes
 from alexnet.results.evaluate import evaluate
@@ -71,7 +70,9 @@ def test_every_variant_differs_and_fits_the_paper_s_net() -> None:
                 continue
             assert recipe != base, name
             recipe.net.sides()  # it can be built
-            again = base.with_settings(settings_between(base, recipe))
+            again = base.with_settings(
+                [f"{path}={json.dumps(value)}" for path, _, value in recipe_differences(base, recipe)]
+            )
             assert again == recipe, name
 
 

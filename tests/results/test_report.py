@@ -202,9 +202,11 @@ def test_confusions_are_counted(answers: list[tuple[int, int]]) -> None:
 
 
 def test_differences_from_the_paper() -> None:
-    assert report_html.differences(recipe_named("alexnet-2012-paper")) == []
-    assert report_html.differences(Recipe(learning_rate=0.02)) == [("learning_rate", "0.01", "0.02")]
-    found = {field: (paper, own) for field, paper, own in report_html.differences(recipe_named("cifar10-18pct"))}
+    assert report_html.differences_from_paper(recipe_named("alexnet-2012-paper")) == []
+    assert report_html.differences_from_paper(Recipe(learning_rate=0.02)) == [("learning_rate", "0.01", "0.02")]
+    found = {
+        field: (paper, own) for field, paper, own in report_html.differences_from_paper(recipe_named("cifar10-18pct"))
+    }
     assert found["net.conv1.maps"] == ("96", "32")
     assert found["net.conv4"][1] == "none"
     assert found["reflect"] == ("yes", "no")
