@@ -34,8 +34,9 @@ from machine import about, table, write_json
 from photographs import describe, draw_folder
 from pipelines import BATCH, Way, use
 
-from alexnet.data.loading.augment import epoch_order
-from alexnet.data.loading.loader import HostBatch, Loader
+from alexnet.data.loading.loader import Loader
+from alexnet.data.loading.sampler import epoch_order
+from alexnet.data.loading.transfer import HostBatch
 from alexnet.data.prepare.prepare import CHUNK_BYTES, SHARD_BYTES, prepare
 from alexnet.data.store.format import STATISTICS_FILE, shard_name, shard_schema
 from alexnet.data.store.statistics import Statistics

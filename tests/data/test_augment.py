@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.data.loading.augment import Augmentation, augment_picture, centre_mean, draw_augmentation, epoch_order
+from alexnet.data.loading.augment import Augmentation, augment_picture, centre_mean, draw_augmentation
+from alexnet.data.loading.sampler import epoch_order
 from alexnet.data.loading.views import make_view_batch, ten_views
 from alexnet.data.store.statistics import Statistics
 from alexnet.kernels.augment import transform_picture, transform_picture_reference
@@ -57,14 +58,14 @@ def test_half_of_the_pictures_are_reflected(many):
 
 
 def test_the_colour_shift_is_the_components_times_root_eigenvalue_times_a_gaussian(many):
-    along = many.colour @ STATISTICS.components.T / np.sqrt(STATISTICS.eigenvalues)  # the Gaussians drawn
+    along = many.colour_shift @ STATISTICS.components.T / np.sqrt(STATISTICS.eigenvalues)  # the Gaussians drawn
     np.testing.assert_allclose(along.mean(0), 0, atol=0.003)
     np.testing.assert_allclose(along.std(0), 0.1, rtol=0.02)
     np.testing.assert_allclose(np.corrcoef(along.T), np.eye(3), atol=0.03)
     np.testing.assert_allclose((np.abs(along) < 0.1).mean(0), 0.6827, atol=0.015)
     np.testing.assert_allclose((np.abs(along) < 0.2).mean(0), 0.9545, atol=0.008)
-    np.testing.assert_allclose(np.cov(many.colour.T), 0.01 * COVARIANCE, rtol=0.05)
-    assert not draw_augmentation(MANY, **{**USUAL, "colour_deviation": 0.0}).colour.any()
+    np.testing.assert_allclose(np.cov(many.colour_shift.T), 0.01 * COVARIANCE, rtol=0.05)
+    assert not draw_augmentation(MANY, **{**USUAL, "colour_deviation": 0.0}).colour_shift.any()
 
 
 def test_the_same_whatever_the_batch_and_new_in_each_epoch_and_for_each_seed(many):
@@ -77,7 +78,7 @@ def test_the_same_whatever_the_batch_and_new_in_each_epoch_and_for_each_seed(man
             a, b = getattr(many, name), getattr(other, name)
             chance = 1 / (1 + int(a.max()))
             assert abs((a == b).mean() - chance) < 0.02  # no more alike than by chance
-        assert not (many.colour == other.colour).any()
+        assert not (many.colour_shift == other.colour_shift).any()
 
 
 def test_what_is_drawn_for_one_thing_does_not_depend_on_the_others():
@@ -185,7 +186,7 @@ def test_crops_at_the_centre_draw_everything_else_alike(many):
     centred = draw_augmentation(MANY, **USUAL, random_crops=False)
     assert set(centred.top) == set(centred.left) == {16}
     assert np.array_equal(centred.reflect, many.reflect)
-    assert np.array_equal(centred.colour, many.colour)
+    assert np.array_equal(centred.colour_shift, many.colour_shift)
 
 
 def test_each_view_of_a_numbered_picture():

@@ -9,8 +9,9 @@ import pytest
 import torch
 from conftest import small_net
 
-from alexnet.data.loading.augment import augment_picture, centre_mean, draw_augmentation, epoch_order
+from alexnet.data.loading.augment import augment_picture, centre_mean, draw_augmentation
 from alexnet.data.loading.loader import Batch, Loader
+from alexnet.data.loading.sampler import epoch_order
 from alexnet.data.loading.transfer import prefetch_to_device
 from alexnet.data.store.statistics import Statistics
 from alexnet.data.store.store import Store

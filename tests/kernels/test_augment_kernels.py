@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.data.loading.augment import Augmentation, augment_picture, cut_crop, draw_augmentation
+from alexnet.data.loading.augment import Augmentation, augment_picture, crop_picture, draw_augmentation
 from alexnet.data.store.statistics import Statistics
 from alexnet.kernels import augment
 from alexnet.kernels.augment import crop_batch, transform_batch, transform_batch_reference, transform_picture
@@ -136,8 +136,8 @@ def test_a_square_sent_and_placed_there_is_the_training_picture(size, data, seed
     )  # fmt: skip
     squares, want = np.empty((4, crop, crop, 3), np.uint8), np.empty((4, crop, crop, 3), np.float32)
     for n, picture in enumerate(pictures):
-        cut_crop(picture, draws, n, squares[n])
+        crop_picture(picture, draws, n, squares[n])
         augment_picture(picture, draws, n, mean, 1.1, want[n])
-    arrays = squares, draws.reflect, mean, draws.colour
+    arrays = squares, draws.reflect, mean, draws.colour_shift
     made = transform_batch(*(torch.from_numpy(array).to(DEVICE) for array in arrays), 1.1)
     assert torch.equal(made.cpu(), torch.from_numpy(want).permute(0, 3, 1, 2))

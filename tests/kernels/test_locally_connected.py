@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alexnet.architecture import Conv, Net, ResponseNorm
 from alexnet.data.loading.augment import centre_mean
-from alexnet.data.loading.views import _on_device, make_view_batch, nine_views, select_views
+from alexnet.data.loading.views import make_view_batch, make_view_batch_on_device, nine_views, select_views
 from alexnet.data.store.store import Store
 from alexnet.geometry import conv_side
 from alexnet.kernels import locally_connected as local
@@ -285,7 +285,7 @@ def test_a_batch_of_views_is_cut_out_by_hand_and_the_same_on_a_device(number: in
             square = picture[top : top + 8, left : left + 8].transpose(2, 0, 1).astype(np.float32)
             by_hand.append((square[:, :, ::-1] if reflected else square) - mean[:, 2:10, 2:10])
     np.testing.assert_array_equal(batch.numpy(), np.stack(by_hand))
-    there = _on_device(torch.from_numpy(np.stack(pictures)).to(DEVICE), views, centre.to(DEVICE))
+    there = make_view_batch_on_device(torch.from_numpy(np.stack(pictures)).to(DEVICE), views, centre.to(DEVICE))
     torch.testing.assert_close(there.cpu(), batch, rtol=0, atol=0)
 
 

@@ -1,1 +1,1 @@
-"""From a store to batches: crops, reflections, colour shifts, views (section 5.1)."""
+"""From a store to batches: crops, reflections and colour shifts for training, views for testing (section 5.1)."""

@@ -1,4 +1,4 @@
-"""From a prepared set to shuffled, resumable training batches, made while the device works (section 5.1)."""
+"""Shuffled training batches, which worker threads prepare while the network computes (section 5.1)."""
 
 import time
 from collections.abc import Generator
@@ -9,15 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.data.loading.augment import (
-    Augmentation,
-    augment_picture,
-    centre_mean,
-    cut_crop,
-    draw_augmentation,
-    epoch_order,
-)
-from alexnet.data.loading.transfer import prefetch_to_device
+from alexnet.data.loading.augment import Augmentation, augment_picture, centre_mean, crop_picture, draw_augmentation
+from alexnet.data.loading.colour_shift import colour_deviation, colour_divisor
+from alexnet.data.loading.sampler import epoch_order
+from alexnet.data.loading.transfer import HostBatch, prefetch_to_device
 from alexnet.data.store.base import Split
 from alexnet.data.store.statistics import Statistics
 from alexnet.distributed.collectives import shard_rows
@@ -25,19 +20,18 @@ from alexnet.kernels.augment import crop_batch, transform_batch
 from alexnet.recipe import Recipe
 from alexnet.utils.prefetch import prefetch
 
-Made = tuple[Tensor, Tensor, np.ndarray]
-"""Images, labels and indices of a batch, or of a part of it."""
+_Arrays = tuple[Tensor, Tensor, np.ndarray]  # the images, labels and indices of a batch, or of a shard of it
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures ready for the net, and where they come from.
+    """Pictures as the network takes them, and their labels.
 
     Attributes:
         images: (N, 3, crop, crop) float32, centred, in channels_last memory.
         labels: (N,) int64.
-        indices: (N,) int64, the pictures' places in their set; in the computer's memory, wherever the others are.
-        total: Pictures of the whole batch, of which this may be a part.
+        indices: (N,) int64, the indices of the pictures in their split; always in host memory.
+        total: The number of pictures of the full batch, of which this may be a shard.
     """
 
     images: Tensor
@@ -46,68 +40,29 @@ class Batch:
     total: int
 
 
-@dataclass(frozen=True)
-class HostBatch:
-    """What travels to a GPU: the bytes of a batch and what is to be done to them there; in pinned memory.
-
-    Attributes:
-        squares: (N, crop, crop, 3) uint8.
-        reflect: (N,) bool.
-        colour: (N, 3) float32, amounts to be added to R, G and B.
-        labels: (N,) int64.
-        indices: (N,) int64.
-    """
-
-    squares: Tensor
-    reflect: Tensor
-    colour: Tensor
-    labels: Tensor
-    indices: np.ndarray
-
-    @classmethod
-    def empty(cls, indices: np.ndarray, crop: int, pinned: bool) -> "HostBatch":
-        """Room for the squares of some pictures; pinned memory is taken from torch's store of it, and goes back."""
-        count = len(indices)
-
-        def room(*shape: int, dtype: torch.dtype) -> Tensor:
-            return torch.empty(shape, dtype=dtype, pin_memory=pinned)
-
-        return cls(
-            room(count, crop, crop, 3, dtype=torch.uint8),
-            room(count, dtype=torch.bool),
-            room(count, 3, dtype=torch.float32),
-            room(count, dtype=torch.int64),
-            indices,
-        )
-
-    def to(self, device: torch.device) -> tuple[Tensor, ...]:
-        """The four tensors on a device, which may still be copying them."""
-        tensors = (self.squares, self.reflect, self.colour, self.labels)
-        return tuple(tensor.to(device, non_blocking=True) for tensor in tensors)
-
-
 class Loader:
-    """Training batches of a set, the same for the same recipe whatever the number of workers and the device.
+    """Shuffled batches of augmented training pictures.
 
-    For a CPU the workers make the floats. For a GPU they only cut out bytes, which are sent one batch ahead; the GPU
-    makes the floats.
+    The batches depend only on the recipe, not on the number of workers or the device. For a CPU, the workers augment
+    the pictures. For a GPU, they only cut out the crops, which are copied to the GPU one batch ahead; the GPU does the
+    rest.
 
     Args:
         split: The pictures.
-        statistics: Of the training part: mean activity and colour components.
-        recipe: Its seed, batch size and what is drawn for each picture.
-        workers: Threads that make batches; 0 makes each when it is asked for. (Everything heavy runs without Python's
-            lock, so threads do what processes would, without copies.)
-        buffer_size: Batches made ahead, at least as many as there are workers and one.
-        device: Where the batches are wanted.
-        shard, num_shards: Which shard of each batch to make, from 0, and how many there are (`shard_rows`).
+        statistics: The statistics of the training pictures.
+        recipe: Its seed, batch size and augmentation are used.
+        workers: The number of threads that prepare batches; 0 prepares each batch when it is asked for. (All slow
+            steps run without Python's global lock. So threads are as fast as processes, without their copies.)
+        buffer_size: The number of batches that are prepared ahead; raised to workers + 1 if it is less.
+        device: The device of the batches; the CPU by default.
+        shard, num_shards: Which shard of each batch to prepare, from 0, and the number of shards (`shard_rows`).
 
     Attributes:
-        waited: Seconds the caller has waited for batches.
-        augments_on_device: Whether bytes are sent to the device, to be made floats there: where it is a GPU.
+        seconds_waited: The time that the caller has waited for batches.
+        augments_on_device: Whether the device augments the crops; true for a GPU.
 
     Raises:
-        ValueError: The stored pictures are smaller than the net's input.
+        ValueError: The stored pictures are smaller than the network's input.
     """
 
     def __init__(
@@ -126,13 +81,11 @@ class Loader:
         if split.size < crop:
             raise ValueError(
                 f"the store's pictures must be at least as large as the net's input of {crop} pixels; "
-                f"got {split.size}: prepare the store anew with size {recipe.store_size}"
+                f"got {split.size}: prepare the store again with size {recipe.store_size}"
             )
         self.split, self.statistics, self.recipe = split, statistics, recipe
-        self.workers, self.buffer_size = (
-            workers,
-            max(buffer_size, workers + 1),
-        )  # else more workers would have nothing to do
+        self.workers = workers
+        self.buffer_size = max(buffer_size, workers + 1)  # else some workers would have nothing to do
         self.device = device or torch.device("cpu")
         self.shard, self.num_shards = shard, num_shards
         self.augments_on_device = self.device.type == "cuda"
@@ -140,74 +93,85 @@ class Loader:
         self._mean = centre_mean(statistics.mean, crop)
 
     def __len__(self) -> int:
-        """Batches per epoch, the last one possibly short."""
+        """The number of batches of an epoch; the last one may be smaller."""
         return -(-len(self.split) // self.recipe.batch_size)
 
     def batches(self, epoch: int, first_batch: int = 0, shift_colours: bool = True) -> Generator[Batch, None, None]:
-        """The batches of an epoch, in an order drawn from the seed and the epoch.
+        """Yield the batches of an epoch.
+
+        An exception in a worker is raised here. Closing the generator ends the threads.
 
         Args:
-            epoch: Which epoch, from 0.
-            first_batch: The number of the first batch wanted, to go on in the middle of an epoch.
-            shift_colours: Whether to shift the colours, and divide by the recipe's colour_divisor.
-
-        Yields:
-            Batches; an exception in a worker is raised here. Closing the generator ends its threads.
+            epoch: The number of the epoch, from 0. With the seed it decides the order and the augmentation.
+            first_batch: The number of the first batch, to continue in the middle of an epoch.
+            shift_colours: Whether to shift the colours and divide by the recipe's colour_divisor.
         """
         size, seed = self.recipe.batch_size, self.recipe.seed
-        indices = epoch_order(len(self.split), seed=seed, epoch=epoch)
-        wholes = [indices[first : first + size] for first in range(first_batch * size, len(indices), size)]
-        totals = [len(whole) for whole in wholes]
-        parts = [whole[shard_rows(len(whole), self.shard, self.num_shards)[0]] for whole in wholes]
+        order = epoch_order(len(self.split), seed=seed, epoch=epoch)
+        full_batches = [order[start : start + size] for start in range(first_batch * size, len(order), size)]
+        shards = [full[shard_rows(len(full), self.shard, self.num_shards)[0]] for full in full_batches]
 
-        make = self._sent if self.augments_on_device else self._made
-        with closing(make(parts, epoch, shift_colours)) as made:
-            for total in totals:
-                began = time.perf_counter()
-                images, labels, of = next(made)
-                self.seconds_waited += time.perf_counter() - began
-                yield Batch(images, labels, of, total)
+        prepare = self._augment_on_device if self.augments_on_device else self._augment_on_cpu
+        with closing(prepare(shards, epoch, shift_colours)) as prepared:
+            for full in full_batches:
+                started = time.perf_counter()
+                images, labels, indices = next(prepared)
+                self.seconds_waited += time.perf_counter() - started
+                yield Batch(images, labels, indices, len(full))
 
-    def _made(self, parts: list[np.ndarray], epoch: int, shift_colours: bool) -> Generator[Made, None, None]:
-        """The images and labels of some pictures each, whose floats the workers make."""
+    def _augment_on_cpu(
+        self, shards: list[np.ndarray], epoch: int, shift_colours: bool
+    ) -> Generator[_Arrays, None, None]:
+        """Yield a batch for each array of picture indices; the workers do all steps."""
+        crop, divisor = self.recipe.net.image_size, colour_divisor(self.recipe, shift_colours)
 
-        def make(indices: np.ndarray) -> Made:
-            draws, divisor = self._draw(indices, epoch, shift_colours), self._divisor(shift_colours)
-            crop = self.recipe.net.image_size
+        def make_batch(indices: np.ndarray) -> _Arrays:
+            augmentation = self._draw_augmentation(indices, epoch, shift_colours)
             images = np.empty((len(indices), crop, crop, 3), np.float32)
             for n, picture in enumerate(self.split.images(indices.tolist())):
-                augment_picture(picture, draws, n, self._mean, divisor, images[n])
+                augment_picture(picture, augmentation, n, self._mean, divisor, images[n])
             labels = torch.from_numpy(self.split.labels[indices])
             return torch.from_numpy(images).permute(0, 3, 1, 2), labels, indices
 
-        return prefetch(make, parts, workers=self.workers, buffer_size=self.buffer_size)
+        return prefetch(make_batch, shards, workers=self.workers, buffer_size=self.buffer_size)
 
-    def _sent(self, parts: list[np.ndarray], epoch: int, shift_colours: bool) -> Generator[Made, None, None]:
-        """The same, whose bytes the workers cut out and whose floats the device makes."""
+    def _augment_on_device(
+        self, shards: list[np.ndarray], epoch: int, shift_colours: bool
+    ) -> Generator[_Arrays, None, None]:
+        """Yield a batch for each array of picture indices; the workers cut out crops, the device does the rest."""
         crop, pinned = self.recipe.net.image_size, self.device.type == "cuda"
-        mean = torch.from_numpy(self._mean).to(self.device)
+        mean, divisor = torch.from_numpy(self._mean).to(self.device), colour_divisor(self.recipe, shift_colours)
 
-        def cut(job: HostBatch) -> HostBatch:
-            return self.fill_host_batch(job, epoch, shift_colours)
+        def fill(batch: HostBatch) -> HostBatch:
+            return self.fill_host_batch(batch, epoch, shift_colours)
 
-        def send(job: HostBatch) -> tuple[Tensor, Tensor]:
-            squares, reflect, shift, labels = job.to(self.device)
-            return transform_batch(squares, reflect, mean, shift, self._divisor(shift_colours)), labels
+        def transfer(batch: HostBatch) -> tuple[Tensor, Tensor]:
+            crops, reflect, colour_shift, labels = batch.to(self.device)
+            return transform_batch(crops, reflect, mean, colour_shift, divisor), labels
 
-        # Memory is pinned here, in the caller's thread: then no other one calls CUDA, which would break the capture of
-        # a CUDA graph that the caller may be at.
-        jobs = (HostBatch.empty(part, crop, pinned) for part in parts)
-        with closing(prefetch(cut, jobs, workers=self.workers, buffer_size=self.buffer_size)) as made:
-            for job, (images, labels) in prefetch_to_device(made, send, self.device):
-                yield images, labels, job.indices
+        # Memory is pinned here, in the thread of the caller. So no other thread calls CUDA, which would break the
+        # capture of a CUDA graph that the caller may have begun.
+        empty_batches = (HostBatch.empty(indices, crop, pinned) for indices in shards)
+        with closing(prefetch(fill, empty_batches, workers=self.workers, buffer_size=self.buffer_size)) as filled:
+            for batch, (images, labels) in prefetch_to_device(filled, transfer, self.device):
+                yield images, labels, batch.indices
 
-    def _shifts(self, shift_colours: bool) -> bool:
-        return shift_colours and self.recipe.colour_deviation > 0
+    def fill_host_batch(self, batch: HostBatch, epoch: int, shift_colours: bool = True) -> HostBatch:
+        """Write the crops, the augmentation and the labels of the batch's pictures into its tensors; return it."""
+        crops, augmentation = batch.crops.numpy(), self._draw_augmentation(batch.indices, epoch, shift_colours)
+        addresses = self.split.memory_addresses(batch.indices)
+        if addresses is not None and (augmentation.side == crops.shape[1]).all():
+            crop_batch(addresses, self.split.size, augmentation.top, augmentation.left, crops)
+        else:
+            for n, picture in enumerate(self.split.images(batch.indices.tolist())):
+                crop_picture(picture, augmentation, n, crops[n])
+        batch.reflect.numpy()[:] = augmentation.reflect
+        batch.colour_shift.numpy()[:] = augmentation.colour_shift
+        batch.labels.numpy()[:] = self.split.labels[batch.indices]
+        return batch
 
-    def _divisor(self, shift_colours: bool) -> float:
-        return self.recipe.colour_divisor if self._shifts(shift_colours) else 1.0
-
-    def _draw(self, indices: np.ndarray, epoch: int, shift_colours: bool) -> Augmentation:
+    def _draw_augmentation(self, indices: np.ndarray, epoch: int, shift_colours: bool) -> Augmentation:
+        """Draw the augmentation of the pictures as the recipe says."""
         recipe = self.recipe
         return draw_augmentation(
             indices,
@@ -218,20 +182,6 @@ class Loader:
             reflect=recipe.reflect,
             crop_area=recipe.crop_area,
             random_crops=recipe.crops == "random",
-            colour_deviation=recipe.colour_deviation if self._shifts(shift_colours) else 0.0,
+            colour_deviation=colour_deviation(recipe, shift_colours),
             statistics=self.statistics,
         )
-
-    def fill_host_batch(self, job: HostBatch, epoch: int, shift_colours: bool = True) -> HostBatch:
-        """Fill in what travels to a GPU, for the pictures and into the memory of `job`; returns it."""
-        squares, draws = job.squares.numpy(), self._draw(job.indices, epoch, shift_colours)
-        addresses = self.split.memory_addresses(job.indices)
-        if addresses is not None and (draws.side == squares.shape[1]).all():
-            crop_batch(addresses, self.split.size, draws.top, draws.left, squares)
-        else:
-            for n, picture in enumerate(self.split.images(job.indices.tolist())):
-                cut_crop(picture, draws, n, squares[n])
-        job.reflect.numpy()[:] = draws.reflect
-        job.colour.numpy()[:] = draws.colour
-        job.labels.numpy()[:] = self.split.labels[job.indices]
-        return job

@@ -1,50 +1,92 @@
-"""Batches on their way to a GPU: sent one ahead, on a stream of their own, while the net computes on another."""
+"""The transfer of batches to a GPU: one batch ahead, on a CUDA stream of its own, while the network computes."""
 
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Host = TypeVar("Host")
 Tensors = tuple[Tensor, ...]
-Sent = tuple[Host, Tensors, torch.cuda.Event | None]
+_Transfer = tuple[Host, Tensors, torch.cuda.Event | None]
+
+
+@dataclass(frozen=True)
+class HostBatch:
+    """A batch in host memory as it is copied to a GPU: crops as bytes, and the other steps of their augmentation.
+
+    Attributes:
+        crops: (N, crop, crop, 3) uint8.
+        reflect: (N,) bool.
+        colour_shift: (N, 3) float32, what is added to red, green and blue.
+        labels: (N,) int64.
+        indices: (N,) int64, the indices of the pictures in their split.
+    """
+
+    crops: Tensor
+    reflect: Tensor
+    colour_shift: Tensor
+    labels: Tensor
+    indices: np.ndarray
+
+    @classmethod
+    def empty(cls, indices: np.ndarray, crop: int, pinned: bool) -> "HostBatch":
+        """Return a batch whose tensors are not initialised yet; torch caches and reuses pinned memory."""
+        count = len(indices)
+
+        def allocate(*shape: int, dtype: torch.dtype) -> Tensor:
+            return torch.empty(shape, dtype=dtype, pin_memory=pinned)
+
+        return cls(
+            allocate(count, crop, crop, 3, dtype=torch.uint8),
+            allocate(count, dtype=torch.bool),
+            allocate(count, 3, dtype=torch.float32),
+            allocate(count, dtype=torch.int64),
+            indices,
+        )
+
+    def to(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Return crops, reflect, colour_shift and labels on a device; the copies may still be running."""
+        tensors = (self.crops, self.reflect, self.colour_shift, self.labels)
+        return tuple(tensor.to(device, non_blocking=True) for tensor in tensors)
 
 
 def prefetch_to_device(
-    made: Iterable[Host], send: Callable[[Host], Tensors], device: torch.device
+    host_batches: Iterable[Host], transfer: Callable[[Host], Tensors], device: torch.device
 ) -> Generator[tuple[Host, Tensors], None, None]:
-    """Each batch with what `send` makes of it on the device, begun before the batch in front of it is handed over.
+    """Yield batches with their tensors on a device. Each transfer begins before the previous batch is yielded.
 
     Args:
-        made: Batches in the computer's memory; in pinned memory, or the computer waits for each copy.
-        send: Starts the copies, and what is to be done on the device; runs on a stream of its own where that is a GPU.
-        device: Where to.
+        host_batches: Batches in host memory. If it is not pinned, the host waits for each copy.
+        transfer: Starts the copies of a batch and the work on the device. On a GPU it runs on a stream of its own.
+        device: The device to copy to.
 
     Yields:
-        A batch and its tensors, for the stream that is the current one when it is asked for.
+        A batch and its tensors, ready for the stream that is the current one at that moment.
     """
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-    if stream is not None:  # what `send` reads on the device may be in the making
+    if stream is not None:  # what `transfer` reads on the device may still be computed
         stream.wait_stream(torch.cuda.current_stream(device))
-    waiting: Sent[Host] | None = None
-    for host in made:
+    pending: _Transfer[Host] | None = None
+    for host_batch in host_batches:
         with torch.cuda.stream(stream):
-            tensors = send(host)
+            tensors = transfer(host_batch)
             event = stream.record_event() if stream is not None else None
-        if waiting is not None:
-            yield _received(waiting, device)
-        waiting = host, tensors, event
-    if waiting is not None:
-        yield _received(waiting, device)
+        if pending is not None:
+            yield _wait_on_current_stream(pending, device)
+        pending = host_batch, tensors, event
+    if pending is not None:
+        yield _wait_on_current_stream(pending, device)
 
 
-def _received(sent: Sent[Host], device: torch.device) -> tuple[Host, Tensors]:
-    """A batch that the current stream may use: it waits for the batch, and the computer does not."""
-    host, tensors, event = sent
+def _wait_on_current_stream(pending: _Transfer[Host], device: torch.device) -> tuple[Host, Tensors]:
+    """Let the current stream wait for a transfer, but not the host; return the batch and its tensors."""
+    host_batch, tensors, event = pending
     if event is not None:
         stream = torch.cuda.current_stream(device)
         stream.wait_event(event)
         for tensor in tensors:
-            tensor.record_stream(stream)  # else its memory may be given to the next batch while it is read here
-    return host, tensors
+            tensor.record_stream(stream)  # else its memory may be reused for the next batch while it is still read
+    return host_batch, tensors
