@@ -1,6 +1,7 @@
 """The commands as a user meets them: what they print, where, and with which exit status."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,21 @@ from PIL import Image
 from alexnet import cli
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES
+
+COMMANDS = [
+    "demo",
+    "recipes",
+    "prepare",
+    "train",
+    "evaluate",
+    "predict",
+    "submit",
+    "index",
+    "similar",
+    "reproduce",
+    "report",
+    "figures",
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +43,8 @@ def work(tmp_path_factory: pytest.TempPathFactory, picture_folder: Path) -> Path
     return folder
 
 
-def failing(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line on standard error of a command that ends with status 2 and prints nothing else."""
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command that must end with status 2 and print one line, on standard error only; return this line."""
     capsys.readouterr()
     assert cli.main([str(argument) for argument in arguments]) == 2
     out, err = capsys.readouterr()
@@ -46,34 +62,55 @@ def test_help_and_version_need_no_torch() -> None:
     assert version.stdout.startswith("alexnet 0.")
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_shows_only_defaults_that_are_set(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.startswith(f"usage: alexnet {command} ")
+    assert not re.search(r"default: (None|False|\[\])", text)
+
+
+def test_the_options_for_several_processes_are_a_group_after_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    _, *groups = capsys.readouterr().out.split("\n\n")
+    titles = [group.splitlines()[0] for group in groups if not group.startswith(" ")]
+    assert titles[-2:] == ["speed and memory:", "several processes:"]
+    assert "--recipe" in next(group for group in groups if group.startswith("options:"))
+    assert re.findall(r"^  (--\S+)", groups[-1], re.MULTILINE) == ["--parallel", "--hang-seconds"]
+
+
 def test_recipes_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["recipes"]) == 0
-    listed = capsys.readouterr().out
-    assert all(line.split()[0] in RECIPES for line in listed.splitlines())
-    assert len(listed.splitlines()) == len(RECIPES)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(RECIPES)
     assert cli.main(["recipes", "photos"]) == 0
     assert Recipe.from_json(capsys.readouterr().out) == RECIPES["photos"]()
 
 
-def test_a_run_has_all_that_is_promised(work: Path) -> None:
+def test_a_run_has_a_recipe_metrics_checkpoints_and_a_report(work: Path) -> None:
     names = {path.name for path in (work / "run").iterdir()}
     assert names >= {"recipe.json", "metrics.jsonl", "checkpoints", "report.html"}
     assert (work / "run" / "checkpoints" / "best.safetensors").exists()
 
 
 @pytest.mark.parametrize("views", [1, 10])
-def test_evaluate_prints_one_object(work: Path, views: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_prints_one_json_object(work: Path, views: int, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["evaluate", work / "run", work / "run", work / "store", "--views", views, "--json"]
-    assert cli.main([str(word) for word in command]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["views"] == views
-    assert 0 <= found["top5_error"] <= found["top1_error"] <= 1
-    assert found["log_prob"] > 0
+    assert cli.main([str(argument) for argument in command]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results["views"] == views
+    assert 0 <= results["top5_error"] <= results["top1_error"] <= 1
+    assert results["log_prob"] > 0
     assert cli.main(["evaluate", str(work / "run"), str(work / "store"), "--views", str(views)]) == 0
     assert "top-1 error" in capsys.readouterr().out
 
 
-def test_predict_names_classes(work: Path, picture_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_names_classes_and_reports_missing_files(
+    work: Path, picture_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pictures = [*sorted(str(path) for path in picture_folder.glob("*/0-0.png")), str(picture_folder / "no.png")]
     assert cli.main(["predict", str(work / "run"), *pictures, "--json", "--top", "2"]) == 2  # the last is missing
     out, err = capsys.readouterr()
@@ -86,7 +123,7 @@ def test_predict_names_classes(work: Path, picture_folder: Path, capsys: pytest.
     assert "%" in capsys.readouterr().out
 
 
-def test_figures_and_report_are_written_anew(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_figures_and_report_are_written_again(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["figures", str(work / "run"), "--folder", str(work / "figures")]) == 0
     paths = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert paths
@@ -97,43 +134,45 @@ def test_figures_and_report_are_written_anew(work: Path, capsys: pytest.CaptureF
     assert (work / "run" / "report.html").stat().st_size > 10_000
 
 
-def test_a_finished_run_is_left_as_it_is(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_a_finished_run_changes_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (work / "run" / "metrics.jsonl").read_bytes()
     assert cli.main(["train", str(work / "store"), str(work / "run")]) == 0
     assert (work / "run" / "metrics.jsonl").read_bytes() == before
-    assert "error of the net kept" in capsys.readouterr().out
+    assert "top-1 error of the best checkpoint" in capsys.readouterr().out
 
 
-def test_what_the_user_can_mend_is_one_line(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_the_user_is_reported_in_one_line(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = tmp_path / "text.jpg"
     text.write_text("no picture")
     empty = tmp_path / "empty"
     empty.mkdir()
     store, run = work / "store", work / "run"
-    assert "no-such-folder" in failing(capsys, "prepare", tmp_path / "no-such-folder", tmp_path / "s")
-    assert "empty" in failing(capsys, "prepare", empty, tmp_path / "s")
-    assert "text.jpg" in failing(capsys, "prepare", text, tmp_path / "s")
-    assert "no-such-recipe" in failing(capsys, "train", store, tmp_path / "r", "--recipe", "no-such-recipe")
-    assert "batch_size" in failing(capsys, "train", store, tmp_path / "r", "--set", "batch_size=0")
-    assert "store_size 256" in failing(capsys, "train", store, tmp_path / "r", "--recipe", "photos")
-    assert "another recipe" in failing(capsys, "train", store, run, "--recipe", "tiny")
-    assert "no checkpoint" in failing(capsys, "evaluate", empty, store)
-    assert "no such store" in failing(capsys, "evaluate", run, tmp_path / "no-store")
-    assert "views must be 1" in failing(capsys, "evaluate", run, store, "--views", 3)
-    assert "text.jpg" in failing(capsys, "predict", run, text)
-    assert "no checkpoint" in failing(capsys, "predict", empty, text)
-    assert not (tmp_path / "r").exists(), "a refused training leaves no run behind"
+    assert "no-such-folder" in error_of(capsys, "prepare", tmp_path / "no-such-folder", tmp_path / "s")
+    assert "empty" in error_of(capsys, "prepare", empty, tmp_path / "s")
+    assert "text.jpg" in error_of(capsys, "prepare", text, tmp_path / "s")
+    assert "no-such-recipe" in error_of(capsys, "train", store, tmp_path / "r", "--recipe", "no-such-recipe")
+    assert "batch_size" in error_of(capsys, "train", store, tmp_path / "r", "--set", "batch_size=0")
+    assert "store_size 256" in error_of(capsys, "train", store, tmp_path / "r", "--recipe", "photos")
+    assert "another recipe" in error_of(capsys, "train", store, run, "--recipe", "tiny")
+    assert "no checkpoint" in error_of(capsys, "evaluate", empty, store)
+    assert "no such store" in error_of(capsys, "evaluate", run, tmp_path / "no-store")
+    assert "views must be 1" in error_of(capsys, "evaluate", run, store, "--views", 3)
+    assert "text.jpg" in error_of(capsys, "predict", run, text)
+    assert "no checkpoint" in error_of(capsys, "predict", empty, text)
+    assert not (tmp_path / "r").exists(), "a training that is refused writes nothing"
 
 
-def test_a_pipe_that_closes_early_is_no_error() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     command = f"{sys.executable} -m alexnet recipes alexnet-2012-run | head -n 1"
     result = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert result.stdout == "{\n"
     assert result.stderr == ""
 
 
-def test_a_store_is_not_prepared_at_an_address(picture_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
+def test_prepare_refuses_an_address(picture_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
         cli.main(["prepare", str(picture_folder), "s3://bucket/store"])
-    assert end.value.code == 2
+    assert exit_info.value.code == 2
     assert "s3://bucket/store must be a folder; copy it to an address" in capsys.readouterr().err

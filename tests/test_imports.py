@@ -89,7 +89,7 @@ def test_a_recipe_needs_the_standard_library_only(module: str) -> None:
         ("models/layers.py", "import alexnet.training.sgd", ["alexnet.training.sgd"]),
         ("data/loading/loader.py", "def f():\n    from alexnet.nets import AlexNet", ["alexnet.nets.AlexNet"]),
         ("kernels/augment.py", "from alexnet import AlexNet", ["alexnet.AlexNet"]),
-        ("cli.py", "from benchmarks.speed import peers", ["benchmarks.speed.peers"]),
+        ("cli/train.py", "from benchmarks.speed import peers", ["benchmarks.speed.peers"]),
         ("training/train.py", "from alexnet.training.sgd import SGD\nfrom alexnet import recipe", []),
     ],
 )

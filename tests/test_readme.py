@@ -51,8 +51,8 @@ def test_every_command_of_the_table_is_understood() -> None:
     known = set()
     for command in re.findall(r"`alexnet (.*?)`", " ".join(cells)):
         words = shlex.split(command.replace("[", "").replace("]", "").replace("...", ""))
-        known.add(cli.parser().parse_args(words).run_command)
-    listed = re.findall(r"^ {4}(\w+) {2,}", cli.parser().format_help(), re.MULTILINE)
+        known.add(cli.build_parser().parse_args(words).run_command)
+    listed = re.findall(r"^ {4}(\w+) {2,}", cli.build_parser().format_help(), re.MULTILINE)
     assert len(known) == len(listed), "the table and `alexnet --help` name the same commands"
 
 

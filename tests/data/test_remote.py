@@ -414,10 +414,10 @@ def test_the_commands_take_an_address(
     shutil.copytree(store, tmp_path / "s")
     address, run = upload(tmp_path / "s"), str(tmp_path / "run")
     for command in (["train", address, run], ["evaluate", run, address], ["index", run, address]):
-        assert cli.parser().parse_args(command).store == address
+        assert cli.build_parser().parse_args(command).store == address
     for command in (["report", run, "--data", address], ["reproduce", "table1", "--data", address, "--more", address]):
-        assert cli.parser().parse_args(command).data == address
-    train(cli.parser().parse_args(["train", address, run]).store, run, replace(recipe, epochs=1), device="cpu")
+        assert cli.build_parser().parse_args(command).data == address
+    train(cli.build_parser().parse_args(["train", address, run]).store, run, replace(recipe, epochs=1), device="cpu")
     first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["store"] == address
     found = []

@@ -1,0 +1,32 @@
+"""`alexnet index RUN STORE` (section 7.1)."""
+
+import argparse
+
+from alexnet.cli.options import add_device, add_run, add_store
+
+SUMMARY = "write the activities of a store's pictures, to search among them"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments and options."""
+    add_run(parser)
+    add_store(parser)
+    parser.add_argument("--split", default="train", help="train, val or test")
+    parser.add_argument("--bits", type=int, default=128, metavar="N", help="length of the binary codes")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the autoencoder that computes the codes"
+    )
+    add_device(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
+    from alexnet.results.retrieval import Index, build_index
+
+    folder = build_index(
+        options.run, options.store, split=options.split, bits=options.bits, seed=options.seed, device=options.device
+    )
+    index = Index(folder)
+    explained = index.about["autoencoder"]["explained"]
+    print(f"{folder}: {len(index)} pictures; codes of {options.bits} bits explain {explained:.0%} of the variance")
+    return 0

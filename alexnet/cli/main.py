@@ -1,0 +1,126 @@
+"""The command `alexnet`: its commands and its exit status.
+
+Exit status: 0 for success; 2 for an error that the user can correct, reported in one line that says how; 1 for an error
+in this program, with a traceback; 128 and the signal's number if a signal stopped the command.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, NoReturn
+
+from alexnet.cli import (
+    demo,
+    evaluate,
+    figures,
+    index,
+    predict,
+    prepare,
+    recipes,
+    report,
+    reproduce,
+    similar,
+    submit,
+    train,
+)
+from alexnet.cli.messages import one_line, print_error
+from alexnet.utils.processes import ReportedElsewhere, is_local_main_process, wait_for_report
+
+# In the order of `alexnet --help`. A command's module imports what it needs when it runs, so that --help is instant.
+_COMMANDS: dict[str, ModuleType] = {
+    "demo": demo,
+    "recipes": recipes,
+    "prepare": prepare,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "submit": submit,
+    "index": index,
+    "similar": similar,
+    "reproduce": reproduce,
+    "report": report,
+    "figures": figures,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: The command and its arguments; by default those of this process.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        options = build_parser().parse_args(arguments)
+        status: int = options.run_command(options)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt as interrupt:
+        print_error("stopped")
+        return 128 + getattr(interrupt, "signal", 2)
+    except ReportedElsewhere:
+        wait_for_report()
+        return 2
+    except BrokenPipeError:
+        # The reader of our output has ended. Python would report that again when it closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (ValueError, OSError) as error:
+        if os.environ.get("ALEXNET_DEBUG"):
+            raise
+        print_error(one_line(error))
+        return 2
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError" or os.environ.get("ALEXNET_DEBUG"):
+            raise
+        print_error(f"the device has too little memory: train with a smaller --set batch_size ({one_line(error)})")
+        return 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; `run_command` of what it parses is the function to call."""
+    parser = _Parser(
+        prog="alexnet", description='The paper "ImageNet Classification with Deep CNNs" (2012) as one program.'
+    )
+    parser.add_argument("-V", "--version", action=_VersionAction, nargs=0, help="print the version")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, module in _COMMANDS.items():
+        summary: str = module.SUMMARY
+        command = commands.add_parser(
+            name, help=summary, description=summary[0].upper() + summary[1:] + ".", formatter_class=_HelpFormatter
+        )
+        module.add_arguments(command)
+        command.set_defaults(run_command=module.run)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are reported once, although several processes have the same command line."""
+
+    def error(self, message: str) -> NoReturn:
+        if not is_local_main_process():
+            raise ReportedElsewhere
+        super().error(message)
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Show the defaults of options, except of those that are not set unless they are given."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or action.default == []:
+            return action.help
+        return super()._get_help_string(action)
+
+
+class _VersionAction(argparse.Action):
+    """The option --version, which reads the package's metadata only if it is given."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"alexnet {version('alexnet')}")
+        parser.exit()

@@ -1,0 +1,83 @@
+"""The arguments and options that several commands share."""
+
+import argparse
+from pathlib import Path
+
+# What options are added to: a command's parser, or a group of its options.
+_Options = argparse._ActionsContainer
+
+_VIEWS = (
+    "views to average over; 1: the centre; 10: the corners, the centre and their reflections; "
+    "9: the corners, the edges and the centre"
+)
+
+
+def parse_store(text: str) -> str | Path:
+    """Return a store's folder as a path, or its address as it is: Path would shorten s3://bucket to s3:/bucket."""
+    return text if "://" in text else Path(text)
+
+
+def parse_output_folder(text: str) -> Path:
+    """Return the path of a folder to write to.
+
+    Raises:
+        argparse.ArgumentTypeError: It is an address.
+    """
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text} must be a folder; copy it to an address once it is complete")
+    return Path(text)
+
+
+def add_run(options: _Options, help: str = "folder of a trained net, written by `alexnet train`") -> None:
+    """Add the argument RUN."""
+    options.add_argument("run", metavar="RUN", type=Path, help=help)
+
+
+def add_runs(options: _Options, help: str) -> None:
+    """Add the argument RUN, which can be repeated."""
+    options.add_argument("runs", metavar="RUN", nargs="+", type=Path, help=help)
+
+
+def add_store(options: _Options) -> None:
+    """Add the argument STORE."""
+    help = "folder written by `alexnet prepare`, or the address of a copy of it, such as s3://bucket/folder"
+    options.add_argument("store", metavar="STORE", type=parse_store, help=help)
+
+
+def add_data(options: _Options, help: str = "store of the pictures to show (default: the run's own)") -> None:
+    """Add the option --data, a store."""
+    options.add_argument("--data", metavar="STORE", type=parse_store, help=help)
+
+
+def add_images(options: _Options) -> None:
+    """Add the argument IMAGE, which can be repeated."""
+    options.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="picture file")
+
+
+def add_views(options: _Options, default: int | None, note: str = "") -> None:
+    """Add the option --views; `note` says what the default is if it is None."""
+    options.add_argument("--views", type=int, default=default, metavar="1|9|10", help=_VIEWS + note)
+
+
+def add_device(options: _Options) -> None:
+    """Add the option --device."""
+    help = "device to compute on, such as cpu or cuda:1 (default: the first GPU, or the CPU if there is none)"
+    options.add_argument("--device", help=help)
+
+
+def add_workers(options: _Options, help: str) -> None:
+    """Add the option --workers."""
+    options.add_argument("--workers", type=int, metavar="N", help=help)
+
+
+def add_json(options: _Options, help: str = "print one JSON list with an entry for each picture") -> None:
+    """Add the option --json."""
+    options.add_argument("--json", action="store_true", help=help)
+
+
+def add_process_group(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add and return the group of the options for several processes, with the option --parallel."""
+    group = parser.add_argument_group("several processes", "To be started with torchrun; see docs/clusters.md.")
+    help = "how the processes share the work: none, data, towers or hybrid"
+    group.add_argument("--parallel", metavar="SCHEME", default="none", help=help)
+    return group

@@ -1,0 +1,60 @@
+"""`alexnet prepare SOURCE STORE` (section 3)."""
+
+import argparse
+from pathlib import Path
+
+from alexnet.cli.options import add_workers, parse_output_folder
+from alexnet.utils.processes import ReportedElsewhere, is_main_process, world_size
+
+SUMMARY = "turn a folder of pictures into a store of square pictures"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments and options."""
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="folder with a folder for each class, or CIFAR-10")
+    parser.add_argument("store", metavar="STORE", type=parse_output_folder, help="folder to write")
+    parser.add_argument("--size", type=int, default=256, metavar="N", help="side of the stored pictures, in pixels")
+    parser.add_argument("--encoding", choices=("raw", "jpeg"), default="raw", help="how the pictures are stored")
+    parser.add_argument(
+        "--max-failures",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="stop if more than this share of the files cannot be read",
+    )
+    add_workers(parser, "threads of each process (default: one per core)")
+
+    split = parser.add_argument_group("held-out pictures", "For sources that have no val/ or test/ of their own.")
+    split.add_argument(
+        "--held-out", type=float, default=0.1, metavar="SHARE", help="share of each class to hold out as val"
+    )
+    split.add_argument(
+        "--train-per-class", type=int, metavar="N", help="train on N pictures of each class, test on the others"
+    )
+    split.add_argument("--val-batch", type=int, metavar="1..5", help="training batch of CIFAR-10 to hold out as val")
+    split.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of held-out pictures")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
+    from alexnet.data.prepare.prepare import prepare
+
+    try:
+        summary = prepare(
+            options.source,
+            options.store,
+            size=options.size,
+            encoding=options.encoding,
+            held_out=options.held_out,
+            train_per_class=options.train_per_class,
+            val_batch=options.val_batch,
+            seed=options.seed,
+            workers=options.workers,
+            max_failures=options.max_failures,
+            parallel=world_size() > 1,
+        )
+    except ReportedElsewhere:  # `prepare` has waited for the report
+        return 2
+    if is_main_process():
+        print(summary)
+    return 0

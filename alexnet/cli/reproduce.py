@@ -1,0 +1,48 @@
+"""`alexnet reproduce [NAME]`: the paper's figures and tables."""
+
+import argparse
+from pathlib import Path
+
+from alexnet.cli.options import add_data, add_device, add_workers, parse_store
+
+SUMMARY = "reproduce a figure or a table of the paper"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments and options."""
+    parser.add_argument("name", metavar="NAME", nargs="?", help="experiment, such as figure1 (default: list them)")
+    add_data(parser, "store of the paper's pictures, or of others in their place")
+    parser.add_argument("--more", metavar="STORE", type=parse_store, help="larger store to pre-train on (table2)")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("reproduced"), metavar="FOLDER", help="folder for nets, tables and figures"
+    )
+    parser.add_argument("--recipe", metavar="NAME", help="recipe to vary (default: the experiment's own)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="shorten each training to N epochs")
+    parser.add_argument("--seeds", type=int, metavar="N", help="train each net N times (default: the experiment's own)")
+    add_device(parser)
+    add_workers(parser, "threads that load batches (default: one, or with a GPU one per core)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
+    from alexnet.experiments import describe_experiments, reproduce
+    from alexnet.recipes import recipe_named
+
+    if options.name is None:
+        for name, claim in describe_experiments().items():
+            print(f"{name:20} {claim}")
+        return 0
+    finding = reproduce(
+        options.name,
+        options.folder,
+        options.data,
+        more=options.more,
+        recipe=recipe_named(options.recipe) if options.recipe else None,
+        epochs=options.epochs,
+        seeds=options.seeds,
+        device=options.device,
+        workers=options.workers,
+    )
+    print(finding.markdown(), end="")
+    print(f"\nAll in {options.folder / options.name}.")
+    return 0
