@@ -32,7 +32,7 @@ from alexnet.data.store.base import Split
 from alexnet.data.store.store import Store
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
-from alexnet.training.inference import predictions, together
+from alexnet.training.inference import pictures_per_batch, predict_split
 from alexnet.training.precision import autocast
 from alexnet.utils.memory import keep_freed_memory
 
@@ -101,7 +101,7 @@ def peer(
 
 def ours(net: AlexNet, split: Split, mean: np.ndarray, recipe: Recipe) -> Tensor:
     """As `evaluate` does it."""
-    return torch.cat([part.mean(1) for part, _ in predictions(net, split, mean, recipe, views=10)])
+    return torch.cat([part.mean(1) for part, _ in predict_split(net, split, mean, recipe, views=10)])
 
 
 class First:
@@ -124,7 +124,7 @@ def ways(store: Store, folder: Path, count: int, classes: int, device: torch.dev
     net = AlexNet(classes, recipe.net).to_channels_last(device).eval()
     theirs, last = (torchvision_alexnet(classes).to(device).eval() for _ in range(2))
     last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    size, mean = together(device, 10), store.statistics.mean
+    size, mean = pictures_per_batch(device, 10), store.statistics.mean
     plain, wanted = torch.contiguous_format, torch.channels_last
     return {
         "ours": lambda: ours(net, split, mean, recipe),  # type: ignore[arg-type]

@@ -35,7 +35,7 @@ from alexnet.data.loading.loader import Loader
 from alexnet.data.store.store import Store
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
-from alexnet.training.sgd import SGD, groups
+from alexnet.training.sgd import SGD, parameter_groups
 from alexnet.training.step import Step
 from alexnet.utils.memory import keep_freed_memory
 
@@ -64,7 +64,7 @@ def steps(batch: int, classes: int, threads: int | None, least: float) -> dict[s
     device = torch.device(DEVICE)
     recipe = Recipe(batch_size=batch, learning_rate=1e-6)
     net = AlexNet(classes).to_channels_last(device)
-    step = Step(net, SGD(groups(net, recipe), rate=1e-6, momentum=0.9, decay=5e-4), recipe)
+    step = Step(net, SGD(parameter_groups(net, recipe), rate=1e-6, momentum=0.9, decay=5e-4), recipe)
     images = torch.randn(batch, 3, 224, 224, device=device).mul_(50).to(memory_format=torch.channels_last)
     labels = torch.randint(classes, (batch,), device=device)
     for _ in range(5 if DEVICE == "cuda" else 1):

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.layers import ResponseNormalisation
 from alexnet.recipe import Recipe
-from alexnet.training.precision import autocast, autocast_wanted
-from alexnet.training.sgd import SGD, groups
+from alexnet.training.precision import autocast, uses_bfloat16
+from alexnet.training.sgd import SGD, parameter_groups
 from alexnet.training.step import Step
 from alexnet.utils.memory import keep_freed_memory
 
@@ -126,10 +126,10 @@ def main() -> None:
     keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     recipe = Recipe(precision=options.precision, batch_size=options.batch, learning_rate=1e-6)
-    dtype = torch.bfloat16 if autocast_wanted(device, recipe) else torch.float32
+    dtype = torch.bfloat16 if uses_bfloat16(device, recipe) else torch.float32
     torch.manual_seed(0)
     net = AlexNet(options.classes).to_channels_last(device).train()
-    optimiser = SGD(groups(net, recipe), rate=recipe.learning_rate, momentum=0.9, decay=5e-4)
+    optimiser = SGD(parameter_groups(net, recipe), rate=recipe.learning_rate, momentum=0.9, decay=5e-4)
     images = (torch.randn(options.batch, 3, 224, 224, device=device) * 50).to(memory_format=torch.channels_last)
     labels = torch.randint(options.classes, (options.batch,), device=device)
     step = Step(net, optimiser, recipe)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from alexnet.recipe import Recipe
-from alexnet.training.precision import autocast_wanted
+from alexnet.training.precision import uses_bfloat16
 from alexnet.utils.device import has_bfloat16
 
 # Sides of the matrices whose product gives the rate, and bytes of the copy: so large that calling costs nothing and
@@ -24,7 +24,7 @@ COPIED = {"cpu": 2**28, "cuda": 2**31}
 
 def activity_bytes(device: torch.device, recipe: Recipe) -> int:
     """Bytes of an activity of a recipe's net on a device: 2 in bfloat16, 4 in float32."""
-    return 2 if autocast_wanted(device, recipe) else 4
+    return 2 if uses_bfloat16(device, recipe) else 4
 
 
 def synchronise(device: torch.device) -> None:

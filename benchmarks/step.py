@@ -35,9 +35,9 @@ from alexnet.data.loading.loader import Batch, Loader
 from alexnet.data.store.store import Store
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
-from alexnet.training.precision import autocast, autocast_wanted
+from alexnet.training.precision import autocast, uses_bfloat16
 from alexnet.training.schedule import rates
-from alexnet.training.sgd import SGD, groups, set_rates
+from alexnet.training.sgd import SGD, parameter_groups, set_learning_rates
 from alexnet.training.step import Step
 from alexnet.utils.memory import keep_freed_memory
 
@@ -90,11 +90,13 @@ def for_ever(loader: Loader) -> Iterator[Batch]:
 
 def trainer(net: AlexNet, recipe: Recipe) -> Callable[[Tensor, Tensor], object]:
     """Our step with what the training loop does around it."""
-    optimiser = SGD(groups(net, recipe), rate=recipe.learning_rate, momentum=recipe.momentum, decay=recipe.decay)
+    optimiser = SGD(
+        parameter_groups(net, recipe), rate=recipe.learning_rate, momentum=recipe.momentum, decay=recipe.decay
+    )
     step = Step(net, optimiser, recipe)
 
     def train(images: Tensor, labels: Tensor) -> object:
-        set_rates(optimiser, rates(recipe, 0))
+        set_learning_rates(optimiser, rates(recipe, 0))
         return step(images, labels)
 
     return train
@@ -117,7 +119,7 @@ def stepper(net: nn.Module, x: Tensor, y: Tensor, recipe: Recipe) -> Callable[[]
 def compare(store: Store, recipe: Recipe, repeats: int, device: torch.device) -> dict[str, Any]:
     """Pictures/s of each net, and the ceiling, in one precision."""
     classes, batch = len(store.classes), recipe.batch_size
-    dtype = torch.bfloat16 if autocast_wanted(device, recipe) else torch.float32
+    dtype = torch.bfloat16 if uses_bfloat16(device, recipe) else torch.float32
     form = torch.channels_last
     x = (torch.randn(batch, 3, 224, 224, device=device) * 50).to(memory_format=form)
     y = torch.randint(classes, (batch,), device=device)

@@ -19,7 +19,7 @@ from alexnet.results import figures
 from alexnet.results.report import balanced_sample, examples
 from alexnet.results.retrieval import Features, Index, build_index, import_faiss, nearest_neighbours
 from alexnet.training.checkpoint import load_best
-from alexnet.training.inference import default_views, probabilities
+from alexnet.training.inference import default_views, predict_pictures
 from alexnet.utils.device import choose_device
 
 DATA = ILSVRC2010
@@ -83,7 +83,7 @@ def draw_guesses(lab: Experiment, trained: Path, of: Split, places: np.ndarray) 
     found = load_best(trained)
     net, mean = found.net().to_channels_last(choose_device(lab.device)), found.statistics.mean
     pictures = [of.image(int(place)) for place in places]
-    chances = probabilities(net, pictures, mean, found.recipe, default_views(found.recipe))
+    chances = predict_pictures(net, pictures, mean, found.recipe, default_views(found.recipe))
     return figures.guesses(examples(of, found.classes, chances.numpy(), places))
 
 

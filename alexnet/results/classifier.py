@@ -8,7 +8,7 @@ import torch
 from alexnet.data.loading.views import check_view_count
 from alexnet.data.prepare.decode import read_image
 from alexnet.training.checkpoint import Checkpoint, load_best
-from alexnet.training.inference import default_views, probabilities
+from alexnet.training.inference import default_views, predict_pictures
 from alexnet.utils.device import choose_device
 
 Picture = str | Path | bytes
@@ -61,7 +61,7 @@ class Classifier:
         squares = [read_image(picture, self.recipe.store_size) for picture in pictures]
         if not squares:
             return []
-        found = probabilities(self.net, squares, self.mean, self.recipe, views)  # (N, classes)
+        found = predict_pictures(self.net, squares, self.mean, self.recipe, views)  # (N, classes)
         values, places = found.topk(min(top, len(self.classes)), dim=1)
         return [
             [(self.classes[i], float(p)) for i, p in zip(index, row, strict=True)]

@@ -16,7 +16,8 @@ from alexnet.recipe import Recipe
 from alexnet.results.predictions import Predictions, average, digest, mixture_weights
 from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.consistency import describe_pictures, versions
-from alexnet.training.inference import errors, format_views, predictions
+from alexnet.training.error_rates import error_rates
+from alexnet.training.inference import format_views, predict_split
 from alexnet.utils.console import note_once
 
 HANG_SECONDS = 300  # of several processes, one that stands still for so long is given up
@@ -84,7 +85,7 @@ def evaluate(
     if save is not None and team.is_main:
         of_nets = tuple(run for net in nets for run in net.nets)
         Predictions(of_nets, of_store.classes, views, nets[0].differing, nets[0].pictures, both).save(Path(save))
-    result = errors(both[of.name], torch.from_numpy(of.labels))
+    result = error_rates(both[of.name], torch.from_numpy(of.labels))
     if len(of_store.classes) <= 5 and team.is_main:
         note_once(f"five guesses name all {len(of_store.classes)} classes: go by the top-1 error, not the top-5 error")
     return {
@@ -164,7 +165,7 @@ def predict_split(
     shown = progress and team.is_main and sys.stderr.isatty()
     with tqdm(total=len(split), desc=format_views(views), unit="picture", leave=False, disable=not shown) as bar:
         mean, recipe = found.statistics.mean, found.recipe
-        for mine, _ in predictions(net, split, mean, recipe, views=views, shard=group.rank, num_shards=group.size):
+        for mine, _ in predict_split(net, split, mean, recipe, views=views, shard=group.rank, num_shards=group.size):
             team.watchdog.heartbeat(len(means), "evaluation")
             centres.append(team.all_gather_predictions(mine[:, 0].clone()))  # or all of `mine` would stay in memory
             means.append(team.all_gather_predictions(mean_over_views(mine)))

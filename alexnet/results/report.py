@@ -17,7 +17,8 @@ from alexnet.results.evaluate import check_run_fits_store, evaluation_split, pre
 from alexnet.results.figures import Example
 from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import Checkpoint, load_best
-from alexnet.training.inference import default_views, errors, probabilities
+from alexnet.training.error_rates import error_rates
+from alexnet.training.inference import default_views, predict_pictures
 from alexnet.utils.device import choose_device
 from alexnet.utils.files import write_atomic
 
@@ -69,7 +70,7 @@ def report(
         chosen_here=of.name == "val"
         and found.recipe.schedule != "fold"
         and of_store.path.resolve() == parse_location(history.start["store"]).resolve(),
-        results={n: errors(p, torch.from_numpy(labels)) for n, p in predicted.items()},
+        results={n: error_rates(p, torch.from_numpy(labels)) for n, p in predicted.items()},
         kernels=first_kernels(found),
         guesses=examples(of, found.classes, chances[chosen], chosen),
         mistakes=examples(of, found.classes, chances[mistaken], mistaken),
@@ -110,7 +111,7 @@ def write_figures(
     chosen = balanced_sample(of.labels, EXAMPLES, seed)
     views = default_views(found.recipe)
     pictures = [of.image(int(index)) for index in chosen]
-    chances = probabilities(
+    chances = predict_pictures(
         found.net().to_channels_last(choose_device(device)), pictures, found.statistics.mean, found.recipe, views
     )
     made = {

@@ -19,7 +19,7 @@ from alexnet.results import figures
 from alexnet.results.figures import DARK, LIGHT, Example
 from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import Checkpoint
-from alexnet.training.inference import Errors
+from alexnet.training.error_rates import ErrorRates
 
 WORST = 10  # classes in the table
 MATRIX_CLASSES = 12  # the most for which all confusions are shown, as a matrix
@@ -52,7 +52,7 @@ def render(
     found: Checkpoint,
     split: str,
     chosen_here: bool,
-    results: Mapping[int, Errors],
+    results: Mapping[int, ErrorRates],
     kernels: np.ndarray | None,
     guesses: Sequence[Example],
     mistakes: Sequence[Example],

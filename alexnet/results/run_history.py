@@ -17,7 +17,7 @@ class RunHistory:
         recipe: What it does.
         start: The facts of its first line: store, pictures, device and so on.
         steps: Lines of losses within the epochs, by step: step, rate, loss.
-        epochs: A line per epoch, by epoch; see `alexnet.training.train.summary`.
+        epochs: A line per epoch, by epoch; see `alexnet.training.metrics.epoch_metrics`.
     """
 
     recipe: Recipe

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from alexnet.data.prepare.decode import read_image
 from alexnet.training.checkpoint import load_best
-from alexnet.training.inference import default_views, probabilities
+from alexnet.training.inference import default_views, predict_pictures
 from alexnet.utils.device import choose_device
 from alexnet.utils.files import write_atomic
 from alexnet.utils.prefetch import available_cores, prefetch
@@ -75,7 +75,7 @@ def write_submission(
             total = torch.zeros(len(squares), len(classes))
             for module, net in ready:
                 count = default_views(net.recipe) if views is None else views
-                total += probabilities(module, squares, net.statistics.mean, net.recipe, count)
+                total += predict_pictures(module, squares, net.statistics.mean, net.recipe, count)
             best = total.topk(GUESSES, dim=1).indices
             lines += [" ".join(str(numbers[place]) for place in row) for row in best.tolist()]
             bar.update(len(squares))

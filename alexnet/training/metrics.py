@@ -15,12 +15,12 @@ from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.checkpoint import TrainState
-from alexnet.training.inference import Errors
-from alexnet.training.precision import autocast_wanted
+from alexnet.training.error_rates import ErrorRates
+from alexnet.training.precision import uses_bfloat16
 from alexnet.training.schedule import Rates
 
 
-class Metrics:
+class MetricsWriter:
     """metrics.jsonl, a line per event, cut to what the checkpoint knows of; TensorBoard's files beside it if asked.
 
     Without a run nothing is written: of several processes one tells.
@@ -54,7 +54,7 @@ class Metrics:
         """Bytes written."""
         return self.path.stat().st_size
 
-    def __enter__(self) -> "Metrics":
+    def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,7 +75,7 @@ def progress_bar(at: TrainState, recipe: Recipe, batches: int, *, shown: bool) -
     )
 
 
-def about(recipe: Recipe, store: Store, team: Team) -> dict[str, Any]:
+def describe_start(recipe: Recipe, store: Store, team: Team) -> dict[str, Any]:
     """The facts of the first line of metrics.jsonl."""
     with torch.device("meta"):  # the whole net, of which a process may have a part
         net = AlexNet(len(store.classes), recipe.net)
@@ -90,13 +90,13 @@ def about(recipe: Recipe, store: Store, team: Team) -> dict[str, Any]:
         "parallel": team.scheme,
         "processes": team.world_size,
         "threads": torch.get_num_threads(),
-        "bfloat16": autocast_wanted(team.device, recipe),
+        "bfloat16": uses_bfloat16(team.device, recipe),
         "torch": torch.__version__,
         "seed": recipe.seed,
     }
 
 
-def summary(at: TrainState, now: Rates, found: Errors, speed: float, waited: float) -> dict[str, Any]:
+def epoch_metrics(at: TrainState, now: Rates, found: ErrorRates, speed: float, waited: float) -> dict[str, Any]:
     """What an epoch's line of metrics.jsonl says."""
     return {
         "epoch": at.epoch,
@@ -113,7 +113,7 @@ def summary(at: TrainState, now: Rates, found: Errors, speed: float, waited: flo
     }
 
 
-def tell(line: dict[str, Any], total: int | None) -> None:
+def print_epoch(line: dict[str, Any], total: int | None) -> None:
     """Print an epoch's progress line on standard error; `total` epochs are to be done, if that is known."""
     left: timedelta | str = "?"
     if total is not None:

@@ -31,12 +31,12 @@ from alexnet.training.checkpoint import (
     save_checkpoint,
 )
 from alexnet.training.consistency import shared_settings
+from alexnet.training.error_rates import measure_errors
 from alexnet.training.finetune import take_weights
-from alexnet.training.inference import measure
-from alexnet.training.metrics import Metrics, about, progress_bar, summary, tell
-from alexnet.training.precision import autocast_wanted
+from alexnet.training.metrics import MetricsWriter, describe_start, epoch_metrics, print_epoch, progress_bar
+from alexnet.training.precision import uses_bfloat16
 from alexnet.training.schedule import Plateau, Rates, rates
-from alexnet.training.sgd import SGD, groups, set_rates
+from alexnet.training.sgd import SGD, parameter_groups, set_learning_rates
 from alexnet.training.step import Step
 from alexnet.utils.console import note_once
 from alexnet.utils.device import has_bfloat16
@@ -145,12 +145,14 @@ def train(
                 f"training is slower here than it can be: in float32, since the {kind} has no bfloat16 arithmetic"
             )
         net, taken = begin(team, store, run, recipe, start_from, take)
-        optimiser = SGD(groups(net, recipe), rate=recipe.learning_rate, momentum=recipe.momentum, decay=recipe.decay)
+        optimiser = SGD(
+            parameter_groups(net, recipe), rate=recipe.learning_rate, momentum=recipe.momentum, decay=recipe.decay
+        )
         kept = Kept(run, recipe, store, net, optimiser, team, keep)
         with opened(kept, tensorboard) as (at, metrics), stopped_by_signal() as stop:
             if not at.metrics_bytes:
                 origin = {"from": str(start_from), "taken": taken} if taken else {}
-                metrics.write("start", **about(recipe, store, team), **origin)
+                metrics.write("start", **describe_start(recipe, store, team), **origin)
                 if taken:  # kept at once: whoever goes on need not name the other run again
                     kept.save(at, metrics)
             share = -(-recipe.batch_size // team.data_group.size)
@@ -167,7 +169,7 @@ def loop(
     kept: "Kept",
     step: Step,
     at: TrainState,
-    metrics: Metrics,
+    metrics: MetricsWriter,
     stop: "Stop",
     workers: int,
     minutes: float,
@@ -211,7 +213,7 @@ def loop(
                 team.watchdog.heartbeat(at.step + 1, "training")
                 counts = recipe.schedule != "fold" or at.folded is not None
                 now = rates(recipe, clock + counts * at.batch / len(loader), plateau)
-                set_rates(optimiser, now)
+                set_learning_rates(optimiser, now)
                 loss, wrong = step(batch.images, batch.labels, batch.total)  # forward, back, update
                 at.step, at.batch = at.step + 1, at.batch + 1
                 due = team.is_main and time.monotonic() - saved > 60 * minutes
@@ -234,7 +236,7 @@ def loop(
         speed = (at.totals["pictures"] - pictures) / (time.monotonic() - began)
 
         # Evaluate, tell, save.
-        found = measure(kept.net, validation, store.statistics.mean, recipe, team=team, step=at.step)
+        found = measure_errors(kept.net, validation, store.statistics.mean, recipe, team=team, step=at.step)
         if not math.isfinite(found.log_prob):
             raise DivergenceError(divergence("log-probability", found.log_prob, at.epoch, at.step, now, recipe))
         at.seconds, at.epoch, at.batch = time.monotonic() - started, at.epoch + 1, 0
@@ -242,11 +244,11 @@ def loop(
             plateau.observe(found.top1_error)  # a test error where the store has no validation set
         if recipe.schedule == "fold" and at.folded is None and plateau.ended:
             at.folded = at.epoch
-        line = summary(at, now, found, speed, loader.seconds_waited)
+        line = epoch_metrics(at, now, found, speed, loader.seconds_waited)
         at.finished = ended(at, recipe, plateau, line["train_error"])
         metrics.write("epoch", **line)
         if progress:
-            tell(line, at.total(recipe))
+            print_epoch(line, at.total(recipe))
         # Test pictures choose no net: where there is no validation set, or it will be trained on, the last stands.
         chooses = validation.name == "val" and recipe.schedule != "fold"
         best = chooses and (at.error is None or found.top1_error < at.error)
@@ -266,7 +268,7 @@ def agreed(
     """The recipe that the leading process has settled on, once all processes have been found to want the same."""
     chosen: Recipe = team.broadcast(settled)
     begun = team.broadcast((run / "recipe.json").exists())
-    precision = "bfloat16" if autocast_wanted(team.device, chosen) else "float32"
+    precision = "bfloat16" if uses_bfloat16(team.device, chosen) else "float32"
     asked = {
         "parallel": team.scheme,
         "micro_batch": micro_batch,
@@ -495,7 +497,9 @@ class Kept:
             return Plateau(**at.plateau)
         return Plateau(self.recipe.patience, 0 if self.recipe.schedule == "fold" else self.recipe.falls)
 
-    def save(self, at: TrainState, metrics: Metrics, plateau: Plateau | None = None, *, best: bool = False) -> None:
+    def save(
+        self, at: TrainState, metrics: MetricsWriter, plateau: Plateau | None = None, *, best: bool = False
+    ) -> None:
         """Write a checkpoint to go on from, and remove all but the latest; the net as the best too, if it is.
 
         All processes must call it; the leading one writes.
@@ -514,7 +518,9 @@ class Kept:
             if self.team.is_main:
                 self.write(at, metrics, plateau or self.plateau(at), state, best)
 
-    def write(self, at: TrainState, metrics: Metrics, plateau: Plateau, state: dict[str, Tensor], best: bool) -> None:
+    def write(
+        self, at: TrainState, metrics: MetricsWriter, plateau: Plateau, state: dict[str, Tensor], best: bool
+    ) -> None:
         """Write what `save` has brought together."""
         at.metrics_bytes, at.plateau = metrics.length(), plateau.state()
         folder, store = self.run / "checkpoints", self.store
@@ -533,7 +539,7 @@ class Kept:
 
 
 @contextlib.contextmanager
-def opened(kept: Kept, tensorboard: bool) -> Iterator[tuple[TrainState, Metrics]]:
+def opened(kept: Kept, tensorboard: bool) -> Iterator[tuple[TrainState, MetricsWriter]]:
     """How far a run is, its latest checkpoint loaded, and its metrics; nobody else may train in it meanwhile."""
     run, team = kept.run, kept.team
     with contextlib.ExitStack() as held:
@@ -544,7 +550,7 @@ def opened(kept: Kept, tensorboard: bool) -> Iterator[tuple[TrainState, Metrics]
                     write_atomic(run / "recipe.json", f"{kept.recipe.to_json()}\n".encode())
         at = resume(kept)
         with team.raise_together():
-            metrics = Metrics(run if team.is_main else None, at.metrics_bytes, at.step, tensorboard=tensorboard)
+            metrics = MetricsWriter(run if team.is_main else None, at.metrics_bytes, at.step, tensorboard=tensorboard)
         yield at, held.enter_context(metrics)
 
 

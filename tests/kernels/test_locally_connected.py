@@ -25,8 +25,8 @@ from alexnet.results import report
 from alexnet.results.classifier import Classifier
 from alexnet.results.evaluate import evaluate
 from alexnet.training.checkpoint import list_checkpoints, load_best, load_checkpoint
-from alexnet.training.inference import default_views, probabilities
-from alexnet.training.sgd import groups
+from alexnet.training.inference import default_views, predict_pictures
+from alexnet.training.sgd import parameter_groups
 from alexnet.training.train import train
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.gpu]
@@ -318,7 +318,7 @@ def test_evaluation_with_nine_views_is_the_mean_of_nine_softmax_outputs(trained:
         chances.append(np.mean(outputs, axis=0))
     assert default_views(found.recipe) == 9
     pictures = [split.image(n) for n in range(len(split))]
-    ours = probabilities(found.net(), pictures, found.statistics.mean, found.recipe, 9)  # 14 pictures, then 6
+    ours = predict_pictures(found.net(), pictures, found.statistics.mean, found.recipe, 9)  # 14 pictures, then 6
     np.testing.assert_allclose(ours, chances, atol=1e-6)
     result = evaluate(trained, store, views=9)
     assert (result["views"], result["images"]) == (9, 20)
@@ -349,7 +349,7 @@ def test_local_layers_learn_and_decay_by_name(trained: Path, local_recipe: Recip
     for name in ("conv3", "conv4"):
         for part in ("weight", "bias"):
             assert not torch.equal(getattr(start[name], part), getattr(ended[name], part)), name
-    decays = {(g["layer"], g["kind"]): g["decay"] for g in groups(AlexNet(3, local_recipe.net), local_recipe)}
+    decays = {(g["layer"], g["kind"]): g["decay"] for g in parameter_groups(AlexNet(3, local_recipe.net), local_recipe)}
     assert decays[("conv3", "weights")] == 0.004
     assert decays[("conv4", "weights")] == 0.0005
     assert decays[("conv3", "biases")] == 0

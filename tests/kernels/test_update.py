@@ -19,7 +19,7 @@ from alexnet.kernels.update import ParameterUpdate, update, update_coefficients,
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Change, Recipe
 from alexnet.training.schedule import rates as rates_of
-from alexnet.training.sgd import SGD, groups, set_rates
+from alexnet.training.sgd import SGD, parameter_groups, set_learning_rates
 
 pytestmark = pytest.mark.gpu
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -210,7 +210,7 @@ def made_up_step(net: AlexNet, optimiser: SGD, seed: int) -> None:
 def small(recipe: Recipe) -> tuple[AlexNet, SGD]:
     torch.manual_seed(0)
     net = AlexNet(3, recipe.net).to_channels_last(DEVICE)
-    return net, SGD(groups(net, recipe), rate=0.01, momentum=0.9, decay=5e-4)
+    return net, SGD(parameter_groups(net, recipe), rate=0.01, momentum=0.9, decay=5e-4)
 
 
 def test_a_net_s_steps_with_the_schedule_s_rates_are_the_reference_s_to_the_bit() -> None:
@@ -222,7 +222,7 @@ def test_a_net_s_steps_with_the_schedule_s_rates_are_the_reference_s_to_the_bit(
     decays = {id(w): group["decay"] for group in optimiser.param_groups for w in group["params"]}
     for step in range(9):
         now = rates_of(recipe, step / 3)
-        set_rates(optimiser, now)
+        set_learning_rates(optimiser, now)
         made_up_step(net, optimiser, step)
         for (name, theirs), ours in zip(plain.named_parameters(), net.parameters(), strict=True):
             layer = name.split(".")[1] if not name.startswith("fc8") else "fc8"
@@ -259,7 +259,7 @@ def test_rates_stay_at_one_place_of_memory() -> None:
     """What a captured step reads must be what is written later."""
     recipe = Recipe(net=small_net(), store_size=32)
     net, optimiser = small(recipe)
-    set_rates(optimiser, rates_of(recipe, 0))
+    set_learning_rates(optimiser, rates_of(recipe, 0))
     places = {device: table.data_ptr() for device, table in optimiser._rates.items()}
     made_up_step(net, optimiser, 0)
     optimiser.param_groups[0]["rate"] = 0.125

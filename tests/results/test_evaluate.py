@@ -18,7 +18,8 @@ from alexnet.recipe import Recipe
 from alexnet.results.classifier import Classifier
 from alexnet.results.evaluate import evaluate
 from alexnet.training.checkpoint import Checkpoint, load_best
-from alexnet.training.inference import errors, probabilities
+from alexnet.training.error_rates import error_rates
+from alexnet.training.inference import predict_pictures
 from alexnet.training.train import train
 from alexnet.utils.console import note_once
 
@@ -52,7 +53,7 @@ def views_by_hand(found: Checkpoint, picture: np.ndarray) -> np.ndarray:
 def test_ten_views_are_the_mean_of_ten_softmax_outputs(runs: list[Path], store: Path) -> None:
     found, split = load_best(runs[0]), Store(store).split("val")
     pictures = [split.image(i) for i in range(5)]
-    ours = probabilities(found.net(), pictures, found.statistics.mean, found.recipe, 10).numpy()
+    ours = predict_pictures(found.net(), pictures, found.statistics.mean, found.recipe, 10).numpy()
     np.testing.assert_allclose(ours, [views_by_hand(found, picture) for picture in pictures], atol=1e-6)
 
 
@@ -87,20 +88,20 @@ def test_errors_are_those_of_a_sort(orders: list[list[int]], data: st.DataObject
     predicted = np.zeros((len(orders), classes), np.float32)
     for row, order in zip(predicted, orders, strict=True):
         row[list(order)] = np.linspace(1, 0.1, classes) / np.linspace(1, 0.1, classes).sum()
-    result = errors(torch.from_numpy(predicted), torch.tensor(labels))
+    result = error_rates(torch.from_numpy(predicted), torch.tensor(labels))
     places = [list(order).index(label) for order, label in zip(orders, labels, strict=True)]
     assert result.top1_error == pytest.approx(np.mean([place > 0 for place in places]))
     assert result.top5_error == pytest.approx(np.mean([place > 4 for place in places]))
 
 
 def test_a_net_that_says_the_same_of_every_class_is_right_by_chance_only() -> None:
-    result = errors(torch.full((100, 10), 0.1), torch.arange(100) % 10)
+    result = error_rates(torch.full((100, 10), 0.1), torch.arange(100) % 10)
     assert result.top1_error == pytest.approx(0.9)
     assert result.top5_error == pytest.approx(0.5)
 
 
 def test_nan_counts_as_wrong() -> None:
-    assert errors(torch.full((4, 10), torch.nan), torch.tensor([0, 1, 2, 3])).top1_error == 1
+    assert error_rates(torch.full((4, 10), torch.nan), torch.tensor([0, 1, 2, 3])).top1_error == 1
 
 
 def test_the_classifier_names_what_evaluation_counts(runs: list[Path], store: Path) -> None:

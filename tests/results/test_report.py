@@ -19,7 +19,7 @@ from alexnet.results import report, report_html
 from alexnet.results.evaluate import evaluate
 from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import load_best
-from alexnet.training.inference import Errors
+from alexnet.training.error_rates import ErrorRates
 from alexnet.training.train import train
 from tests.conftest import draw_pictures, small_net
 
@@ -134,7 +134,7 @@ def test_many_classes_and_no_convolution(odd: tuple[Path, Path]) -> None:
             found=replace(load_best(odd[0]), classes=classes),
             split="test",
             chosen_here=False,
-            results={1: Errors(195, 5 / 195, 0.0123, 0.5)},
+            results={1: ErrorRates(195, 5 / 195, 0.0123, 0.5)},
             kernels=None,
             guesses=[],
             mistakes=[],

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.schedule import Rates
-from alexnet.training.sgd import SGD, groups, set_rates
+from alexnet.training.sgd import SGD, parameter_groups, set_learning_rates
 from alexnet.training.step import Step
 
 BATCH = 8
@@ -21,7 +21,7 @@ RECIPE = Recipe(net=NET, store_size=32, batch_size=BATCH, label_smoothing=0.1, p
 def ready(recipe: Recipe, device: str, *, graph: bool = True) -> tuple[AlexNet, SGD, Step]:
     torch.manual_seed(0)
     net = AlexNet(3, recipe.net).to_channels_last(torch.device(device)).train()
-    optimiser = SGD(groups(net, recipe), rate=0.01, momentum=0.9, decay=0.0005)
+    optimiser = SGD(parameter_groups(net, recipe), rate=0.01, momentum=0.9, decay=0.0005)
     return net, optimiser, Step(net, optimiser, recipe, graph=graph)
 
 
@@ -48,7 +48,7 @@ def test_a_step_is_the_loss_its_gradient_and_the_rule() -> None:
     plain, rule, _ = ready(RECIPE, "cpu")
     for number, (images, labels) in enumerate(batches("cpu")):
         for of, by in ((net, optimiser), (plain, rule)):
-            set_rates(by, rates_of(of, number))
+            set_learning_rates(by, rates_of(of, number))
         loss, wrong = step(images, labels)
         logits = plain(images)
         expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
@@ -71,7 +71,7 @@ def test_a_replayed_step_is_the_step_made_one_by_one(precision: str) -> None:
         losses = []
         for _ in range(2):
             for number, (images, labels) in enumerate(batches("cuda")):
-                set_rates(optimiser, rates_of(net, number))
+                set_learning_rates(optimiser, rates_of(net, number))
                 losses.append(step(images, labels)[0])
         assert (step._graph is not None) == graph
         found.append((torch.stack(losses), net))

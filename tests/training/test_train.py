@@ -31,8 +31,8 @@ from alexnet.recipe import Change, Recipe
 from alexnet.recipes import recipe_named
 from alexnet.training import train as loop
 from alexnet.training.checkpoint import list_checkpoints, load_best, load_checkpoint
-from alexnet.training.inference import errors, measure
-from alexnet.training.sgd import SGD, groups
+from alexnet.training.error_rates import error_rates, measure_errors
+from alexnet.training.sgd import SGD, parameter_groups
 from alexnet.training.train import DivergenceError, Outcome, train
 from alexnet.utils.files import exclusive_lock
 from alexnet.utils.memory import keep_freed_memory
@@ -71,7 +71,7 @@ def assert_same_end(run: Path, whole: Path) -> None:
             assert torch.equal(ours.tensors[name], value), name
         place = [(at.step, at.epoch, at.batch, at.totals, at.error, at.finished) for at in (ours.state, theirs.state)]
         assert place[0] == place[1]
-    assert lasts[0].state.plateau == lasts[1].progress.plateau
+    assert lasts[0].state.plateau == lasts[1].state.plateau
     assert lines(run) == lines(whole)
 
 
@@ -151,7 +151,7 @@ def test_layers_have_their_own_decay_and_biases_have_none() -> None:
     recipe = recipe_named("cifar10-18pct")
     net = AlexNet(10, recipe.net)
     named = {id(p): name for name, p in net.named_parameters()}
-    decays = {named[id(p)]: group["decay"] for group in groups(net, recipe) for p in group["params"]}
+    decays = {named[id(p)]: group["decay"] for group in parameter_groups(net, recipe) for p in group["params"]}
     weights = {"convs.conv1.0.weight": 0.004, "convs.conv2.0.weight": 0.004, "convs.conv3.0.weight": 0.004}
     biases = {name: 0.0 for name in named.values() if name.endswith("bias")}
     assert decays == weights | {"fc8.weight": 1.0} | biases
@@ -448,7 +448,7 @@ def test_the_best_is_the_net_of_the_lowest_validation_error(store: Path, whole: 
     assert best.path.name == "best.safetensors"
     assert told[best.state.epoch] == min(told.values()) == best.state.error
     net = best.net().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    found = measure(net, Store(store).validation(), best.statistics.mean, best.recipe)
+    found = measure_errors(net, Store(store).validation(), best.statistics.mean, best.recipe)
     line = lines(whole, "epoch")[best.state.epoch - 1]
     assert found.top1_error == line["val_top1_error"]
     assert found.log_prob == pytest.approx(line["val_log_prob"], rel=1e-5)
@@ -522,7 +522,7 @@ def test_weights_that_are_no_numbers_are_never_saved(store: Path, recipe: Recipe
 def test_a_net_that_says_no_numbers_is_wrong_about_everything(value: float) -> None:
     predicted = torch.full((4, 10), 0.1)
     predicted[:3] = math.nan if math.isnan(value) else (value * torch.ones(3, 10) / value)
-    found = errors(predicted, torch.tensor([0, 1, 2, 0]))
+    found = error_rates(predicted, torch.tensor([0, 1, 2, 0]))
     assert (found.top1_error, found.top5_error) == (0.75, 0.75)
 
 
@@ -682,9 +682,9 @@ def test_a_line_per_epoch_is_told_on_standard_error(
 
 def test_days_left_are_told_as_days(capsys: pytest.CaptureFixture[str]) -> None:
     fields = ("rate", "train_loss", "train_error", "val_top1_error", "val_top5_error", "pictures_per_second")
-    loop.tell({"epoch": 1, "seconds": 5400.0, **dict.fromkeys(fields, 0.5)}, 90)
+    loop.print_epoch({"epoch": 1, "seconds": 5400.0, **dict.fromkeys(fields, 0.5)}, 90)
     assert "5 days, 13:30:00 left" in capsys.readouterr().err  # 89 epochs of an hour and a half
-    loop.tell({"epoch": 1, "seconds": 5400.0, **dict.fromkeys(fields, 0.5)}, None)
+    loop.print_epoch({"epoch": 1, "seconds": 5400.0, **dict.fromkeys(fields, 0.5)}, None)
     told = capsys.readouterr().err
     assert told.startswith("epoch   1/?")
     assert "? left" in told
@@ -748,7 +748,7 @@ def test_the_validation_pictures_are_folded_in_when_their_error_stops_falling(tm
     assert not (tmp_path / "run" / "checkpoints" / "best.safetensors").exists()  # what is trained on chooses nothing
     last = load_best(tmp_path / "run")
     assert (last.state.folded, last.state.clock(recipe), last.state.total(recipe)) == (3, 3, 6)
-    tested = measure(last.net(), Store(store).split("test"), last.statistics.mean, recipe)
+    tested = measure_errors(last.net(), Store(store).split("test"), last.statistics.mean, recipe)
     assert epochs[-1]["val_top1_error"] == tested.top1_error
     assert Store(store).train_and_val().labels.tolist() == [
         *Store(store).split("train").labels,

@@ -1,0 +1,92 @@
+"""Top-1 and top-5 error rates of predictions, and of a network on a split (section 3)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alexnet.data.loading.views import mean_over_views
+from alexnet.data.store.local import Split
+from alexnet.distributed.team import Team
+from alexnet.models.alexnet import AlexNet
+from alexnet.recipe import Recipe
+from alexnet.training.inference import predict_split
+
+
+@dataclass(frozen=True)
+class ErrorRates:
+    """How good predictions are (section 3).
+
+    Args:
+        images: Number of pictures.
+        top1_error: Share of the pictures whose correct class is not the most probable one.
+        top5_error: Share of the pictures whose correct class is not among the five most probable.
+        log_prob: Mean negative natural logarithm of the correct class's probability.
+    """
+
+    images: int
+    top1_error: float
+    top5_error: float
+    log_prob: float
+
+    @classmethod
+    def from_counts(cls, counts: Tensor) -> "ErrorRates":
+        """Return the error rates of a split, from the sum of `count_errors` over its batches."""
+        images, top1, top5, log_prob = counts.tolist()
+        return cls(int(images), top1 / images, top5 / images, -log_prob / images)
+
+
+def error_rates(probabilities: Tensor, labels: Tensor) -> ErrorRates:
+    """Return the error rates of predictions (N, classes) for labels (N,)."""
+    return ErrorRates.from_counts(count_errors(probabilities, labels))
+
+
+def count_errors(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Count pictures and errors, so that counts of several batches can be added up.
+
+    Another class is ahead of the correct one only if it is strictly more probable, or equally probable and earlier:
+    ties are broken as by a stable sort. So a network that gives all classes the same probability is not taken as right.
+
+    Args:
+        probabilities: (N, classes), on the CPU.
+        labels: (N,) int64.
+
+    Returns:
+        (4,) float64: pictures, top-1 errors, top-5 errors, sum of the correct classes' log-probabilities.
+    """
+    correct = probabilities.gather(1, labels[:, None])
+    classes = torch.arange(probabilities.shape[1])
+    # NaN compares as false, so it counts as ahead: a network that puts out NaN is wrong about everything.
+    behind = (probabilities < correct) | ((probabilities == correct) & (classes >= labels[:, None]))
+    rank = (~behind).sum(1)
+    log_prob = correct.double().clamp_min(1e-30).log()
+    count = torch.tensor(len(labels))
+    return torch.stack([count, (rank >= 1).sum(), (rank >= 5).sum(), log_prob.sum()]).double()
+
+
+def measure_errors(
+    net: AlexNet,
+    split: Split,
+    mean: np.ndarray,
+    recipe: Recipe,
+    *,
+    views: int = 1,
+    team: Team | None = None,
+    step: int = 0,
+) -> ErrorRates:
+    """Measure the error rates of a network on a split. Each picture counts once, however many processes share the work.
+
+    Args:
+        net, split, mean, recipe, views: As for `predict_split`.
+        team: The processes, all of which must call this.
+        step: Number of the last training step, for the watchdog's messages.
+    """
+    team = team or Team()
+    group, counts = team.data_group, torch.zeros(4, dtype=torch.float64)
+    for probabilities, labels in predict_split(
+        net, split, mean, recipe, views=views, shard=group.rank, num_shards=group.size
+    ):
+        team.watchdog.heartbeat(step, "validation")
+        counts += count_errors(mean_over_views(probabilities), labels)
+    return ErrorRates.from_counts(team.all_reduce(counts * team.adds_metrics))
