@@ -32,7 +32,7 @@ from alexnet.data.store.base import Split
 from alexnet.data.store.store import Store
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
-from alexnet.training.inference import pictures_per_batch, predict_split
+from alexnet.training.inference import pictures_per_batch, predict_batches
 from alexnet.training.precision import autocast
 from alexnet.utils.memory import keep_freed_memory
 
@@ -101,7 +101,7 @@ def peer(
 
 def ours(net: AlexNet, split: Split, mean: np.ndarray, recipe: Recipe) -> Tensor:
     """As `evaluate` does it."""
-    return torch.cat([part.mean(1) for part, _ in predict_split(net, split, mean, recipe, views=10)])
+    return torch.cat([part.mean(1) for part, _ in predict_batches(net, split, mean, recipe, views=10)])
 
 
 class First:

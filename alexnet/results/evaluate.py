@@ -17,7 +17,7 @@ from alexnet.results.predictions import Predictions, average, digest, mixture_we
 from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.consistency import describe_pictures, versions
 from alexnet.training.error_rates import error_rates
-from alexnet.training.inference import format_views, predict_split
+from alexnet.training.inference import format_views, predict_batches
 from alexnet.utils.console import note_once
 
 HANG_SECONDS = 300  # of several processes, one that stands still for so long is given up
@@ -165,7 +165,7 @@ def predict_split(
     shown = progress and team.is_main and sys.stderr.isatty()
     with tqdm(total=len(split), desc=format_views(views), unit="picture", leave=False, disable=not shown) as bar:
         mean, recipe = found.statistics.mean, found.recipe
-        for mine, _ in predict_split(net, split, mean, recipe, views=views, shard=group.rank, num_shards=group.size):
+        for mine, _ in predict_batches(net, split, mean, recipe, views=views, shard=group.rank, num_shards=group.size):
             team.watchdog.heartbeat(len(means), "evaluation")
             centres.append(team.all_gather_predictions(mine[:, 0].clone()))  # or all of `mine` would stay in memory
             means.append(team.all_gather_predictions(mean_over_views(mine)))

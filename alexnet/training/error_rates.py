@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from alexnet.data.loading.views import mean_over_views
-from alexnet.data.store.local import Split
+from alexnet.data.store.split import Split
 from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
-from alexnet.training.inference import predict_split
+from alexnet.training.inference import predict_batches
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ def measure_errors(
     """Measure the error rates of a network on a split. Each picture counts once, however many processes share the work.
 
     Args:
-        net, split, mean, recipe, views: As for `predict_split`.
+        net, split, mean, recipe, views: As for `predict_batches`.
         team: The processes, all of which must call this.
         step: Number of the last training step, for the watchdog's messages.
     """
     team = team or Team()
     group, counts = team.data_group, torch.zeros(4, dtype=torch.float64)
-    for probabilities, labels in predict_split(
+    for probabilities, labels in predict_batches(
         net, split, mean, recipe, views=views, shard=group.rank, num_shards=group.size
     ):
         team.watchdog.heartbeat(step, "validation")

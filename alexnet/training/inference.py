@@ -57,10 +57,10 @@ def predict_pictures(net: AlexNet, pictures: list[np.ndarray], mean: np.ndarray,
     return torch.cat([mean_over_views(_predict_views(net, batch, centre, recipe, selected)) for batch in batches])
 
 
-def predict_split(
+def predict_batches(
     net: AlexNet, split: Split, mean: np.ndarray, recipe: Recipe, *, views: int = 1, shard: int = 0, num_shards: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Predict the pictures of a split, in its order; threads read the next pictures while the network computes.
+    """Predict a split batch by batch, in its order; threads read the next pictures while the network computes.
 
     Args:
         net: The network, on the device that is to compute.
