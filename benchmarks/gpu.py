@@ -37,8 +37,8 @@ from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
 from alexnet.training.sgd import SGD
 from alexnet.training.train import train
+from alexnet.utils.cores import available_cores
 from alexnet.utils.memory import keep_freed_memory
-from alexnet.utils.prefetch import available_cores
 
 ILSVRC = 1_281_167  # pictures of the set in the paper
 

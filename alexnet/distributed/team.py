@@ -34,8 +34,8 @@ from alexnet.distributed.sharding import (
 from alexnet.distributed.watchdog import Watchdog, watched
 from alexnet.models.alexnet import AlexNet
 from alexnet.utils.console import format_error
+from alexnet.utils.cores import available_cores
 from alexnet.utils.device import choose_device
-from alexnet.utils.prefetch import available_cores
 from alexnet.utils.processes import (
     ReportedElsewhere,
     local_rank,

@@ -12,9 +12,10 @@ from tqdm import tqdm
 from alexnet.data.prepare.decode import read_image
 from alexnet.training.checkpoint import load_best
 from alexnet.training.inference import default_views, predict_pictures
+from alexnet.utils.cores import available_cores
 from alexnet.utils.device import choose_device
 from alexnet.utils.files import write_atomic
-from alexnet.utils.prefetch import available_cores, prefetch
+from alexnet.utils.prefetch import prefetch
 
 GUESSES = 5
 BATCH = 32

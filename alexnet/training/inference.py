@@ -14,8 +14,9 @@ from alexnet.distributed.collectives import shard_rows
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.precision import autocast
+from alexnet.utils.cores import available_cores
 from alexnet.utils.memory import keep_freed_memory
-from alexnet.utils.prefetch import available_cores, prefetch
+from alexnet.utils.prefetch import prefetch
 
 _CROPS_PER_BATCH = 128  # larger batches are no faster on a CPU, and take memory
 _CROPS_PER_BATCH_ON_GPU = 1024

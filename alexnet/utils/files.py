@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and folders that one process at a time works in."""
+"""Atomic writes, and locks on folders."""
 
 import errno
 import os
@@ -11,39 +11,39 @@ from filelock import lock_descriptor
 
 
 def write_atomic(path: Path, contents: bytes) -> None:
-    """Write a file beside its place and rename it, so that it is there whole or not at all."""
-    beside = path.with_name(path.name + ".part")
+    """Write a file under a temporary name and rename it, so that it is complete or not there."""
+    temporary = path.with_name(path.name + ".part")
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(contents)
             fsync_file(file)
-        beside.replace(path)
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def fsync_file(file: IO[bytes]) -> None:
-    """Put a file's contents on the disk, so that a later rename cannot survive a power cut that they do not."""
+    """Write a file's contents to the disk, so that after a power cut no renamed file is without its contents."""
     file.flush()
     os.fsync(file.fileno())
 
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Keep a second process out of a store or a run, and turn a full disk into a line that says what to do.
+    """Lock a store or a run for this process. A full disk is reported as by `explain_full_disk`.
 
-    On a network file system only processes on the same machine are kept out.
+    On a network file system, the lock works only between processes of the same machine.
 
     Raises:
-        ValueError: Another process works in the folder.
+        ValueError: Another process has locked the folder.
         OSError: The disk is full.
     """
     with explain_full_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)  # the folder itself is locked: no file is left in it
+        descriptor = os.open(folder, os.O_RDONLY)  # the folder itself is locked, so no lock file remains in it
         try:
             if not lock_descriptor(descriptor, blocking=False):
-                raise ValueError(f"{folder}: another process is at work in it; wait for it or stop it")
+                raise ValueError(f"{folder}: another process is using it; wait for that process or stop it")
             yield
         finally:
             os.close(descriptor)
@@ -51,7 +51,7 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def explain_full_disk(folder: Path) -> Iterator[None]:
-    """Turn a full disk into a line that says what to do.
+    """Raise an error that says what to do if the disk of the folder becomes full.
 
     Raises:
         OSError: The disk is full.
@@ -61,6 +61,6 @@ def explain_full_disk(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        full = OSError(f"{folder}: the disk is full; free some space and run the same again: it goes on")
+        full = OSError(f"{folder}: the disk is full; free some space, then run the same command again to continue")
         full.errno = errno.ENOSPC
         raise full from error

@@ -1,40 +1,35 @@
-"""Work made ahead by threads, and handed over in order."""
+"""Items prepared ahead of time by worker threads."""
 
-import os
-import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-Job = TypeVar("Job")
-Made = TypeVar("Made")
-
-
-def available_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def prefetch(
-    make: Callable[[Job], Made], jobs: Iterable[Job], *, workers: int, buffer_size: int
-) -> Generator[Made, None, None]:
-    """make(job) for each job, in order; an exception in a thread is raised here, and closing this ends the threads.
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, buffer_size: int
+) -> Generator[Result, None, None]:
+    """Yield `function(item)` for each item, in order, computed ahead of time by threads.
+
+    An exception in a thread is raised here. Closing the generator ends the threads.
 
     Args:
-        make: What the threads do; they are of use where it runs without Python's lock.
-        jobs: What for; taken one by one as they are needed.
-        workers: Threads; 0 makes each where it is asked for.
-        buffer_size: Jobs begun before their turn, at most.
+        function: The work of the threads. They save time only where it runs without Python's global lock.
+        items: The items; each is taken only when its work can begin.
+        workers: The number of threads; 0 computes each result when it is asked for, without threads.
+        buffer_size: The number of items whose work may begin before their turn.
     """
     if workers == 0:
-        yield from map(make, jobs)
+        yield from map(function, items)
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="alexnet-prefetch")
-    pending: deque[Future[Made]] = deque()
+    pending: deque[Future[Result]] = deque()
     try:
-        for job in jobs:
-            pending.append(pool.submit(make, job))
+        for item in items:
+            pending.append(pool.submit(function, item))
             if len(pending) > buffer_size:
                 yield pending.popleft().result()
         while pending:

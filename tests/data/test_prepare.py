@@ -270,7 +270,7 @@ def test_a_jpeg_store_of_another_quality_is_read_but_not_added_to(
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     source = pictures(tmp_path / "source", each=3)
-    with files.exclusive_lock(tmp_path / "store"), pytest.raises(ValueError, match="another process is at work in it"):
+    with files.exclusive_lock(tmp_path / "store"), pytest.raises(ValueError, match="another process is using it"):
         make(source, tmp_path / "store")
     make(source, tmp_path / "store")
 

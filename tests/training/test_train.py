@@ -729,7 +729,7 @@ def test_two_trainings_in_one_run_are_refused(store: Path, tmp_path: Path) -> No
     run = tmp_path / "run"
     with (
         exclusive_lock(run),
-        pytest.raises(ValueError, match="another process is at work in it; wait for it or stop it"),
+        pytest.raises(ValueError, match="another process is using it; wait for that process or stop it"),
     ):
         train(store, run, RECIPE, progress=False)
     assert train(store, run, RECIPE, progress=False).finished

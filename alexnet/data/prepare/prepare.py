@@ -31,8 +31,9 @@ from alexnet.data.sources.base import Source, SourceOptions, fingerprint
 from alexnet.data.sources.kinds import open_source
 from alexnet.data.store.format import PROGRESS_FILE, SKIPPED_FILE, STATISTICS_FILE, STORE_FORMAT, read_safetensors
 from alexnet.distributed.coordinator import POLL_SECONDS, Coordinator
+from alexnet.utils.cores import available_cores
 from alexnet.utils.files import exclusive_lock, explain_full_disk
-from alexnet.utils.prefetch import available_cores, prefetch
+from alexnet.utils.prefetch import prefetch
 
 SHARD_BYTES = 100 << 20  # of raw pixels: what a kill can lose, and how big a file gets
 SHARD_MOST = 1 << 20  # pictures, however small
