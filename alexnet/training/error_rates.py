@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from alexnet.data.loading.views import mean_over_views
-from alexnet.data.store.split import Split
+from alexnet.data.store.base import Split
 from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
