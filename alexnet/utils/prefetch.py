@@ -5,13 +5,13 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 def prefetch(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, buffer_size: int
-) -> Generator[Result, None, None]:
+    function: Callable[[_Item], _Result], items: Iterable[_Item], *, workers: int, buffer_size: int
+) -> Generator[_Result, None, None]:
     """Yield `function(item)` for each item, in order, computed ahead of time by threads.
 
     An exception in a thread is raised here. Closing the generator ends the threads.
@@ -26,7 +26,7 @@ def prefetch(
         yield from map(function, items)
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="alexnet-prefetch")
-    pending: deque[Future[Result]] = deque()
+    pending: deque[Future[_Result]] = deque()
     try:
         for item in items:
             pending.append(pool.submit(function, item))

@@ -8,7 +8,7 @@ import numpy as np
 
 from alexnet.kernels.philox import philox
 
-NUMBERS_PER_PICTURE = 8
+_NUMBERS_PER_PICTURE = 8
 _ORDER_COUNTER = 1  # the highest word of the counter for the order of an epoch; it is 0 for the numbers of the pictures
 
 
@@ -37,6 +37,6 @@ def picture_uniforms(indices: np.ndarray, *, seed: int, epoch: int) -> np.ndarra
     Returns:
         (N, 8) float64.
     """
-    words = philox(_philox_key(seed, epoch), indices.astype(np.uint64), NUMBERS_PER_PICTURE)
+    words = philox(_philox_key(seed, epoch), indices.astype(np.uint64), _NUMBERS_PER_PICTURE)
     uniforms: np.ndarray = (words >> np.uint64(11)) * 2.0**-53
     return uniforms

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Host = TypeVar("Host")
-Tensors = tuple[Tensor, ...]
-_Transfer = tuple[Host, Tensors, torch.cuda.Event | None]
+_Host = TypeVar("_Host")
+_Tensors = tuple[Tensor, ...]
+_Transfer = tuple[_Host, _Tensors, torch.cuda.Event | None]
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class HostBatch:
 
 
 def prefetch_to_device(
-    host_batches: Iterable[Host], transfer: Callable[[Host], Tensors], device: torch.device
-) -> Generator[tuple[Host, Tensors], None, None]:
+    host_batches: Iterable[_Host], transfer: Callable[[_Host], _Tensors], device: torch.device
+) -> Generator[tuple[_Host, _Tensors], None, None]:
     """Yield batches with their tensors on a device. Each transfer begins before the previous batch is yielded.
 
     Args:
@@ -69,7 +69,7 @@ def prefetch_to_device(
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     if stream is not None:  # what `transfer` reads on the device may still be computed
         stream.wait_stream(torch.cuda.current_stream(device))
-    pending: _Transfer[Host] | None = None
+    pending: _Transfer[_Host] | None = None
     for host_batch in host_batches:
         with torch.cuda.stream(stream):
             tensors = transfer(host_batch)
@@ -81,7 +81,7 @@ def prefetch_to_device(
         yield _wait_on_current_stream(pending, device)
 
 
-def _wait_on_current_stream(pending: _Transfer[Host], device: torch.device) -> tuple[Host, Tensors]:
+def _wait_on_current_stream(pending: _Transfer[_Host], device: torch.device) -> tuple[_Host, _Tensors]:
     """Let the current stream wait for a transfer, but not the host; return the batch and its tensors."""
     host_batch, tensors, event = pending
     if event is not None:

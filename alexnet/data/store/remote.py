@@ -23,7 +23,7 @@ from alexnet.data.store.statistics import Statistics
 _BATCHES_PER_NAME_REQUEST = 64  # record batches whose names are read together: about a kilobyte each
 
 
-class CachedReader:
+class _CachedReader:
     """Reads byte ranges of a remote folder, from the cache if they are in it."""
 
     def __init__(self, folder: RemoteFolder, cache: PictureCache | None) -> None:
@@ -68,7 +68,7 @@ class RemoteSplit(Split):
         parts: Sequence[tuple[str, PictureOffsets, np.ndarray]],
         size: int,
         encoding: str,
-        reader: CachedReader,
+        reader: _CachedReader,
     ) -> None:
         self._batches = np.concatenate([offsets.batches for _, offsets, _ in parts])
         labels = np.concatenate([offsets.labels for _, offsets, _ in parts]).astype(np.int64)
@@ -172,7 +172,7 @@ class RemoteBackend:
             store_key = hashlib.sha256(statistics + offsets).hexdigest()[:32]
             cache = PictureCache(cache_folder(), max_bytes, store_key)
         self._is_cached = choose_cached_batches(self._offsets, max_bytes)
-        self._reader = CachedReader(folder, cache)
+        self._reader = _CachedReader(folder, cache)
 
     def read_statistics(self) -> Statistics:
         """Return the statistics of the training pictures."""

@@ -10,7 +10,7 @@ from alexnet.data.store.remote import RemoteBackend
 from alexnet.data.store.statistics import Statistics
 
 
-def open_backend(path: str | Path) -> StoreBackend:
+def _open_backend(path: str | Path) -> StoreBackend:
     """Open the files of a store: a folder on this machine, or a URL."""
     location = parse_location(path)
     return RemoteBackend(location) if isinstance(location, StoreURL) else LocalBackend(location)
@@ -36,7 +36,7 @@ class Store:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._backend = open_backend(path)
+        self._backend = _open_backend(path)
         info = self._backend.info
         self.path, self.size, self.encoding, self.classes = info.path, info.size, info.encoding, info.classes
         self.splits = tuple(info.counts)
