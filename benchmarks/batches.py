@@ -37,7 +37,8 @@ from pipelines import BATCH, Way, use
 from alexnet.data.loading.loader import Loader
 from alexnet.data.loading.sampler import epoch_order
 from alexnet.data.loading.transfer import HostBatch
-from alexnet.data.prepare.prepare import CHUNK_BYTES, SHARD_BYTES, prepare
+from alexnet.data.prepare.plan import CHUNK_BYTES, SHARD_BYTES
+from alexnet.data.prepare.prepare import prepare
 from alexnet.data.store.format import STATISTICS_FILE, shard_name, shard_schema
 from alexnet.data.store.statistics import Statistics
 from alexnet.data.store.store import Store

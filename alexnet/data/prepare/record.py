@@ -1,0 +1,105 @@
+"""The record of a shard: its sums and counts, and the names of the files that were skipped."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as safetensors_bytes
+
+from alexnet.data.prepare.chunk import Chunk
+from alexnet.utils.files import write_atomic
+
+RECORD_NAME = re.compile(r"(train|val|test)-(\d{5,})\.safetensors")
+
+
+class ShardRecord:
+    """What a shard adds to the totals of the store; or the totals, the sum of several records.
+
+    Sums of integers do not depend on the order of the records.
+
+    Args:
+        size: Side of the pictures in pixels.
+        classes: Number of classes.
+        dtype: Type of the sums over pictures: 32 bits suffice for 255 times the pictures of one shard, and adding to
+            them is several times as fast as to 64 bits.
+
+    Attributes:
+        sums: (size, size, 3), the sum over the training pictures.
+        products: (3, 3) int64, the sum over training pictures and pixels of the products of two channels.
+        class_counts: (classes,) int64, the number of pictures of each class.
+        counters: (4,) int64: files skipped, bytes of the pictures, pictures encoded as JPEG, bytes of these as JPEG.
+        skipped_lines: A line of skipped.jsonl for each file that was skipped.
+    """
+
+    def __init__(self, size: int, classes: int, dtype: type[np.integer[Any]] = np.uint32) -> None:
+        self.sums = np.zeros((size, size, 3), dtype)
+        self.products = np.zeros((3, 3), np.int64)
+        self.class_counts = np.zeros(classes, np.int64)
+        self.counters = np.zeros(4, np.int64)
+        self.skipped_lines = bytearray()
+
+    def add(self, chunk: Chunk) -> None:
+        """Add a chunk of the shard."""
+        if chunk.sums is not None and chunk.products is not None:
+            self.sums += chunk.sums
+            self.products += chunk.products
+        self.class_counts += np.bincount(chunk.batch.column("label").to_numpy(), minlength=len(self.class_counts))
+        self.counters += (len(chunk.skipped), chunk.image_bytes, chunk.sampled, chunk.sampled_bytes)
+        for name, reason in chunk.skipped:
+            line = json.dumps({"name": name, "reason": reason}, ensure_ascii=False)
+            self.skipped_lines += line.encode() + b"\n"
+
+    def save(self, path: Path) -> None:
+        """Write the record to a file."""
+        lines = np.frombuffer(self.skipped_lines, np.uint8)
+        write_atomic(path, bytes(safetensors_bytes(self._arrays() | {"lines": lines})))
+
+    def add_file(self, path: Path) -> np.ndarray:
+        """Add the record in a file, and return its class counts.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
+        arrays = self._arrays()
+        saved = read_record(path, *arrays, "lines")
+        for name, total in arrays.items():
+            if total.shape != saved[name].shape:
+                raise ValueError(f"{path}: not the record of a shard; remove it and prepare again")
+            total += saved[name]
+        self.skipped_lines += saved["lines"].tobytes()
+        return saved["class_counts"]
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """Return the sums and counts by their names in the file."""
+        return {
+            "sums": self.sums,
+            "products": self.products,
+            "class_counts": self.class_counts,
+            "numbers": self.counters,
+        }
+
+
+def read_record(path: Path, *names: str) -> dict[str, np.ndarray]:
+    """Return some of the arrays in the file of a record.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged ({error}); remove it and prepare again") from error
+
+
+def read_skipped_count(path: Path) -> int:
+    """Return the number of files that were skipped, from the file of a record."""
+    return int(read_record(path, "numbers")["numbers"][0])
+
+
+def read_skipped_lines(path: Path) -> bytes:
+    """Return the lines of skipped.jsonl in the file of a record."""
+    return read_record(path, "lines")["lines"].tobytes()

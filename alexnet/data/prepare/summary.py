@@ -1,0 +1,95 @@
+"""The summary that `prepare` returns and the command prints."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet.data.prepare.decode import JPEG_QUALITY
+from alexnet.data.sources.base import Source
+from alexnet.data.store.format import SKIPPED_FILE, STATISTICS_FILE, read_safetensors
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `prepare` has done.
+
+    Args:
+        store: The folder of the store.
+        counts: Number of pictures of each split.
+        classes: The class names.
+        skipped: Number of files that are not readable pictures; skipped.jsonl names them.
+        ignored: Number of files whose names do not end like a picture's, by ending.
+        size: Side of the pictures in pixels.
+        encoding: "raw" or "jpeg".
+        raw_bytes: Size of the pictures as raw pixels.
+        jpeg_bytes: Size of the pictures as JPEG; in a raw store estimated from one picture in 32.
+        seconds: Duration of this call.
+        pictures_per_second: Files of all processes in this call, including skipped ones, by its duration.
+        already: Whether the store was complete before this call.
+    """
+
+    store: str
+    counts: dict[str, int]
+    classes: tuple[str, ...]
+    skipped: int
+    ignored: dict[str, int]
+    size: int
+    encoding: str
+    raw_bytes: int
+    jpeg_bytes: int
+    seconds: float
+    pictures_per_second: float
+    already: bool = False
+
+    def __str__(self) -> str:
+        splits = ", ".join(f"{name} {count:,}" for name, count in self.counts.items())
+        sizes = {"raw": f"raw {self.raw_bytes / 1e6:,.1f} MB", "jpeg": f"JPEG {self.jpeg_bytes / 1e6:,.1f} MB"}
+        other = "jpeg" if self.encoding == "raw" else "raw"
+        note = f" (estimated, quality {JPEG_QUALITY})" if other == "jpeg" else ""
+        lines = [
+            f"{self.store}: {sum(self.counts.values()):,} pictures of {self.size}x{self.size}"
+            f" in {len(self.classes):,} classes: {splits}",
+            f"encoding: {sizes[self.encoding]}; the other encoding: {sizes[other]}{note}",
+        ]
+        if self.skipped:
+            lines.append(
+                f"skipped {self.skipped:,} files that are not readable pictures: see {self.store}/{SKIPPED_FILE}"
+            )
+        if self.ignored:
+            endings = ", ".join(f"{count:,} {ending}" for ending, count in sorted(self.ignored.items()))
+            lines.append(f"ignored because of their endings: {endings}")
+        rate = f"{self.seconds:.1f} s, {self.pictures_per_second:,.0f} pictures a second"
+        lines.append("the store was complete already: nothing to do" if self.already else rate)
+        return "\n".join(lines)
+
+
+def summarise(store: Path, source: Source, prepared: int | None, seconds: float) -> Summary:
+    """Return the summary of a complete store.
+
+    Args:
+        store: The folder.
+        source: The source it was prepared from.
+        prepared: Number of pictures that this call has prepared; None if the store was complete before.
+        seconds: Duration of this call.
+    """
+    metadata = read_safetensors(store / STATISTICS_FILE)[1]
+    size, encoding = metadata["key"]["size"], metadata["key"]["encoding"]
+    counts = dict(zip(source.splits, metadata["counts"].values(), strict=True))
+    pictures = sum(counts.values())
+    if encoding == "jpeg":
+        jpeg_bytes = metadata["image_bytes"]
+    else:
+        jpeg_bytes = pictures * metadata["sampled_bytes"] // metadata["sampled"]
+    return Summary(
+        store=str(store),
+        counts=counts,
+        classes=source.classes,
+        skipped=metadata["skipped"],
+        ignored=source.ignored,
+        size=size,
+        encoding=encoding,
+        raw_bytes=pictures * size**2 * 3,
+        jpeg_bytes=jpeg_bytes,
+        seconds=seconds,
+        pictures_per_second=(prepared or 0) / seconds,
+        already=prepared is None,
+    )
