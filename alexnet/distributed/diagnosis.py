@@ -1,126 +1,110 @@
-"""Who is at fault, of processes that train together, by the signs that they have given: what `watch` asks of them."""
+"""Diagnosis of processes that train together: which of them hangs, is lost or has failed, from their statuses."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-FIRST_STEP = 300.0  # seconds that a process may stand still at least before its second beat: programs are compiled
-NAMED = 4  # processes that a line names at most
+from alexnet.distributed.status import Status
 
+_FIRST_STEP_SECONDS = 300.0  # the least timeout before the second progress report: kernels are compiled
+_MAX_NAMED = 4  # processes that one line names
 
-@dataclass(frozen=True)
-class Sign:
-    """What a process says of itself.
-
-    Args:
-        machine, pid: Where it runs.
-        step, what, within: The step its loop is in, what of it, and how often it has come forward within that step.
-        beats: How often it has come forward since it began.
-        posts: How often it has said this.
-        state: "running"; "asked": to end, by torchrun or a user, and still running; "cut off": a collective failed;
-            "failed": it has ended, `note` says how; "told": it has ended and told why, or another did; "done".
-        note: The line of code at which it stands, or the error it ended with.
-    """
-
-    machine: str
-    pid: int
-    step: int
-    what: str
-    within: int
-    beats: int
-    posts: int
-    state: str
-    note: str
-
-    def position(self) -> tuple[int, int]:
-        """How far it is: all take the same way, so that who waits is not behind whom it waits for."""
-        return self.step, self.within
+Statuses = Mapping[int, Status | None]
+"""The statuses of some processes by rank; None for one that has published nothing yet."""
 
 
 @dataclass
-class Heard:
-    """The latest sign of a process, and when, by the hearer's clock, it last was a new one and last had moved."""
+class StatusHistory:
+    """The latest status of a process, and the times of its last heartbeat and of its last progress.
 
-    sign: Sign | None = None
-    new: float = 0.0
-    moved: float = 0.0
+    Times are in seconds, by the clock of the process that reads the statuses.
+    """
 
-    def hear(self, sign: Sign | None, now: float) -> None:
-        """Take what the store holds at `now`."""
-        if sign and (self.sign is None or sign.posts != self.sign.posts):
-            if self.sign is None or (sign.beats, sign.state) != (self.sign.beats, self.sign.state):
-                self.moved = now
-            self.sign, self.new = sign, now
+    status: Status | None = None
+    heartbeat_time: float = 0.0
+    progress_time: float = 0.0
+
+    def update(self, status: Status | None, now: float) -> None:
+        """Compare the status that was read at `now` with the one before."""
+        if status and (self.status is None or status.heartbeats != self.status.heartbeats):
+            if self.status is None or (status.reports, status.state) != (self.status.reports, self.status.state):
+                self.progress_time = now
+            self.status, self.heartbeat_time = status, now
 
 
-def judge(heard: Sequence[Heard], now: float, seconds: float, brief: float) -> str | None:
-    """Who is at fault, if anyone is.
+def diagnose(histories: Sequence[StatusHistory], now: float, timeout: float, short_timeout: float) -> str | None:
+    """Find the processes that hang, are lost or have failed.
 
     Args:
-        heard: Of each process.
-        now: By the clock of `heard`, in seconds.
-        seconds: After how long a process that is silent or stands still is at fault.
-        brief: The same for one that is silent where others are cut off, or are to end, or that has failed.
+        histories: The history of each rank.
+        now: The time by the clock of `histories`, in seconds.
+        timeout: After how many seconds without a heartbeat, or without progress, a process has failed.
+        short_timeout: The same for one without a heartbeat while others are disconnected or terminating.
 
     Returns:
-        The beginning of a line; empty where the one at fault has told why itself; None while all is well.
+        The first part of an error message; empty if the failed process has reported the error itself; None as long as
+        all is well.
     """
-    signs = {rank: one.sign for rank, one in enumerate(heard) if one.sign is None or one.sign.state != "done"}
-    ending = any(sign and sign.state in ("cut off", "asked") for sign in signs.values())
-    failed = {rank: sign for rank, sign in signs.items() if sign and sign.state in ("failed", "told")}
-    for rank, sign in failed.items():
-        if ending or now - heard[rank].new > brief:
-            return f"{names({rank: sign})} ended with {sign.note}, {place(sign)}" if sign.state == "failed" else ""
-        del signs[rank]
-    patience = brief if ending else seconds
-    silent = {rank: sign for rank, sign in signs.items() if now - heard[rank].new > patience}
+    statuses = {rank: h.status for rank, h in enumerate(histories) if h.status is None or h.status.state != "done"}
+    stopping = any(status and status.state in ("disconnected", "terminating") for status in statuses.values())
+    for rank, status in list(statuses.items()):
+        if status and status.state in ("failed", "reported"):
+            if stopping or now - histories[rank].heartbeat_time > short_timeout:
+                failure = f"{format_processes({rank: status})} failed with {status.note}, {format_step(status)}"
+                return failure if status.state == "failed" else ""
+            del statuses[rank]
+    patience = short_timeout if stopping else timeout
+    silent = {rank: status for rank, status in statuses.items() if now - histories[rank].heartbeat_time > patience}
     if silent:
-        lost_now = "is lost" if len(silent) == 1 else "are lost"
-        verb = lost_now if ending else f"{has(silent)} said nothing for {seconds:g} s"
-        # What it said last may be old; the others cannot be further than the step that it is missing from.
-        others = {rank: sign for rank, sign in signs.items() if rank not in silent}
-        return f"{names(silent)} {verb}, {place(earliest(others) or earliest(silent))}"
-    # One that still moves may be what the others wait for, as process 0 when it writes for all.
-    first = earliest(signs)
-    patience = max(seconds, FIRST_STEP) if first is None or first.beats < 2 else seconds
-    if first is None or any(now - heard[rank].moved <= patience for rank in signs):
+        if stopping:
+            problem = "was lost" if len(silent) == 1 else "were lost"
+        else:
+            problem = f"sent no heartbeat for {timeout:g} s"
+        # Their last status may be old. The others cannot be further than the step in which they wait for them.
+        others = {rank: status for rank, status in statuses.items() if rank not in silent}
+        return f"{format_processes(silent)} {problem}, {format_step(_earliest(others) or _earliest(silent))}"
+    return _diagnose_hang(histories, statuses, now, timeout)
+
+
+def _diagnose_hang(histories: Sequence[StatusHistory], statuses: Statuses, now: float, timeout: float) -> str | None:
+    """Find the processes that hang, where all send heartbeats."""
+    first = _earliest(statuses)
+    if first is None:
         return None
-    behind = {rank: sign for rank, sign in signs.items() if sign and sign.position() == first.position()}
-    if len(behind) < len(signs):
-        return f"{names(behind)} {has(behind)} not moved for {patience:g} s, {place(first)}, {first.note}"
-    return f"no process has moved for {patience:g} s, {place(first)}: {places(behind)}"
+    patience = max(timeout, _FIRST_STEP_SECONDS) if first.reports < 2 else timeout
+    # The others may wait for a process that still makes progress, as for the main process when it writes for all.
+    if any(now - histories[rank].progress_time <= patience for rank in statuses):
+        return None
+    behind = {rank: status for rank, status in statuses.items() if status and status.position == first.position}
+    if len(behind) < len(statuses):
+        return f"{format_processes(behind)} made no progress for {patience:g} s, {format_step(first)}, {first.note}"
+    return f"no process made progress for {patience:g} s, {format_step(first)}: {_format_lines_of_code(behind)}"
 
 
-def earliest(signs: dict[int, Sign | None]) -> Sign | None:
-    """The sign that is furthest behind."""
-    return min((sign for sign in signs.values() if sign), key=Sign.position, default=None)
+def _earliest(statuses: Statuses) -> Status | None:
+    """Return the status that is furthest behind."""
+    return min((status for status in statuses.values() if status), key=lambda status: status.position, default=None)
 
 
-def places(signs: dict[int, Sign]) -> str:
-    """Where processes that are in the same step stand: most wait for the one that stands elsewhere."""
-    there: dict[str, dict[int, Sign | None]] = defaultdict(dict)
-    for rank, sign in signs.items():
-        there[sign.note][rank] = sign
-    rarest_first = sorted(there.items(), key=lambda entry: len(entry[1]))
-    return "; ".join(f"{names(some)} {note}" for note, some in rarest_first[:NAMED])
+def _format_lines_of_code(statuses: Mapping[int, Status]) -> str:
+    """Say which processes execute which line; those that differ from most come first, as most wait for them."""
+    by_line: dict[str, dict[int, Status | None]] = defaultdict(dict)
+    for rank, status in statuses.items():
+        by_line[status.note][rank] = status
+    rarest_first = sorted(by_line.items(), key=lambda entry: len(entry[1]))
+    return "; ".join(f"{format_processes(ranks)} {line}" for line, ranks in rarest_first[:_MAX_NAMED])
 
 
-def names(signs: dict[int, Any]) -> str:
-    """Processes with their machines: "process 1 (machine a, pid 12)"."""
+def format_processes(statuses: Statuses) -> str:
+    """Name processes and their machines: "process 1 (machine a, pid 12)"."""
     texts = [
-        f"process {rank} (machine {sign.machine}, pid {sign.pid})" if sign else f"process {rank} (not heard of yet)"
-        for rank, sign in signs.items()
+        f"process {rank} (machine {status.machine}, pid {status.pid})" if status else f"process {rank} (no status yet)"
+        for rank, status in statuses.items()
     ]
-    more = f" and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
-    return ", ".join(texts[:NAMED]) + more
+    more = f" and {len(texts) - _MAX_NAMED} more" if len(texts) > _MAX_NAMED else ""
+    return ", ".join(texts[:_MAX_NAMED]) + more
 
 
-def has(signs: dict[int, Any]) -> str:
-    """The verb for so many processes."""
-    return "has" if len(signs) == 1 else "have"
-
-
-def place(sign: Sign | None) -> str:
-    """The step of a process: "in step 37 (training)"."""
-    return f"in step {sign.step} ({sign.what})" if sign else "before its first step"
+def format_step(status: Status | None) -> str:
+    """Name the step of a process: "in step 37 (training)"."""
+    return f"in step {status.step} ({status.phase})" if status else "before its first step"

@@ -1,29 +1,23 @@
-"""One net trained by several processes: its towers apart, its batches apart, or both (section 4.2).
+"""The processes that train one net together: by data, by towers, or both (section 4.2).
 
-`torchrun` starts the processes and says who is who; torch.distributed carries what they exchange.
+torchrun starts the processes; torch.distributed carries what they exchange.
 """
 
-import atexit
 import contextlib
 import math
-import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 
 from alexnet.architecture import Net
 from alexnet.distributed.collectives import RankGroup, all_gather_rows, sharded_cross_entropy
-from alexnet.distributed.coordinator import LostConnectionError, restart_id
+from alexnet.distributed.data_parallel import HybridParallel, data_parallel
 from alexnet.distributed.sharding import (
     ShardDims,
     check_shardable,
@@ -31,22 +25,11 @@ from alexnet.distributed.sharding import (
     scatter_full_tensors,
     shard_model,
 )
-from alexnet.distributed.watchdog import Watchdog, watched
+from alexnet.distributed.watchdog import Watchdog
 from alexnet.models.alexnet import AlexNet
-from alexnet.utils.console import format_error
 from alexnet.utils.cores import available_cores
-from alexnet.utils.device import choose_device
-from alexnet.utils.processes import (
-    ReportedElsewhere,
-    local_rank,
-    local_world_size,
-    report_once,
-    report_once_per_machine,
-    world_size,
-)
+from alexnet.utils.processes import ReportedElsewhere, local_world_size, report_once
 
-START_SECONDS = 300  # for all processes to have been started
-LONGEST = 7 * 24 * 3600  # seconds that a process may stand still: torch's timeouts have an end
 Scheme = Literal["none", "data", "towers", "hybrid"]
 
 
@@ -59,7 +42,7 @@ class Team:
             more processes than towers, each group of them has a shard of each batch. "hybrid": the convolutions as for
             "data", the fully connected layers sharded over all processes (Krizhevsky 2014).
         device: The device of this process.
-        watchdog: Gets the heartbeats of this process, to find one that hangs.
+        watchdog: Gets the progress reports of this process, to find one that hangs.
 
     Attributes:
         rank, world_size: The rank of this process, and the number of processes.
@@ -174,8 +157,8 @@ class Team:
         if self.data_group.size == 1:
             return net
         if self.scheme == "hybrid":
-            return Hybrid(net, self.data_group)
-        return _data_parallel(net, self.data_group)
+            return HybridParallel(net, self.data_group)
+        return data_parallel(net, self.data_group)
 
     def cross_entropy(self, logits: Tensor, labels: Tensor, classes: int, smoothing: float) -> tuple[Tensor, Tensor]:
         """Compute the loss of each picture, and the class of its greatest logit.
@@ -249,136 +232,3 @@ class Team:
         values = [value]
         dist.broadcast_object_list(values, 0)
         return values[0]
-
-
-class Hybrid(nn.Module):
-    """A net with replicated convolutions and sharded fully connected layers (Krizhevsky 2014).
-
-    Each process computes its units for the pictures of all processes, so the gradient of their weights is complete.
-    The gradient of the convolutions is the sum over the processes, but averaging divides it by their number.
-    """
-
-    def __init__(self, net: AlexNet, data_group: RankGroup) -> None:
-        super().__init__()
-        self.convs, self.size = _data_parallel(net.convs, data_group), data_group.size
-        self._net = (net,)  # in a tuple, so that its parameters are not this module's
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, 3, 224, 224) -> (size * n, classes of this process)."""
-        (net,) = self._net
-        maps: Tensor = _ScaleGradient.apply(self.convs(net.scale_pixels(x)), self.size)
-        return net.forward_head(maps)
-
-
-class _ScaleGradient(torch.autograd.Function):
-    """The identity in the forward pass; the backward pass multiplies the gradient by a factor."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: int) -> Tensor:
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return gradients[0] * ctx.factor, None
-
-
-def _data_parallel(module: nn.Module, data_group: RankGroup) -> DistributedDataParallel:
-    """Wrap a module so that its gradients are averaged over the group, each as soon as it is ready."""
-    device = next(module.parameters()).device
-    return DistributedDataParallel(
-        module, device_ids=[device] if device.type == "cuda" else None, process_group=data_group.process_group
-    )
-
-
-def no_sync(model: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Return a context in which gradients are only accumulated in this process, and not averaged over the group."""
-    wrapped = model.convs if isinstance(model, Hybrid) else model
-    return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def init_team(scheme: str, device: str | torch.device | None, seconds: float) -> Iterator[Team]:
-    """Be one of the processes that torchrun has started, watched over while it lasts.
-
-    Args:
-        scheme: One of `Scheme`.
-        device: Where this process works; by default, where there are GPUs, the one of its number on this machine.
-        seconds: Time after which a process that does not come forward is given up.
-
-    Raises:
-        ValueError: No such scheme, or one that does not suit how the process was started or this machine's GPUs.
-        LostConnectionError: The other processes have not come.
-        ReportedElsewhere: Another process of this machine raises one of these.
-    """
-    if fault := _fault(scheme, seconds):
-        raise report_once_per_machine(ValueError(fault))
-    if scheme == "none":
-        yield Team(device=choose_device(device))
-        return
-    if not dist.is_initialized():
-        _join(device, seconds)
-    with watched(seconds) as watchdog:
-        team = Team(cast(Scheme, scheme), watchdog=watchdog)
-        with team.raise_together():
-            team.device = choose_device(_own_gpu(device))
-        yield team
-
-
-def _join(device: str | torch.device | None, seconds: float) -> None:
-    """Join torchrun's processes, until this one ends: joining a second time is not provided for."""
-    gpus = torch.cuda.is_available() and str(device) != "cpu"
-    try:
-        store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=max(seconds, START_SECONDS))))
-        store = PrefixStore(f"restart {restart_id()}", store)
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if gpus else "gloo",
-            store=store,
-            rank=rank,
-            world_size=size,
-            timeout=timedelta(seconds=2 * seconds),
-        )
-    except RuntimeError as error:  # dist.DistError is one
-        lost = LostConnectionError(
-            f"process {os.environ['RANK']} (machine {socket.gethostname()}) has waited in vain for all "
-            f"{world_size()} processes to come; another machine may say why, or have another command "
-            f"({format_error(error)})"
-        )
-        raise report_once_per_machine(lost) from error
-    atexit.register(dist.destroy_process_group)
-
-
-def _fault(scheme: str, seconds: float) -> str | None:
-    """What is wrong with a scheme, or with how this process was started for it; None if nothing."""
-    if scheme not in get_args(Scheme):
-        return f"parallel must be one of {', '.join(get_args(Scheme))}; got {scheme!r}"
-    if not 0 < seconds <= LONGEST:
-        return f"hang_seconds must be above 0 and at most {LONGEST:,}; got {seconds}"
-    if scheme == "none" and world_size() > 1:
-        return f"parallel must be data, towers or hybrid with torchrun's {world_size()} processes; got 'none'"
-    if scheme != "none" and "RANK" not in os.environ:
-        return f"parallel {scheme!r} must be started by torchrun: torchrun --nproc-per-node 2 -m alexnet train ..."
-    try:
-        restart_id()
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _own_gpu(device: str | torch.device | None) -> str | torch.device | None:
-    """The GPU of this process's number on its machine, where there are GPUs and another device is not asked for.
-
-    Raises:
-        ValueError: This machine has fewer GPUs than processes, or one of them is asked for by its number.
-    """
-    count = torch.cuda.device_count()
-    if not count or str(device) == "cpu":
-        return device
-    if device is not None and str(device) != "cuda":
-        raise ValueError(f"device must be cpu, or cuda: of several processes each takes the next GPU; got {device}")
-    if local_world_size() > count:
-        raise ValueError(
-            f"processes on a machine must be at most its {count} GPUs; got {local_world_size()}: change "
-            "--nproc-per-node, or use --device cpu"
-        )
-    return f"cuda:{local_rank()}"

@@ -1,14 +1,13 @@
-"""While several processes train together: one that hangs, or is lost, is found, named, and the others end.
+"""A watchdog for processes that train together: it finds one that hangs or is lost, names it, and ends all.
 
-A collective waits in C++ for a peer that is missing, for as long as the backend's own timeout (half an hour with gloo),
-and its error names no one. So each process says a few times a minute, in the key-value store that torchrun keeps, where
-its loop is; and some look whether all still come forward. All stand still when one does: the one at fault is the one
-that says nothing any more (stopped, killed, its machine gone), or else the one furthest behind. One process says so in
-one line, and all end with status 1, so that torchrun starts them again.
+A collective waits in C++ for a missing process until the timeout of the backend (half an hour with gloo), and its error
+names no process. So each process sends heartbeats: a few times a minute it publishes its status in torchrun's key-value
+store, and some processes check the statuses of all. When one process fails, all others wait for it. The failed one is
+the one without heartbeats (stopped, killed, its machine gone), or else the one that is furthest behind. One process
+reports it in one line, and all end with status 1, so that torchrun restarts them.
 """
 
 import contextlib
-import json
 import math
 import os
 import re
@@ -19,7 +18,6 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -28,296 +26,308 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from alexnet.distributed.diagnosis import Heard, Sign, judge, names, place
+from alexnet.distributed.diagnosis import StatusHistory, diagnose, format_processes, format_step
+from alexnet.distributed.status import Status, StatusBoard
 from alexnet.utils.console import format_error
 from alexnet.utils.processes import ReportedElsewhere, is_local_main_process
 
-READERS = 16  # processes that read what all say; the others only hear of the verdict
-POSTS_PER_SECOND = 256  # into the store, by all processes together, as far as `seconds` allows
-OF_A_COLLECTIVE = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out", re.IGNORECASE)
-REMEDY = "all that are left end; torchrun starts all again from the last checkpoint where --max-restarts allows"
+_MONITORS = 16  # processes that read the statuses of all; the others only check whether a monitor has decided
+_HEARTBEATS_PER_SECOND = 256  # of all processes together, as far as the timeout allows
+_COLLECTIVE_ERROR = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out", re.IGNORECASE)
+_REMEDY = "all processes end; torchrun restarts them from the last checkpoint if --max-restarts allows it"
 
 
 class Watchdog:
-    """One process's part in the watch: what it says, and what it hears of the others.
+    """Sends the heartbeats of this process, and ends it when a process hangs or is lost.
 
     Args:
-        rank, world: Number of this process, and of all.
-        seconds: After how long without a move a process is taken to hang.
-        store: For this watch alone; None where there is nobody to watch.
+        rank, world_size: The rank of this process, and the number of processes.
+        timeout: After how many seconds without progress a process is taken to hang.
+        store: The key-value store, for this watchdog alone; None for a single process, which needs no watchdog.
+
+    Attributes:
+        thread: The thread that ends the process; None before `start`.
     """
 
-    def __init__(self, rank: int, world: int, seconds: float, store: Store | None) -> None:
-        self.rank, self.world, self.seconds, self.store = rank, world, seconds, store
-        self.interval = min(max(1.0, world / POSTS_PER_SECOND), seconds / 10)  # between two posts
-        self.brief = 3 * self.interval + 1  # silence after which a process counts as lost, once a collective has failed
-        self.reads = rank % -(-world // READERS) == 0
-        self.at = (0, "start", 0, 0)
-        self.said, self.posts, self.state, self.note = -1, 0, "running", ""
-        self.clock = self.reached = self.cut = 0.0  # seconds: now; when the store last answered; when cut off
-        self.heard = [Heard() for _ in range(world)] if self.reads else []
-        self.verdict: str | None = None  # what this process has to say at its end: "" if another says it
-        self.judged, self.wake, self.over, self.gone = (threading.Event() for _ in range(4))
-        self.thread = threading.get_ident()
-        self.threads: list[threading.Thread] = []
-        self.signals: int | None = None  # where the numbers of signals are read
-        self.asked = False
+    def __init__(self, rank: int, world_size: int, timeout: float, store: Store | None) -> None:
+        self.rank, self._timeout = rank, timeout
+        self._board = StatusBoard(store, world_size) if store is not None else None
+        self.interval = min(max(1.0, world_size / _HEARTBEATS_PER_SECOND), timeout / 10)  # seconds between heartbeats
+        self.short_timeout = 3 * self.interval + 1  # the timeout once a collective has failed
+        self.is_monitor = rank % -(-world_size // _MONITORS) == 0
+        self._histories = [StatusHistory() for _ in range(world_size)] if self.is_monitor else []
+        self._progress = (0, "start", 0, 0)  # step, phase, reports in the step, reports; one object: threads read it
+        self._published_reports, self._heartbeats, self._state, self._note = -1, 0, "running", ""
+        self._clock = self._answer_time = self._disconnect_time = 0.0  # seconds
+        self._final_line: str | None = (
+            None  # to print at the end: "" if another process reports, None while all is well
+        )
+        self._decided, self._wake, self._ending, self._ended = (threading.Event() for _ in range(4))
+        self._main_thread = threading.get_ident()
+        self._heartbeat_thread: threading.Thread | None = None
+        self.thread: threading.Thread | None = None
+        self._signal_pipe: int | None = None
+        self._got_sigterm = False
 
-    def heartbeat(self, step: int, what: str) -> None:
-        """Come forward: at each step, each batch of an evaluation, each checkpoint.
+    def report_progress(self, step: int, phase: str) -> None:
+        """Report progress: in each step, each batch of an evaluation, each checkpoint.
 
         Args:
-            step: Number of the step.
-            what: What of it, such as "training".
+            step: The number of the step.
+            phase: What the process does, such as "training".
         """
-        last, _, within, beats = self.at
-        self.at = (step, what, within + 1 if step == last else 0, beats + 1)
+        last_step, _, in_step, reports = self._progress
+        self._progress = (step, phase, in_step + 1 if step == last_step else 0, reports + 1)
 
-    def begin(self) -> None:
-        """Start to speak and to listen."""
-        if self.store is None:
+    def start(self, signal_pipe: int | None = None) -> None:
+        """Start the heartbeats.
+
+        Args:
+            signal_pipe: The end of a pipe from which the numbers of signals are read.
+        """
+        if self._board is None:
             return
-        self.post()
-        # Two threads, because a store whose machine is gone may answer a call never.
-        self.threads = [threading.Thread(target=target, daemon=True) for target in (self.talk, self.guard)]
-        for thread in self.threads:
-            thread.start()
+        self._signal_pipe = signal_pipe
+        self._send_heartbeat(self._board)
+        # Two threads, because a store whose machine is gone may never answer a call.
+        self._heartbeat_thread = threading.Thread(target=self._send_heartbeats, args=(self._board,), daemon=True)
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self._heartbeat_thread.start()
+        self.thread.start()
 
-    def end(self, state: str, note: str = "") -> None:
-        """Say how this process has ended, and be silent."""
-        self.note, self.state = note, state
-        self.over.set()
-        self.wake.set()
-        for thread in self.threads[:1]:
-            thread.join(self.seconds)  # a store that does not answer must not keep it
-        self.gone.set()
-        for thread in self.threads[1:]:
-            thread.join()
+    def stop(self, state: str, note: str = "") -> None:
+        """Publish how this process ends, and stop the heartbeats.
 
-    def talk(self) -> None:
-        """Speak and listen, until the end."""
+        Args:
+            state, note: As in `Status`.
+        """
+        self._note, self._state = note, state
+        self._ending.set()
+        self._wake.set()
+        if self._heartbeat_thread:
+            self._heartbeat_thread.join(self._timeout)  # a store that does not answer must not block this process
+        self._ended.set()
+        if self.thread:
+            self.thread.join()
+
+    def claim_report(self) -> bool:
+        """Return whether this process is the first to report an error; for a stopped watchdog."""
         try:
-            while not self.over.is_set():
-                self.post()
-                self.listen()
-                self.reached = self.clock
-                self.wake.wait(self.interval)
-                self.wake.clear()
-            self.post()
-            # The store may live in process 0; the others must still reach it until they have ended.
-            while self.rank == 0 and self.state == "done" and self.clock - self.reached < self.seconds:
-                if all(sign is None or sign.state in ("done", "failed", "told") for sign in self.read()):
+            return self._board is None or self._board.decide("first", str(self.rank))
+        except RuntimeError:  # the store is gone, with the process that had it
+            return True
+
+    def diagnose_disconnect(self, error: BaseException) -> str:
+        """Find the lost process after the error of a collective.
+
+        Args:
+            error: The error.
+
+        Returns:
+            The line to print; empty if another process prints it.
+        """
+        self._disconnect_time, self._state = self._clock, "disconnected"
+        self._wake.set()
+        self._decided.wait(self._timeout + 4 * self.short_timeout)
+        return f"{format_error(error)}: {_REMEDY}" if self._final_line is None else self._final_line
+
+    def _send_heartbeats(self, board: StatusBoard) -> None:
+        """Send heartbeats and check those of the others, until the end."""
+        try:
+            while not self._ending.is_set():
+                self._send_heartbeat(board)
+                self._check_others(board)
+                self._answer_time = self._clock
+                self._wake.wait(self.interval)
+                self._wake.clear()
+            self._send_heartbeat(board)
+            # The main process may have the store; the others must be able to reach it until they have ended.
+            while self.rank == 0 and self._state == "done" and self._clock - self._answer_time < self._timeout:
+                if all(s is None or s.state in ("done", "failed", "reported") for s in board.read_all()):
                     break
                 time.sleep(self.interval / 4)
-        except RuntimeError:  # the store's errors are of this kind
-            if not self.over.is_set():
-                self.decide(self.out_of_reach())
+        except RuntimeError:  # an error of the store
+            if not self._ending.is_set():
+                self._set_final_line(self._describe_unreachable_store())
 
-    def guard(self) -> None:
-        """Keep the time, end this process on a verdict, and without one where the store is out of reach."""
+    def _watch(self) -> None:
+        """Advance the clock, and end this process when a process has failed or the store does not answer."""
         last = time.monotonic()
-        while not self.gone.wait(self.interval / 2):
+        while not self._ended.wait(self.interval / 2):
             now = time.monotonic()
-            # A process that was stopped and goes on has not been waiting meanwhile.
-            self.clock += min(now - last, 2 * self.interval)
+            # A process that was stopped and continues has not been waiting meanwhile.
+            self._clock += min(now - last, 2 * self.interval)
             last = now
-            if self.over.is_set():
+            if self._ending.is_set():
                 continue
-            if self.signalled():
-                self.asked = True
-                self.wake.set()
-            if self.verdict is None and self.clock - self.reached > self.seconds:
-                self.decide(self.out_of_reach())
-            if self.verdict is not None and self.state == "running":
-                leave(self.verdict)
+            if self._read_sigterm():
+                self._got_sigterm = True
+                self._wake.set()
+            if self._final_line is None and self._clock - self._answer_time > self._timeout:
+                self._set_final_line(self._describe_unreachable_store())
+            if self._final_line is not None and self._state == "running":
+                _terminate(self._final_line)
                 return
 
-    def signalled(self) -> bool:
-        """Whether a SIGTERM has come since the last call."""
+    def _read_sigterm(self) -> bool:
+        """Return whether this process has got SIGTERM since the last call."""
         try:
-            return self.signals is not None and signal.SIGTERM in os.read(self.signals, 4096)
+            return self._signal_pipe is not None and signal.SIGTERM in os.read(self._signal_pipe, 4096)
         except BlockingIOError:
             return False
 
-    def decide(self, verdict: str) -> None:
-        """Settle what this process says at its end."""
-        if self.verdict is None:
-            self.verdict = verdict
-            self.judged.set()
+    def _set_final_line(self, line: str) -> None:
+        if self._final_line is None:
+            self._final_line = line
+            self._decided.set()
 
-    def post(self) -> None:
-        """Say where this process is."""
-        step, what, within, beats = self.at
-        note = self.note or (standing(self.thread) if beats == self.said else "")
-        self.said, self.posts = beats, self.posts + 1
-        state = "asked" if self.asked and self.state == "running" else self.state
-        sign = Sign(socket.gethostname(), os.getpid(), step, what, within, beats, self.posts, state, note)
-        assert self.store is not None
-        self.store.set(f"sign/{self.rank}", json.dumps(list(asdict(sign).values())))
+    def _send_heartbeat(self, board: StatusBoard) -> None:
+        """Publish the status of this process."""
+        step, phase, in_step, reports = self._progress
+        note = self._note or (_describe_line(self._main_thread) if reports == self._published_reports else "")
+        self._published_reports, self._heartbeats = reports, self._heartbeats + 1
+        state = "terminating" if self._got_sigterm and self._state == "running" else self._state
+        machine, pid = socket.gethostname(), os.getpid()
+        board.publish(self.rank, Status(machine, pid, step, phase, in_step, reports, self._heartbeats, state, note))
 
-    def listen(self) -> None:
-        """Hear the verdict, or pass it."""
-        assert self.store is not None
-        if self.store.check(["verdict"]):
-            self.decide("")
+    def _check_others(self, board: StatusBoard) -> None:
+        """Follow the decision that a process has failed, or take it."""
+        if board.is_decided("verdict"):
+            self._set_final_line("")
             return
-        found = None
-        if self.reads:
-            for heard, sign in zip(self.heard, self.read(), strict=True):
-                heard.hear(sign, self.clock)
-            found = judge(self.heard, self.clock, self.seconds, self.brief)
-        if found is None and self.state == "cut off" and self.clock - self.cut > 2 * self.brief:
-            mine = Sign(socket.gethostname(), os.getpid(), *self.at[:3], 0, 0, "", "")
-            found = f"{names({self.rank: mine})} has lost the connection to another process, {place(mine)}"
-        if found is not None:
-            text = f"{self.rank} {found}"
-            mine_first = self.store.compare_set("verdict", "", text).decode() == text
-            self.decide(f"{found}: {REMEDY}" if found and mine_first else "")
+        diagnosis = None
+        if self.is_monitor:
+            for history, status in zip(self._histories, board.read_all(), strict=True):
+                history.update(status, self._clock)
+            diagnosis = diagnose(self._histories, self._clock, self._timeout, self.short_timeout)
+        disconnected = self._state == "disconnected" and self._clock - self._disconnect_time > 2 * self.short_timeout
+        if diagnosis is None and disconnected:
+            status = self._local_status()
+            name = format_processes({self.rank: status})
+            diagnosis = f"{name} lost the connection to another process, {format_step(status)}"
+        if diagnosis is not None:
+            is_first = board.decide("verdict", f"{self.rank} {diagnosis}")
+            self._set_final_line(f"{diagnosis}: {_REMEDY}" if diagnosis and is_first else "")
 
-    def read(self) -> list[Sign | None]:
-        """What the processes say; None for one that has said nothing yet."""
-        assert self.store is not None
-        keys = [f"sign/{rank}" for rank in range(self.world)]
-        if self.store.check(keys):
-            values = self.store.multi_get(keys)
-        else:
-            values = [self.store.get(key) if self.store.check([key]) else b"" for key in keys]
-        return [Sign(*json.loads(value)) if value else None for value in values]
+    def _local_status(self) -> Status:
+        """Return the status of this process, without what only other processes need."""
+        return Status(socket.gethostname(), os.getpid(), *self._progress[:3], 0, 0, "", "")
 
-    def first(self) -> bool:
-        """Whether this process is the first to tell an error of its own; it no longer watches."""
-        try:
-            return self.store is None or self.store.compare_set("first", "", str(self.rank)) == str(self.rank).encode()
-        except RuntimeError:  # the store is gone, and who had it
-            return True
-
-    def out_of_reach(self) -> str:
-        """The line of a process that no longer reaches the store; of one process of a machine only."""
-        if (
-            not is_local_main_process() and self.rank != 1
-        ):  # on its own machine, process 0 may be the one that says nothing
+    def _describe_unreachable_store(self) -> str:
+        """Return the line for a process that cannot reach the store; empty but for one process of a machine."""
+        # On the main process's own machine, that process may be the one that sends no heartbeat.
+        if not is_local_main_process() and self.rank != 1:
             return ""
-        there = os.environ.get("MASTER_ADDR", "localhost")
-        first = self.heard[0].sign if self.reads else None
-        lost_one = names({0: first}) if first else f"process 0 (machine {there})"
-        mine = Sign(socket.gethostname(), os.getpid(), *self.at[:3], 0, 0, "", "")
-        return f"{lost_one} is out of reach of {names({self.rank: mine})}, {place(mine)}: {REMEDY}"
+        address = os.environ.get("MASTER_ADDR", "localhost")
+        main_status = self._histories[0].status if self.is_monitor else None
+        main_process = format_processes({0: main_status}) if main_status else f"process 0 (machine {address})"
+        status = self._local_status()
+        name = format_processes({self.rank: status})
+        return f"{name} cannot reach {main_process}, {format_step(status)}: {_REMEDY}"
 
 
 @contextlib.contextmanager
-def watched(seconds: float = 300, store: Store | None = None) -> Iterator[Watchdog]:
-    """Watchdog over the processes of the default process group, while the block runs in each of them.
+def run_watchdog(timeout: float = 300, store: Store | None = None) -> Iterator[Watchdog]:
+    """Run a watchdog over the processes of the default process group, while the block runs in each of them.
 
-    A process that hangs or is lost ends all with status 1, after a line on standard error from one of them. The error
-    of a collective, raised because a peer is lost, ends this process in the same way.
+    A process that hangs or is lost ends all with status 1, after one of them has printed a line on standard error. An
+    error of a collective, raised because a process is lost, ends this process in the same way.
 
     Args:
-        seconds: After how long without a beat a process is taken to hang.
-        store: A connection for this alone; by default a new one to torchrun's store.
+        timeout: After how many seconds without progress a process is taken to hang.
+        store: A connection for the watchdog alone; by default a new one to torchrun's store.
 
     Yields:
-        The watch, whose `beat` the loop calls. Where one process trains alone, nobody watches.
+        The watchdog, whose `report_progress` the training loop calls. For a single process it does nothing.
 
     Raises:
-        ValueError: `seconds` is not positive, or not finite.
+        ValueError: `timeout` is not positive, or not finite.
     """
-    if not 0 < seconds < math.inf:
+    if not 0 < timeout < math.inf:
         raise ValueError(
-            f"the seconds after which a process is taken to hang must be above 0 and finite; got {seconds}"
+            f"the seconds after which a process is taken to hang must be above 0 and finite; got {timeout}"
         )
-    alone = not dist.is_initialized() or dist.get_world_size() == 1
-    watch = Watchdog(0, 1, seconds, None) if alone else join(seconds, store)
-    with contextlib.nullcontext() if alone else signal_numbers() as watch.signals:
-        watch.begin()
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        yield Watchdog(0, 1, timeout, None)
+        return
+    watchdog = _connect(timeout, store)
+    with _signal_pipe() as signal_pipe:
+        watchdog.start(signal_pipe)
         try:
-            yield watch
+            yield watchdog
         except BaseException as error:
-            if not alone and of_a_collective(error):
+            if _is_collective_error(error):
                 if threading.current_thread() is threading.main_thread():
-                    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's would end the search for who is at fault
-                leave(lost(error, watch))
-            mendable = isinstance(error, (ValueError, OSError))  # told in one line, and by one process
-            watch.end("told" if mendable or isinstance(error, ReportedElsewhere) else "failed", format_error(error))
-            if mendable and not watch.first():
+                    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's SIGTERM would end the diagnosis
+                _terminate(watchdog.diagnose_disconnect(error))
+            is_user_error = isinstance(error, (ValueError, OSError))  # reported in one line, by one process
+            is_reported = is_user_error or isinstance(error, ReportedElsewhere)
+            watchdog.stop("reported" if is_reported else "failed", format_error(error))
+            if is_user_error and not watchdog.claim_report():
                 raise ReportedElsewhere from error
             raise
-        watch.end("done")
+        watchdog.stop("done")
 
 
 @contextlib.contextmanager
-def signal_numbers() -> Iterator[int | None]:
-    """A pipe's end where the numbers of signals that have a handler are read; none but in the main thread.
+def _signal_pipe() -> Iterator[int | None]:
+    """Open a pipe from which the numbers of signals that have a handler are read; None outside the main thread.
 
-    A main thread that waits in C++ runs no handler: not when torchrun ends it because a peer is lost, while it waits
-    for NCCL, which does not say so. Into the pipe the number is written all the same.
+    A main thread that waits in C++ runs no signal handler. So it is when torchrun ends the process because another one
+    is lost, while this one waits for NCCL, which does not report it. The number is written into the pipe all the same.
     """
     if threading.current_thread() is not threading.main_thread():
         yield None
         return
-    read, write = os.pipe()
-    for end in (read, write):
+    read_end, write_end = os.pipe()
+    for end in (read_end, write_end):
         os.set_blocking(end, False)
-    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    previous = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     try:
-        yield read
+        yield read_end
     finally:
-        signal.set_wakeup_fd(before)
-        for end in (read, write):
+        signal.set_wakeup_fd(previous)
+        for end in (read_end, write_end):
             os.close(end)
 
 
-def join(seconds: float, store: Store | None) -> Watchdog:
-    """This process's watch, in a part of the store that all have agreed on and nobody used before.
+def _connect(timeout: float, store: Store | None) -> Watchdog:
+    """Return the watchdog of this process, which uses keys of the store that nobody has used before.
 
-    What is in torchrun's own store stays there over its restarts.
+    The keys in torchrun's own store stay there when torchrun restarts the processes.
     """
     # A connection serves one call at a time, and the process group may wait in its own for minutes.
-    store = store or next(rendezvous("env://", timeout=timedelta(seconds=max(1, seconds))))[0]
-    agreed = [uuid.uuid4().hex]
-    dist.broadcast_object_list(agreed, src=0)
-    return Watchdog(dist.get_rank(), dist.get_world_size(), seconds, PrefixStore(f"watch/{agreed[0]}", store))
+    store = store or next(rendezvous("env://", timeout=timedelta(seconds=max(1, timeout))))[0]
+    prefix = [uuid.uuid4().hex]
+    dist.broadcast_object_list(prefix, src=0)
+    return Watchdog(dist.get_rank(), dist.get_world_size(), timeout, PrefixStore(f"watchdog/{prefix[0]}", store))
 
 
-def of_a_collective(error: BaseException) -> bool:
-    """Whether an exception says that processes lost each other."""
+def _is_collective_error(error: BaseException) -> bool:
+    """Return whether an exception was raised by a collective that has lost a process."""
     return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and OF_A_COLLECTIVE.search(str(error)) is not None
+        isinstance(error, RuntimeError) and _COLLECTIVE_ERROR.search(str(error)) is not None
     )
 
 
-def lost(error: BaseException, watch: Watchdog) -> str:
-    """The line for an exception of a collective: which process was lost, on which machine, in which step.
+def _terminate(line: str) -> None:
+    """End this process at once, after printing a line on standard error if there is one.
 
-    Args:
-        error: What the collective raised.
-        watch: Of this process, still running.
-
-    Returns:
-        The line; empty where another process says it.
-    """
-    watch.cut, watch.state = watch.clock, "cut off"
-    watch.wake.set()
-    watch.judged.wait(watch.seconds + 4 * watch.brief)
-    return f"{format_error(error)}: {REMEDY}" if watch.verdict is None else watch.verdict
-
-
-def leave(line: str) -> None:
-    """End this process at once, after a line on standard error if there is one.
-
-    Its main thread may wait in C++ for ever, and no handler or `finally` would run.
+    The main thread may wait in C++ forever, so no handler and no `finally` would run.
     """
     if line:
         os.write(2, f"alexnet: {line}\n".encode())
     os._exit(1)
 
 
-def standing(thread: int) -> str:
-    """Where a thread stands: our line, and the function below it that has not returned."""
+def _describe_line(thread: int) -> str:
+    """Return the line of our code that a thread executes, and the library function that it waits in."""
     frame = sys._current_frames().get(thread)
     if frame is None:
         return "at its end"
-    inside, libraries = frame.f_code.co_name, (str(Path(torch.__file__).parents[1]), str(Path(os.__file__).parent), "<")
+    function = frame.f_code.co_name
+    libraries = (str(Path(torch.__file__).parents[1]), str(Path(os.__file__).parent), "<")
     while frame.f_back and frame.f_code.co_filename.startswith(libraries):
         frame = frame.f_back
-    below = "" if inside == frame.f_code.co_name else f" ({inside})"
-    return f"at {Path(frame.f_code.co_filename).name}:{frame.f_lineno}{below}"
+    inner = "" if function == frame.f_code.co_name else f" ({function})"
+    return f"at {Path(frame.f_code.co_filename).name}:{frame.f_lineno}{inner}"

@@ -11,7 +11,8 @@ from tqdm import tqdm
 from alexnet.data.loading.views import check_view_count, mean_over_views, select_views
 from alexnet.data.store.base import Split
 from alexnet.data.store.store import Store
-from alexnet.distributed.team import Team, init_team
+from alexnet.distributed.launch import init_team
+from alexnet.distributed.team import Team
 from alexnet.recipe import Recipe
 from alexnet.results.predictions import Predictions, average, digest, mixture_weights
 from alexnet.training.checkpoint import Checkpoint, load_best
@@ -166,7 +167,7 @@ def predict_split(
     with tqdm(total=len(split), desc=format_views(views), unit="picture", leave=False, disable=not shown) as bar:
         mean, recipe = found.statistics.mean, found.recipe
         for mine, _ in predict_batches(net, split, mean, recipe, views=views, shard=group.rank, num_shards=group.size):
-            team.watchdog.heartbeat(len(means), "evaluation")
+            team.watchdog.report_progress(len(means), "evaluation")
             centres.append(team.all_gather_predictions(mine[:, 0].clone()))  # or all of `mine` would stay in memory
             means.append(team.all_gather_predictions(mean_over_views(mine)))
             bar.update(len(means[-1]))

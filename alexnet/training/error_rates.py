@@ -87,6 +87,6 @@ def measure_errors(
     for probabilities, labels in predict_batches(
         net, split, mean, recipe, views=views, shard=group.rank, num_shards=group.size
     ):
-        team.watchdog.heartbeat(step, "validation")
+        team.watchdog.report_progress(step, "validation")
         counts += count_errors(mean_over_views(probabilities), labels)
     return ErrorRates.from_counts(team.all_reduce(counts * team.adds_metrics))

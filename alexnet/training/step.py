@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexnet.distributed.team import Team, no_sync
+from alexnet.distributed.data_parallel import no_sync
+from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.precision import autocast

@@ -19,7 +19,8 @@ from alexnet.checked import require
 from alexnet.data.loading.loader import Loader
 from alexnet.data.store.base import Split
 from alexnet.data.store.store import Store
-from alexnet.distributed.team import Team, init_team
+from alexnet.distributed.launch import init_team
+from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe, recipe_differences
 from alexnet.training.checkpoint import (
@@ -210,7 +211,7 @@ def loop(
         kept.net.train()
         with contextlib.closing(batches), progress_bar(at, recipe, len(loader), shown=progress) as bar:
             for batch in batches:
-                team.watchdog.heartbeat(at.step + 1, "training")
+                team.watchdog.report_progress(at.step + 1, "training")
                 counts = recipe.schedule != "fold" or at.folded is not None
                 now = rates(recipe, clock + counts * at.batch / len(loader), plateau)
                 set_learning_rates(optimiser, now)
@@ -512,7 +513,7 @@ class Kept:
             raise DivergenceError(
                 f"weights must stay finite; one is not after step {at.step}: {lower_rate(self.recipe)}"
             )
-        self.team.watchdog.heartbeat(at.step, "saving")
+        self.team.watchdog.report_progress(at.step, "saving")
         state = gather_tensors(self.net, self.optimiser, self.team)
         with self.team.raise_together():
             if self.team.is_main:

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import small_net
 
 from alexnet.architecture import Net
-from alexnet.distributed import team as parallel
+from alexnet.distributed.launch import init_team
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.results.evaluate import evaluate
@@ -58,7 +58,7 @@ def same_runs(folder: Path) -> dict[str, Any]:
 def one_step(folder: Path) -> dict[str, Any]:
     """One forward and backward pass through a net shared by towers: outputs, gradients, and what was sent."""
     images = torch.load(folder / "images.pt")
-    with parallel.init_team("towers", "cpu", 60) as team:
+    with init_team("towers", "cpu", 60) as team:
         torch.manual_seed(0)
         net = AlexNet(5, Net())
         team.form_groups(net.net, 5)

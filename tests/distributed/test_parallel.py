@@ -19,10 +19,11 @@ from parallel_worker import RECIPE, SCHEMES
 from torch.nn import functional as F
 
 from alexnet.architecture import Net
-from alexnet.distributed import team as parallel
 from alexnet.distributed.collectives import shard_rows
 from alexnet.distributed.coordinator import restart_id
 from alexnet.distributed.cost_model import traffic
+from alexnet.distributed.launch import _choose_local_gpu, init_team
+from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
 from alexnet.results.evaluate import evaluate
 from alexnet.results.predictions import Predictions
@@ -202,7 +203,7 @@ def test_a_killed_process_costs_what_was_done_since_the_last_checkpoint(folder: 
     done = torchrun(folder, "killed", processes=4, restarts=1)
     assert done.returncode == 0, done.stderr
     (line,) = told(done)
-    assert re.match(r"alexnet: process 3 \(machine \S+, pid \d+\) is lost, in step (9|10) \(", line)
+    assert re.match(r"alexnet: process 3 \(machine \S+, pid \d+\) was lost, in step (9|10) \(", line)
     assert [found["life"] for found in results(folder, "killed", 4)] == ["1"] * 4
     ours, theirs = last(folder / "killed"), last(folder / "four")
     assert all(torch.equal(ours.tensors[name], value) for name, value in theirs.tensors.items())
@@ -270,7 +271,7 @@ def test_a_machine_whose_command_is_wrong_says_so_and_the_other_does_not_wait_fo
     assert all(end.returncode for end in ends)
     (waited,), (wrong,) = map(told, ends)
     assert "epochz" in wrong
-    assert "has waited in vain for all 2 processes to come" in waited
+    assert "has started, but not all 2 processes have" in waited
     assert not any("/alexnet/" in end.stderr for end in ends)
 
 
@@ -278,28 +279,28 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert parallel._own_gpu(None) == "cuda:1"
-    assert parallel._own_gpu("cpu") == "cpu"
-    assert parallel._own_gpu("cuda") == "cuda:1"
-    with pytest.raises(ValueError, match="of several processes each takes the next GPU; got cuda:0"):
-        parallel._own_gpu("cuda:0")
+    assert _choose_local_gpu(None) == "cuda:1"
+    assert _choose_local_gpu("cpu") == "cpu"
+    assert _choose_local_gpu("cuda") == "cuda:1"
+    with pytest.raises(ValueError, match="for several processes, as each of them takes another GPU; got cuda:0"):
+        _choose_local_gpu("cuda:0")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     with pytest.raises(ValueError, match="processes on a machine must be at most its 2 GPUs; got 3"):
-        parallel._own_gpu(None)
+        _choose_local_gpu(None)
 
 
 def test_towers_want_a_multiple_of_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
     monkeypatch.setattr(dist, "get_world_size", lambda: 3)
     with pytest.raises(ValueError, match="each of at least two towers, or a multiple; got 3 for a net of 2"):
-        parallel.Team("towers").form_groups(Net(), 10)
+        Team("towers").form_groups(Net(), 10)
 
 
 def test_torchrun_s_kept_store_is_refused_where_machines_restart(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "0", "GROUP_WORLD_SIZE": "2", "TORCHELASTIC_MAX_RESTARTS": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-    with pytest.raises(ValueError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"), parallel.init_team("data", "cpu", 1):
+    with pytest.raises(ValueError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"), init_team("data", "cpu", 1):
         pass
     monkeypatch.setenv("GROUP_WORLD_SIZE", "1")  # one machine: the count tells one life from another
     assert restart_id() == "0"
