@@ -25,8 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CIFAR = ("cifar10-11pct", "cifar10-13pct")
 IMAGENETTE = {
-    "imagenette-photos": ("--recipe", "photos", "--batch-size", "128", "--scale-rate", "sqrt", "--set", "epochs=100"),
     "imagenette-paper": ("--recipe", "alexnet-2012-paper"),
+    "imagenette-photos": ("--recipe", "photos", "--batch-size", "128", "--scale-rate", "sqrt", "--set", "epochs=100"),
 }
 PART_BYTES = 15 << 20  # of a result: files of at most 16 MiB come back
 STOP_SECONDS = 15  # for a training to end its step and write a checkpoint
