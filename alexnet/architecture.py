@@ -1,4 +1,4 @@
-"""The net's architecture: frozen dataclasses whose defaults are section 4's numbers, each with its section."""
+"""The net's architecture: frozen dataclasses whose defaults are the numbers of section 4, each with its section."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Literal
 from alexnet.checked import Checked, require, require_finite
 from alexnet.geometry import conv_side, pool_side
 
-LayerStep = Literal["activate", "normalise", "normalise_map", "pool"]
+_LayerStep = Literal["activate", "normalise", "normalise_map", "pool"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,17 +15,17 @@ class Conv(Checked):
     """A convolutional layer and what follows it (section 4.5).
 
     Args:
-        maps: Number of kernels, over all towers.
+        maps: Number of kernels, and so of feature maps, in all towers together.
         kernel: Side of a kernel, in pixels.
-        stride: Distance between neighbouring kernel centres, in pixels.
+        stride: Distance between the centres of neighbouring kernels, in pixels.
         padding: Zeros on every side, in pixels.
-        all_towers: Whether a kernel reads the maps of every tower, or only those of its own (4.2).
-        shared: Whether all places have the same kernels, or each its own kernels and biases ("local" in the 2012
-            program's nets for CIFAR-10; not in the paper).
-        then: What follows, in order: "activate", "normalise" (4.3), "normalise_map", "pool" (4.4).
-        pooling: "max" (the paper), or "average" (the CIFAR-10 nets).
-        deviation: Standard deviation of the Gaussian the weights start from (6).
-        bias: The constant the biases start at (6).
+        all_towers: Whether a kernel reads the maps of all towers, or only those of its own (4.2).
+        shared: Whether all positions share the kernels, or each has its own kernels and biases (the "local" layers of
+            the 2012 program's nets for CIFAR-10; not in the paper).
+        then: What follows the convolution, in order: "activate", "normalise" (4.3), "normalise_map", "pool" (4.4).
+        pooling: "max" (the paper) or "average" (the CIFAR-10 nets).
+        deviation: Standard deviation of the Gaussian that the initial weights are drawn from (6).
+        bias: Initial value of the biases (6).
     """
 
     maps: int
@@ -34,12 +34,12 @@ class Conv(Checked):
     padding: int = 1
     all_towers: bool = False
     shared: bool = True
-    then: tuple[LayerStep, ...] = ("activate",)
+    then: tuple[_LayerStep, ...] = ("activate",)
     pooling: Literal["max", "average"] = "max"
     deviation: float = 0.01
     bias: float = 0.0
 
-    def _check(self) -> None:
+    def check(self) -> None:
         for name in ("maps", "kernel", "stride"):
             require(getattr(self, name) >= 1, name, "a whole number of at least 1", getattr(self, name))
         require(0 <= self.padding < self.kernel, "padding", f"from 0 to {self.kernel - 1} (kernel - 1)", self.padding)
@@ -50,13 +50,13 @@ class Conv(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Full(Checked):
-    """A fully connected layer (4.5).
+    """A fully connected layer (section 4.5).
 
     Args:
-        units: Number of neurons; None for one per class, with no activation after it.
-        dropout: Probability of setting an output to zero while training (5.2).
-        deviation: Standard deviation of the Gaussian the weights start from (6).
-        bias: The constant the biases start at (6).
+        units: Number of neurons; None for one per class, with no activation after them.
+        dropout: Probability that an output is set to zero during training (5.2).
+        deviation: Standard deviation of the Gaussian that the initial weights are drawn from (6).
+        bias: Initial value of the biases (6).
     """
 
     units: int | None = None
@@ -64,7 +64,7 @@ class Full(Checked):
     deviation: float = 0.01
     bias: float = 0.0
 
-    def _check(self) -> None:
+    def check(self) -> None:
         require(self.units is None or self.units >= 1, "units", "None or a whole number of at least 1", self.units)
         require(0 <= self.dropout < 1, "dropout", "a probability from 0 to below 1", self.dropout)
         require_finite("deviation", self.deviation)
@@ -73,12 +73,12 @@ class Full(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class ResponseNorm(Checked):
-    """Constants of the normalisation across neighbouring maps of a tower (4.3).
+    """The constants of the normalisation across neighbouring maps of a tower (section 4.3).
 
     Args:
         k, size, alpha, beta: The paper's k, n, alpha and beta.
-        alpha_over_size: Whether alpha is divided by the window's size, as the 2012 program (and torch and Caffe) do
-            and the paper's formula does not.
+        alpha_over_size: Whether alpha is divided by the size of the window, as in the 2012 program (and in torch and
+            Caffe), but not in the paper's formula.
     """
 
     k: float = 2.0
@@ -87,8 +87,8 @@ class ResponseNorm(Checked):
     beta: float = 0.75
     alpha_over_size: bool = False
 
-    def _check(self) -> None:
-        require_finite("k", self.k, above=True)
+    def check(self) -> None:
+        require_finite("k", self.k, positive=True)
         require(self.size >= 1, "size", "a whole number of at least 1", self.size)
         require_finite("alpha", self.alpha)
         require_finite("beta", self.beta)
@@ -96,7 +96,7 @@ class ResponseNorm(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class MapNorm(Checked):
-    """Constants of the normalisation within a map, over size x size places (the 2012 program; not in the paper).
+    """The constants of the normalisation within a map, over size x size positions (2012 program; not in the paper).
 
     The divisor is (k + alpha / size**2 * sum of squares)**beta.
     """
@@ -106,8 +106,8 @@ class MapNorm(Checked):
     alpha: float = 1e-3
     beta: float = 0.75
 
-    def _check(self) -> None:
-        require_finite("k", self.k, above=True)
+    def check(self) -> None:
+        require_finite("k", self.k, positive=True)
         require(self.size >= 1 and self.size % 2 == 1, "size", "an odd whole number", self.size)
         require_finite("alpha", self.alpha)
         require_finite("beta", self.beta)
@@ -115,22 +115,22 @@ class MapNorm(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Net(Checked):
-    """The net of section 4: layers by name, so that a variant states only what differs.
+    """The net of section 4, its layers by name, so that a variant states only its differences.
 
     Args:
-        image_size: Side of the picture the net takes, in pixels (3: crops of 224; Figure 2).
-        towers: Number of equal parts the kernels are spread over, one per GPU in the paper (4.2).
-        conv1 ... conv6: The convolutional layers; None leaves one out (2, 8). conv6 is section 7's extra layer.
-        fc6, fc7, fc8: The fully connected layers; the last has one unit per class.
-        linear: A layer without a nonlinearity between the hidden layers and the classes, where there are so many of
-            these that it saves weights (the 2012 program's for 10,184 and more classes; not in the paper).
+        image_size: Side of the net's input, in pixels (3: crops of 224; Figure 2).
+        towers: Number of equal parts that the kernels are divided into, one per GPU in the paper (4.2).
+        conv1 ... conv6: The convolutional layers; None leaves one out (2, 8). conv6 is section 7's added layer.
+        fc6, fc7, fc8: The fully connected layers; the last one has one unit per class.
+        linear: A layer without a nonlinearity between the hidden layers and fc8. It saves weights if there are many
+            classes (in the 2012 program for 10,184 classes and more; not in the paper).
         activation: "relu" or "tanh" (4.1).
-        normalise: Constants of "normalise"; None switches every such step off (4.3).
-        normalise_map: Constants of "normalise_map"; None switches every such step off.
+        normalise: Constants of "normalise"; None leaves out every such step (4.3).
+        normalise_map: Constants of "normalise_map"; None leaves out every such step.
         pool_size, pool_stride: The paper's z and s (4.4).
-        start: "gaussian": deviation and bias as each layer says (6); "he": whatever they say, deviation
-            sqrt(2 / inputs), but 0.01 for fc8, so that the first probabilities are even, and biases 0.
-        pixel_scale: Factor on the centred pixels before the first layer; the paper's net takes them raw (3).
+        start: Initial weights. "gaussian": the deviation and bias of each layer (6). "he": instead of those, deviation
+            sqrt(2 / inputs) and biases 0; fc8 has deviation 0.01, so that the first probabilities are nearly equal.
+        pixel_scale: Factor on the centred pixels before the first layer; 1 in the paper, which uses raw values (3).
     """
 
     image_size: int = 224
@@ -153,7 +153,7 @@ class Net(Checked):
     start: Literal["gaussian", "he"] = "gaussian"
     pixel_scale: float = 1.0
 
-    def _check(self) -> None:
+    def check(self) -> None:
         for name in ("image_size", "towers", "pool_size", "pool_stride"):
             require(getattr(self, name) >= 1, name, "a whole number of at least 1", getattr(self, name))
         require(
@@ -161,7 +161,7 @@ class Net(Checked):
         )
         require(bool(self.convs()), "conv1 ... conv6", "not all null", None)
         require(self.fc8.units is None, "fc8.units", "null (as many as classes)", self.fc8.units)
-        require_finite("pixel_scale", self.pixel_scale, above=True)
+        require_finite("pixel_scale", self.pixel_scale, positive=True)
         for name, conv in self.convs().items():
             require(conv.maps % self.towers == 0, f"{name}.maps", f"divisible by towers {self.towers}", conv.maps)
         if self.linear is not None:
@@ -172,38 +172,41 @@ class Net(Checked):
         self.sides()
 
     def convs(self) -> dict[str, Conv]:
-        """The convolutional layers that exist, by name, in order."""
-        named = ((f"conv{i}", getattr(self, f"conv{i}")) for i in range(1, 7))
-        return {name: conv for name, conv in named if conv is not None}
+        """Return the convolutional layers by name, in order; without those that are None."""
+        layers = ((f"conv{i}", getattr(self, f"conv{i}")) for i in range(1, 7))
+        return {name: conv for name, conv in layers if conv is not None}
 
     def hidden(self) -> dict[str, Full]:
-        """The hidden fully connected layers that exist, by name, in order."""
+        """Return the hidden fully connected layers by name, in order; without those that are None."""
         return {name: full for name, full in (("fc6", self.fc6), ("fc7", self.fc7)) if full is not None}
 
     def layers(self) -> tuple[str, ...]:
-        """The names of all layers with weights, in order."""
+        """Return the names of all layers with weights, in order."""
         return (*self.convs(), *self.hidden(), *(("linear",) if self.linear else ()), "fc8")
 
     def sides(self) -> dict[str, tuple[int, int]]:
-        """The side of each convolutional layer's maps, in pixels: (as convolved, after its pooling).
+        """Return the sides of each convolutional layer's maps: after the convolution, and after its pooling.
+
+        Returns:
+            Pairs of sides in pixels, by the layer's name.
 
         Raises:
-            ValueError: The maps have become smaller than a kernel or a pooling window.
+            ValueError: The maps are smaller than a kernel or a pooling window.
         """
         sides: dict[str, tuple[int, int]] = {}
         side = self.image_size
         for name, conv in self.convs().items():
             if side + 2 * conv.padding < conv.kernel:
                 raise ValueError(
-                    f"{name} must have a kernel of at most the {side} pixels (and padding {conv.padding}) it reads; "
-                    f"got kernel {conv.kernel}: raise image_size (now {self.image_size}) or leave a layer out"
+                    f"{name}.kernel must be at most {side + 2 * conv.padding}, the side of its padded input; "
+                    f"got {conv.kernel}: raise image_size (now {self.image_size}) or leave out a layer"
                 )
             out = conv_side(side, conv.kernel, conv.stride, conv.padding)
             side = pool_side(out, self.pool_size, self.pool_stride) if "pool" in conv.then else out
             if side < 1:
                 raise ValueError(
-                    f"{name} must have maps large enough for pool_size {self.pool_size}; they have side {out}: raise "
-                    f"image_size (now {self.image_size}) or leave a pooling out"
+                    f"the side of {name}'s maps must be large enough for pool_size {self.pool_size}; got {out}: "
+                    f"raise image_size (now {self.image_size}) or leave out a pooling"
                 )
             sides[name] = (out, side)
         return sides

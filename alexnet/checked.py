@@ -1,4 +1,4 @@
-"""Dataclasses that hold their fields to types and rules, with messages that name the field."""
+"""Dataclasses that check the types and values of their fields, with messages that name the field."""
 
 import dataclasses
 import math
@@ -10,24 +10,43 @@ from typing import Any, Literal, TypeVar
 T = TypeVar("T")
 
 
-def require(rule: bool, name: str, text: str, value: object) -> None:
-    """Raise the ValueError "NAME must be TEXT; got VALUE" unless `rule` holds."""
-    if not rule:
-        raise ValueError(f"{name} must be {text}; got {value!r}")
+def require(condition: bool, name: str, rule: str, value: object) -> None:
+    """Check a condition on a value.
+
+    Args:
+        condition: What must hold.
+        name: Name of the value, such as that of a field.
+        rule: The condition in words, as they follow "must be".
+        value: The value.
+
+    Raises:
+        ValueError: The condition does not hold: "NAME must be RULE; got VALUE".
+    """
+    if not condition:
+        raise ValueError(f"{name} must be {rule}; got {value!r}")
 
 
-def require_finite(name: str, value: float, *, least: float = 0.0, above: bool = False) -> None:
-    """Raise a ValueError unless `value` is finite and at least `least`, or above it."""
-    ok = math.isfinite(value) and (value > least if above else value >= least)
-    require(ok, name, f"a finite number {'above' if above else 'of at least'} {least:g}", value)
+def require_finite(name: str, value: float, *, positive: bool = False) -> None:
+    """Raise a ValueError unless `value` is finite and at least 0, or above 0 if `positive`."""
+    is_valid = math.isfinite(value) and (value > 0 if positive else value >= 0)
+    require(is_valid, name, f"a finite number {'above' if positive else 'of at least'} 0", value)
 
 
 def build(kind: type[T], data: Any, name: str) -> T:
-    """An object of dataclass `kind` from plain JSON data; `name` is for messages."""
+    """Return an object of a dataclass, built from plain JSON data.
+
+    Args:
+        kind: The dataclass.
+        data: A mapping from the fields' names to their values.
+        name: What messages call the data.
+
+    Raises:
+        ValueError: No mapping, an unknown or missing field, or a value that the field does not allow.
+    """
     require(isinstance(data, Mapping), name, f"an object with the fields of {kind.__name__}", data)
-    known = typing.get_type_hints(kind)
-    unknown = sorted(set(data) - set(known))
-    require(not unknown, name, f"made of known fields ({', '.join(known)})", ", ".join(unknown))
+    fields = typing.get_type_hints(kind)
+    unknown = sorted(set(data) - set(fields))
+    require(not unknown, name, f"an object with no other fields than {', '.join(fields)}", ", ".join(unknown))
     try:
         return kind(**data)
     except TypeError as error:  # a field without default is missing
@@ -35,7 +54,7 @@ def build(kind: type[T], data: Any, name: str) -> T:
 
 
 def _convert(hint: Any, value: Any, name: str) -> Any:
-    """`value` as the type `hint` says, or a ValueError that names the field."""
+    """Return `value` as the type `hint`; raise a ValueError that names the field if it is of another type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         (inner,) = (argument for argument in arguments if argument is not type(None))
@@ -58,19 +77,20 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
             raise ValueError(str(error) if str(error).startswith(name) else f"{name}.{error}") from error
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    fits = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-    require(fits, name, f"of type {hint.__name__}", value)
+    is_of_type = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    require(is_of_type, name, f"of type {hint.__name__}", value)
     return value
 
 
 class Checked:
-    """A dataclass whose fields are held to their types and rules when it is made, from Python as from JSON."""
+    """Base of dataclasses that check the types and values of their fields, whether built in Python or from JSON."""
 
     def __post_init__(self) -> None:
         for name, hint in typing.get_type_hints(type(self)).items():
-            # Lists become tuples, whole numbers floats and objects the dataclasses that the fields ask for.
+            # Lists become tuples, integers floats and mappings dataclasses, where the fields are such.
             object.__setattr__(self, name, _convert(hint, getattr(self, name), name))
-        self._check()
+        self.check()
 
-    def _check(self) -> None:
-        raise AssertionError(f"{type(self).__name__} has no rules")
+    def check(self) -> None:
+        """Raise a ValueError that names the field if a value is not allowed."""
+        raise NotImplementedError
