@@ -117,7 +117,7 @@ def test_a_gpu_without_triton_says_so_and_gives_the_same(monkeypatch, capsys):
     arguments = *batch(20, 5, 0), 1.1
     want = transform_batch(*arguments)
     monkeypatch.setattr(augment, "has_triton", lambda: False)
-    augment.note.cache_clear()
+    augment.note_once.cache_clear()
     assert torch.equal(transform_batch(*arguments), want)
     assert "install triton" in capsys.readouterr().err
 
