@@ -1,6 +1,6 @@
-"""Stores in an object store: the same pictures as from a disk, no byte too many, and clear words where it fails.
+"""Remote stores: the same pictures as from a disk, no superfluous requests, and clear error messages.
 
-The object store is moto's S3, served from a thread of the test; what it serves is counted.
+The object store is moto's S3, served by a thread of the test, which records the requests.
 """
 
 import importlib
@@ -24,7 +24,7 @@ import pytest
 import torch
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
-from test_store import write
+from test_store import write_two_class_store
 
 from alexnet import cli
 from alexnet.data.loading.loader import Loader
@@ -39,31 +39,31 @@ from alexnet.training.train import train
 
 
 class Server:
-    """An S3 server on this machine, and what it was asked for."""
+    """An S3 server on this machine that records its requests."""
 
     def __init__(self) -> None:
-        self.served: list[tuple[str, str, int]] = []  # method, path, bytes of the answer
-        self.before: Callable[[], object] = lambda: None  # called for each request
+        self.requests: list[tuple[str, str, int]] = []  # method, path, bytes of the answer
+        self.on_request: Callable[[], object] = lambda: None  # called before each request is answered
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
         self._moto.start()
         server = self._moto._server
         assert server is not None
         server.app, self._app = self._answer, server.app
-        self.address = "http://{}:{}".format(*self._moto.get_host_and_port())
+        self.url = "http://{}:{}".format(*self._moto.get_host_and_port())
 
     def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
         path = environ["PATH_INFO"]
-        self.before()
+        self.on_request()
         body = b"".join(self._app(environ, start))
-        self.served.append((environ["REQUEST_METHOD"], path, len(body)))
+        self.requests.append((environ["REQUEST_METHOD"], path, len(body)))
         return [body]
 
-    def pictures(self) -> list[int]:
-        """The bytes of each answer about a shard since this was last asked."""
-        found = [size for method, path, size in self.served if method == "GET" and path.endswith(".arrow")]
-        self.served.clear()
-        return found
+    def pop_shard_requests(self) -> list[int]:
+        """Return the bytes of each answer from a shard, and forget the requests."""
+        sizes = [size for method, path, size in self.requests if method == "GET" and path.endswith(".arrow")]
+        self.requests.clear()
+        return sizes
 
     def stop(self) -> None:
         self._moto.stop()
@@ -71,15 +71,15 @@ class Server:
         self._moto._server.server_close()
 
 
-def reach(server: Server, folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Let S3 mean that server."""
+def configure_s3(server: Server, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Direct all requests to S3 to that server."""
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "HTTP_PROXY", "http_proxy"):
         patch.delenv(name, raising=False)
     for name in ("CONFIG_FILE", "SHARED_CREDENTIALS_FILE"):
         patch.setenv(f"AWS_{name}", str(folder / "none"))
     for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "DEFAULT_REGION": "us-east-1"}.items():
         patch.setenv(f"AWS_{name}", value)
-    patch.setenv("AWS_ENDPOINT_URL", server.address)
+    patch.setenv("AWS_ENDPOINT_URL", server.url)
     S3FileSystem.clear_instance_cache()
 
 
@@ -87,7 +87,7 @@ def reach(server: Server, folder: Path, patch: pytest.MonkeyPatch) -> None:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server()
     with pytest.MonkeyPatch.context() as patch:
-        reach(server, tmp_path_factory.mktemp("s3"), patch)
+        configure_s3(server, tmp_path_factory.mktemp("s3"), patch)
         yield server
     server.stop()
     S3FileSystem.clear_instance_cache()
@@ -95,19 +95,19 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def server(running: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    """A server with an empty bucket; what is kept is kept in a folder of the test."""
+    """A server with an empty bucket; the cache is in a folder of the test."""
     monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("ALEXNET_CACHE_GB", raising=False)
     files = fsspec.filesystem("s3")
     files.mkdir("bucket")
-    running.served.clear()
+    running.requests.clear()
     yield running
-    running.before = lambda: None
+    running.on_request = lambda: None
     files.rm("bucket", recursive=True)
 
 
 def upload(folder: Path, to: str = "bucket/set") -> str:
-    """Copy a store, with what says where its pictures lie; returns its address."""
+    """Upload a store with its byte offsets; return its URL."""
     write_offsets(folder)
     files = fsspec.filesystem("s3")
     for path in folder.iterdir():
@@ -117,99 +117,102 @@ def upload(folder: Path, to: str = "bucket/set") -> str:
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
 @pytest.mark.usefixtures("server")
-def test_what_is_in_it_is_what_the_disk_has(tmp_path: Path, encoding: str) -> None:
-    write(tmp_path / "s", encoding)
-    near, far = Store(tmp_path / "s"), Store(upload(tmp_path / "s") + "/")
-    assert isinstance(far.path, StoreURL)
-    assert (str(far.path), far.path.name, far.path.resolve()) == ("s3://bucket/set", "set", far.path)
-    assert (far.size, far.encoding, far.classes, far.splits) == (near.size, encoding, near.classes, near.splits)
-    assert far.statistics.to_bytes() == near.statistics.to_bytes()
-    for split in near.splits:
-        here, there = near.split(split), far.split(split)
-        assert len(here) == len(there)
-        assert here.labels.tolist() == there.labels.tolist()
-        assert there.labels.dtype == np.int64
-        assert there.memory_addresses(np.array([0])) is None
-        every = range(len(here))
-        assert [here.picture_name(i) for i in every] == [there.picture_name(i) for i in every]
-        for one, other, third in zip(here.images(every), there.images(every), map(there.image, every), strict=True):
-            assert one.shape == other.shape
-            assert one.tobytes() == other.tobytes() == third.tobytes()
-    assert far.validation().name == "test"
+def test_a_remote_store_has_the_contents_of_the_local_one(tmp_path: Path, encoding: str) -> None:
+    write_two_class_store(tmp_path / "s", encoding)
+    local, remote = Store(tmp_path / "s"), Store(upload(tmp_path / "s") + "/")
+    assert isinstance(remote.path, StoreURL)
+    assert (str(remote.path), remote.path.name, remote.path.resolve()) == ("s3://bucket/set", "set", remote.path)
+    assert (remote.size, remote.encoding) == (local.size, encoding)
+    assert (remote.classes, remote.splits) == (local.classes, local.splits)
+    assert remote.statistics.to_bytes() == local.statistics.to_bytes()
+    for name in local.splits:
+        expected, split = local.split(name), remote.split(name)
+        assert len(split) == len(expected)
+        assert split.labels.tolist() == expected.labels.tolist()
+        assert split.labels.dtype == np.int64
+        assert split.memory_addresses(np.array([0])) is None
+        indices = range(len(expected))
+        assert [split.picture_name(i) for i in indices] == [expected.picture_name(i) for i in indices]
+        singles = map(split.image, indices)
+        for picture, image, single in zip(expected.images(indices), split.images(indices), singles, strict=True):
+            assert picture.shape == image.shape
+            assert picture.tobytes() == image.tobytes() == single.tobytes()
+    assert remote.validation().name == "test"
     for index in (-1, 9):
         with pytest.raises(IndexError, match="split 'train' has 9"):
-            far.split("train").image(index)
+            remote.split("train").image(index)
     with pytest.raises(ValueError, match=r"s3://bucket/set: no split 'val'; it has train, test"):
-        far.split("val")
+        remote.split("val")
 
 
-def test_any_address_of_fsspec_s_will_do(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_url_of_fsspec_works(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALEXNET_CACHE_GB", "0")
     shutil.copytree(store, tmp_path / "s")
     write_offsets(tmp_path / "s")
-    near, far = Store(store).train_and_val(), Store(f"file://{tmp_path}/s").train_and_val()
-    assert near.labels.tolist() == far.labels.tolist()
-    assert all((one == other).all() for one, other in zip(near.images(range(68)), far.images(range(68)), strict=True))
+    local, remote = Store(store).train_and_val(), Store(f"file://{tmp_path}/s").train_and_val()
+    assert local.labels.tolist() == remote.labels.tolist()
+    images = zip(local.images(range(68)), remote.images(range(68)), strict=True)
+    assert all((expected == image).all() for expected, image in images)
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-def test_the_same_batches_and_no_byte_too_many(
+def test_batches_are_those_of_the_local_store_and_each_picture_is_requested_once(
     server: Server, tmp_path: Path, store: Path, recipe: Recipe, workers: int
 ) -> None:
     shutil.copytree(store, tmp_path / "s")
-    near, far = Store(store), Store(upload(tmp_path / "s"))
-    here = Loader(near.split("train"), near.statistics, recipe)
-    there = Loader(far.split("train"), far.statistics, recipe, workers=workers)
-    assert server.pictures() == []  # all is known from two small files
+    local, remote = Store(store), Store(upload(tmp_path / "s"))
+    local_loader = Loader(local.split("train"), local.statistics, recipe)
+    remote_loader = Loader(remote.split("train"), remote.statistics, recipe, workers=workers)
+    assert server.pop_shard_requests() == []  # opening a store reads two small files
     for epoch in range(2):
-        for one, other in zip(here.batches(epoch), there.batches(epoch), strict=True):
-            assert torch.equal(one.images, other.images)
-            assert torch.equal(one.labels, other.labels)
-            assert np.array_equal(one.indices, other.indices)
-        assert server.pictures() == ([32 * 32 * 3] * 48 if epoch == 0 else [])  # then they are kept
-    another = Loader(Store("s3://bucket/set").split("train"), far.statistics, recipe)  # as another process would
-    assert len(list(another.batches(2))) == len(there)
-    assert server.pictures() == []
+        for expected, batch in zip(local_loader.batches(epoch), remote_loader.batches(epoch), strict=True):
+            assert torch.equal(batch.images, expected.images)
+            assert torch.equal(batch.labels, expected.labels)
+            assert np.array_equal(batch.indices, expected.indices)
+        assert server.pop_shard_requests() == ([32 * 32 * 3] * 48 if epoch == 0 else [])  # then they are cached
+    new_loader = Loader(Store("s3://bucket/set").split("train"), remote.statistics, recipe)  # as in another process
+    assert len(list(new_loader.batches(2))) == len(remote_loader)
+    assert server.pop_shard_requests() == []
 
 
-def test_pictures_are_asked_for_at_once(server: Server, tmp_path: Path) -> None:
-    write(tmp_path / "s")
+def test_pictures_are_requested_concurrently(server: Server, tmp_path: Path) -> None:
+    write_two_class_store(tmp_path / "s")
     split = Store(upload(tmp_path / "s")).split("train")
-    together = threading.Barrier(4, timeout=30)  # no request is answered before four are there
-    server.before = together.wait
-    server.served.clear()
+    barrier = threading.Barrier(4, timeout=30)  # no request is answered before there are four
+    server.on_request = barrier.wait
+    server.requests.clear()
     assert len(list(split.images([0, 2, 4, 6]))) == 4
     with ThreadPoolExecutor(4) as threads:  # the workers of a loader
         assert len(list(threads.map(split.image, [1, 3, 5, 7]))) == 4
-    assert server.pictures() == [8 * 8 * 3] * 8
+    assert server.pop_shard_requests() == [8 * 8 * 3] * 8
 
 
-def test_the_cache_keeps_to_its_bound(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    most = JOURNAL_BYTES + 3_000_000
-    monkeypatch.setenv("ALEXNET_CACHE_GB", str(most / 1e9))
+def test_the_cache_stays_below_its_limit(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = JOURNAL_BYTES + 3_000_000
+    monkeypatch.setenv("ALEXNET_CACHE_GB", str(limit / 1e9))
     stores = []
-    for count in (16, 17):  # pictures of 197 kB to train on, and three to test on: nine are kept
-        write(tmp_path / str(count), size=256, counts=(count,))
+    for count in (16, 17):  # training pictures of 197 kB, and three test pictures: nine are cached
+        write_two_class_store(tmp_path / str(count), size=256, counts=(count,))
         stores.append(Store(upload(tmp_path / str(count), f"bucket/{count}")))
-    server.served.clear()
+    server.requests.clear()
 
-    def fetched(opened: Store, seed: int) -> int:
-        """How many pictures are fetched in an epoch, in an order drawn from a seed; nothing grows beyond the bound."""
+    def count_requests(store: Store, seed: int) -> int:
+        """Return how many pictures an epoch in a random order requests; check that the cache stays below its limit."""
         for name in ("train", "test"):
-            split = opened.split(name)
+            split = store.split(name)
             list(split.images(np.random.default_rng(seed).permutation(len(split))))
-        assert sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*")) <= most
-        return len(server.pictures())
+        assert sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*")) <= limit
+        return len(server.pop_shard_requests())
 
     older, newer = stores
-    assert [fetched(older, epoch) for epoch in range(3)] == [19, 10, 10]
-    assert fetched(newer, 0) == 20
-    assert 11 <= fetched(newer, 1) <= 13  # where there was no room for ten, ten were removed
-    assert fetched(newer, 2) == 11
-    assert fetched(older, 3) == 19  # the newer store has driven out what was stored before
+    assert [count_requests(older, epoch) for epoch in range(3)] == [19, 10, 10]
+    assert count_requests(newer, 0) == 20
+    assert 11 <= count_requests(newer, 1) <= 13  # when there was no space for one, ten were removed
+    assert count_requests(newer, 2) == 11
+    assert count_requests(older, 3) == 19  # the newer store has replaced the older one's pictures
 
 
-def test_many_small_pictures_make_room_for_a_large_one(tmp_path: Path) -> None:
+def test_many_small_pictures_are_removed_for_a_large_one(tmp_path: Path) -> None:
     cache = PictureCache(tmp_path, 3_000_000, "set")
     for n in range(600):
         cache.put(ByteRange("a", n, n + 4000), bytes(4000))
@@ -217,17 +220,17 @@ def test_many_small_pictures_make_room_for_a_large_one(tmp_path: Path) -> None:
         cache.put(ByteRange("b", n, n + 200_000), bytes(200_000))
         assert cache._database.volume() <= 3_000_000
     assert cache.get(ByteRange("b", 19, 200_019)) == bytes(200_000)
-    assert PictureCache(tmp_path, 500_000, "set")._database.volume() <= 500_000  # a smaller bound is kept at once
+    assert PictureCache(tmp_path, 500_000, "set")._database.volume() <= 500_000  # a smaller limit holds at once
 
 
 def test_without_a_cache_nothing_is_database(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALEXNET_CACHE_GB", "0")
-    write(tmp_path / "s")
+    write_two_class_store(tmp_path / "s")
     split = Store(upload(tmp_path / "s")).split("test")
-    server.served.clear()
+    server.requests.clear()
     for _ in range(2):
         list(split.images(range(3)))
-    assert len(server.pictures()) == 6
+    assert len(server.pop_shard_requests()) == 6
     assert not (tmp_path / "cache").exists()
     for size in ("many", "-1", "inf", "nan"):
         monkeypatch.setenv("ALEXNET_CACHE_GB", size)
@@ -235,7 +238,7 @@ def test_without_a_cache_nothing_is_database(server: Server, tmp_path: Path, mon
             Store("s3://bucket/set")
 
 
-FILLING = """
+FILL_CACHE = """
 import sys
 from itertools import count
 from pathlib import Path
@@ -245,31 +248,35 @@ cache = PictureCache(Path(sys.argv[1]), 1 << 30, "set")
 for i in count():
     cache.put(ByteRange("a", i * 5000, (i + 1) * 5000), bytes([i % 251]) * 5000)
     if i == 100:
-        print("some", flush=True)
+        print("100 entries", flush=True)
 """
 
 
-def test_processes_share_it_and_a_killed_one_does_no_harm(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", FILLING, str(tmp_path)], stdout=subprocess.PIPE, text=True) as filling:
-        assert filling.stdout is not None
-        assert filling.stdout.readline() == "some\n"
+def test_processes_share_the_cache_and_a_killed_one_does_not_damage_it(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", FILL_CACHE, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "100 entries\n"
         cache = PictureCache(tmp_path, 1 << 30, "set")
-        for i in range(200):  # while the other one writes
+        for i in range(200):  # while the other process writes
             cache.put(ByteRange("b", i, i + 7), bytes([i]) * 7)
-        filling.kill()
-    found = [cache.get(ByteRange("a", i * 5000, (i + 1) * 5000)) for i in range(10_000)]
-    kept = [data for data in found if data is not None]
-    assert len(kept) > 100
-    assert found[: len(kept)] == [bytes([i % 251]) * 5000 for i in range(len(kept))]
+        process.kill()
+    entries = [cache.get(ByteRange("a", i * 5000, (i + 1) * 5000)) for i in range(10_000)]
+    count = sum(data is not None for data in entries)
+    assert count > 100
+    assert entries[:count] == [bytes([i % 251]) * 5000 for i in range(count)]
     assert [cache.get(ByteRange("b", i, i + 7)) for i in range(200)] == [bytes([i]) * 7 for i in range(200)]
     with sqlite3.connect(tmp_path / "cache.db") as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     database.close()
     assert PictureCache(tmp_path, 1 << 30, "another").get(ByteRange("b", 0, 7)) is None
-    assert cache.get(ByteRange("b", 0, 8)) is None  # a span of another length is another one
+    assert cache.get(ByteRange("b", 0, 8)) is None  # another length is another range
 
 
-def test_a_damaged_cache_and_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_cache_is_refused_and_a_full_disk_is_noted_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "cache.db").write_bytes(b"nonsense " * 1000)
     with pytest.raises(
         OSError, match=r"cannot cache pictures there \(DatabaseError: .*; remove it, or set ALEXNET_CACHE"
@@ -277,33 +284,31 @@ def test_a_damaged_cache_and_a_full_disk(tmp_path: Path, capsys: pytest.CaptureF
         PictureCache(tmp_path, 1 << 30, "set")
     with pytest.raises(OSError, match="cannot cache pictures there"):
         PictureCache(tmp_path / "cache.db", 1 << 30, "set")
-    cache, span = PictureCache(tmp_path / "c", 1 << 30, "set"), ByteRange("a", 0, 100_000)
-    cache.put(span, bytes(100_000))
-    cache._database._sql("PRAGMA max_page_count = 1")  # no more than there are: what SQLite says is as of a full disk
+    cache, byte_range = PictureCache(tmp_path / "c", 1 << 30, "set"), ByteRange("a", 0, 100_000)
+    cache.put(byte_range, bytes(100_000))
+    cache._database._sql("PRAGMA max_page_count = 1")  # so SQLite reports a full disk
     for n in range(3):
         cache.put(ByteRange("b", n, n + 100_000), bytes(100_000))
     assert cache.get(ByteRange("b", 0, 100_000)) is None
-    assert cache.get(span) == bytes(100_000)
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "no more pictures are cached in" in told
-    assert "disk is full" in told
+    assert cache.get(byte_range) == bytes(100_000)
+    notes = capsys.readouterr().err
+    assert notes.count("\n") == 1
+    assert "no more pictures are cached in" in notes
+    assert "disk is full" in notes
 
 
-def test_where_pictures_lie_is_written_alike(tmp_path: Path, store: Path) -> None:
+def test_equal_shards_give_equal_offsets_files(tmp_path: Path, store: Path) -> None:
     for name in "ab":
         shutil.copytree(store, tmp_path / name)
         write_offsets(tmp_path / name)
     assert (tmp_path / "a" / OFFSETS_FILE).read_bytes() == (tmp_path / "b" / OFFSETS_FILE).read_bytes()
-    tensors, about = read_safetensors(tmp_path / "a" / OFFSETS_FILE)
-    whole = (tmp_path / "a" / "train-00000.arrow").read_bytes()
+    tensors, metadata = read_safetensors(tmp_path / "a" / OFFSETS_FILE)
+    contents = (tmp_path / "a" / "train-00000.arrow").read_bytes()
     start = int(tensors["train.batches"][0, 2])
-    assert (
-        whole[start : start + 48 * 32 * 32 * 3]
-        == np.stack(list(Store(store).split("train").images(range(48)))).tobytes()
-    )
-    assert about["size"] == 32
-    (tmp_path / "a" / "train-00000.arrow").write_bytes(whole[:-100])
+    pictures = np.stack(list(Store(store).split("train").images(range(48))))
+    assert contents[start : start + 48 * 32 * 32 * 3] == pictures.tobytes()
+    assert metadata["size"] == 32
+    (tmp_path / "a" / "train-00000.arrow").write_bytes(contents[:-100])
     with pytest.raises(ValueError, match=r"train-00000\.arrow: damaged"):
         write_offsets(tmp_path / "a")
     shard = tmp_path / "b" / "val-00000.arrow"
@@ -315,31 +320,31 @@ def test_where_pictures_lie_is_written_alike(tmp_path: Path, store: Path) -> Non
 
 
 @pytest.mark.usefixtures("server")
-def test_what_is_no_store(tmp_path: Path) -> None:
+def test_urls_that_are_not_stores_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"^s3://nowhere/set/statistics\.safetensors: no such file .*bucket"):
         Store("s3://nowhere/set")
     with pytest.raises(FileNotFoundError, match=r"^s3://bucket/none/statistics\.safetensors: no such file .*upload"):
         Store("s3://bucket/none")
     with pytest.raises(ValueError, match=r"^nope://x/set: not a known kind of URL \(Protocol not known: nope"):
         Store("nope://x/set")
-    write(tmp_path / "s")
-    address = upload(tmp_path / "s")
+    write_two_class_store(tmp_path / "s")
+    url = upload(tmp_path / "s")
     files = fsspec.filesystem("s3")
     files.rm(f"bucket/set/{OFFSETS_FILE}")
     with pytest.raises(ValueError, match=r"has no places\.safetensors.* run the same `alexnet prepare` again.*upload"):
-        Store(address)
+        Store(url)
     files.pipe_file(f"bucket/set/{STATISTICS_FILE}", b"")
     with pytest.raises(ValueError, match=r"^s3://bucket/set/statistics\.safetensors: damaged"):
-        Store(address)
+        Store(url)
 
 
 @pytest.mark.usefixtures("server")
-def test_a_damaged_copy(tmp_path: Path) -> None:
-    write(tmp_path / "s", "jpeg")
-    address, files = upload(tmp_path / "s"), fsspec.filesystem("s3")
-    places, shard = ((tmp_path / "s" / name).read_bytes() for name in (OFFSETS_FILE, "train-00002.arrow"))
-    split = Store(address).split("train")
-    files.pipe_file("bucket/set/train-00002.arrow", shard[: len(shard) // 3])  # an upload cut short
+def test_a_damaged_upload_is_refused(tmp_path: Path) -> None:
+    write_two_class_store(tmp_path / "s", "jpeg")
+    url, files = upload(tmp_path / "s"), fsspec.filesystem("s3")
+    offsets, shard = ((tmp_path / "s" / name).read_bytes() for name in (OFFSETS_FILE, "train-00002.arrow"))
+    split = Store(url).split("train")
+    files.pipe_file("bucket/set/train-00002.arrow", shard[: len(shard) // 3])  # an incomplete upload
     with pytest.raises((ValueError, OSError), match=r"^s3://bucket/set/train-00002\.arrow: "):
         list(split.images(range(9)))
     files.pipe_file("bucket/set/train-00002.arrow", bytes(len(shard)))
@@ -348,23 +353,23 @@ def test_a_damaged_copy(tmp_path: Path) -> None:
     files.rm("bucket/set/train-00002.arrow")
     Path(tmp_path / "cache" / "cache.db").unlink()
     with pytest.raises(FileNotFoundError, match=r"^s3://bucket/set/train-00002\.arrow: no such file"):
-        Store(address).split("train").image(8)
-    files.pipe_file(f"bucket/set/{OFFSETS_FILE}", places[:-100])
+        Store(url).split("train").image(8)
+    files.pipe_file(f"bucket/set/{OFFSETS_FILE}", offsets[:-100])
     with pytest.raises(ValueError, match=r"places\.safetensors: damaged"):
-        Store(address)
-    write(tmp_path / "other", "jpeg", counts=(4,))
+        Store(url)
+    write_two_class_store(tmp_path / "other", "jpeg", counts=(4,))
     write_offsets(tmp_path / "other")
     files.put_file(tmp_path / "other" / OFFSETS_FILE, f"bucket/set/{OFFSETS_FILE}")
     with pytest.raises(ValueError, match=r"places\.safetensors: has no valid offsets for the 9 pictures of 'train'"):
-        Store(address)
-    files.pipe_file(f"bucket/set/{OFFSETS_FILE}", places.replace(b'\\"format\\": 1', b'\\"format\\": 9'))
+        Store(url)
+    files.pipe_file(f"bucket/set/{OFFSETS_FILE}", offsets.replace(b'\\"format\\": 1', b'\\"format\\": 9'))
     with pytest.raises(ValueError, match=r"places\.safetensors: store format 9, this version reads 1"):
-        Store(address)
+        Store(url)
 
 
 @pytest.mark.usefixtures("server")
-def test_a_picture_cut_short(tmp_path: Path) -> None:
-    write(tmp_path / "s")
+def test_a_truncated_shard_is_named(tmp_path: Path) -> None:
+    write_two_class_store(tmp_path / "s")
     split = Store(upload(tmp_path / "s")).split("train")
     start = int(read_safetensors(tmp_path / "s" / OFFSETS_FILE)[0]["train.batches"][-1, 2])
     shard = (tmp_path / "s" / "train-00002.arrow").read_bytes()
@@ -373,60 +378,62 @@ def test_a_picture_cut_short(tmp_path: Path) -> None:
         split.image(7)
 
 
-def test_a_server_that_goes(tmp_path: Path, store: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_stops_is_reported_on_one_line(
+    tmp_path: Path, store: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = Server()
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # botocore's own retries, else seconds
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # no retries by botocore, which take seconds
     monkeypatch.setattr(S3FileSystem, "retries", 2)
     monkeypatch.setenv("ALEXNET_CACHE_GB", "0")
-    reach(server, tmp_path, monkeypatch)
+    configure_s3(server, tmp_path, monkeypatch)
     fsspec.filesystem("s3").mkdir("another")  # moto's servers in one process have the same buckets
     shutil.copytree(store, tmp_path / "s")
-    opened = Store(upload(tmp_path / "s", "another"))
-    batches = Loader(opened.split("train"), opened.statistics, recipe, workers=1, buffer_size=2).batches(0)
+    remote = Store(upload(tmp_path / "s", "another"))
+    batches = Loader(remote.split("train"), remote.statistics, recipe, workers=1, buffer_size=2).batches(0)
     next(batches)
     server.stop()
     with pytest.raises(OSError, match=r"^s3://another/train-00000\.arrow: cannot be read \(.*\); check the network"):
         list(batches)
-    with pytest.raises(OSError, match=r"^s3://another/statistics\.safetensors: cannot be read") as told:
+    with pytest.raises(OSError, match=r"^s3://another/statistics\.safetensors: cannot be read") as caught:
         Store("s3://another")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
     S3FileSystem.clear_instance_cache()
 
 
 @pytest.mark.usefixtures("server")
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "s")
-    address = upload(tmp_path / "s")
+    write_two_class_store(tmp_path / "s")
+    url = upload(tmp_path / "s")
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "diskcache", None)
         with pytest.raises(ValueError, match=r"needs packages: pip install 'alexnet\[remote\]'"):
-            Store(address)
+            Store(url)
     monkeypatch.delitem(importlib.import_module("fsspec.registry")._registry, "s3")
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(ValueError, match=r"^s3://bucket/set: needs packages: pip install 'alexnet\[remote\]'"):
-        Store(address)
+        Store(url)
 
 
 @pytest.mark.usefixtures("server")
-def test_the_commands_take_an_address(
+def test_the_commands_take_a_url(
     tmp_path: Path, store: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(store, tmp_path / "s")
-    address, run = upload(tmp_path / "s"), str(tmp_path / "run")
-    for command in (["train", address, run], ["evaluate", run, address], ["index", run, address]):
-        assert cli.build_parser().parse_args(command).store == address
-    for command in (["report", run, "--data", address], ["reproduce", "table1", "--data", address, "--more", address]):
-        assert cli.build_parser().parse_args(command).data == address
-    train(cli.build_parser().parse_args(["train", address, run]).store, run, replace(recipe, epochs=1), device="cpu")
+    url, run = upload(tmp_path / "s"), str(tmp_path / "run")
+    for command in (["train", url, run], ["evaluate", run, url], ["index", run, url]):
+        assert cli.build_parser().parse_args(command).store == url
+    for command in (["report", run, "--data", url], ["reproduce", "table1", "--data", url, "--more", url]):
+        assert cli.build_parser().parse_args(command).data == url
+    train(cli.build_parser().parse_args(["train", url, run]).store, run, replace(recipe, epochs=1), device="cpu")
     first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
-    assert first["store"] == address
-    found = []
-    for place in (address, str(store)):
+    assert first["store"] == url
+    results = []
+    for location in (url, str(store)):
         capsys.readouterr()
-        assert cli.main(["evaluate", run, place, "--json", "--device", "cpu"]) == 0
-        found.append(json.loads(capsys.readouterr().out))
-    assert found[0] == found[1]
+        assert cli.main(["evaluate", run, location, "--json", "--device", "cpu"]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    assert results[0] == results[1]
     assert cli.main(["evaluate", run, "s3://nowhere/set"]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("alexnet: s3://nowhere/set/statistics.safetensors: no such file")
-    assert told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("alexnet: s3://nowhere/set/statistics.safetensors: no such file")
+    assert message.count("\n") == 1

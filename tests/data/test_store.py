@@ -1,4 +1,4 @@
-"""The store as others find it: Arrow files that Arrow alone reads, exact statistics, clear words where it is none."""
+"""A local store: Arrow files that any Arrow library reads, exact statistics, clear messages if it is not a store."""
 
 import ctypes
 import json
@@ -19,23 +19,32 @@ from alexnet.data.store.statistics import Statistics
 from alexnet.data.store.store import Store
 
 
-def write(path: Path, encoding: str = "raw", size: int = 8, counts: tuple[int, ...] = (5, 0, 4)) -> np.ndarray:
-    """Write a store by hand, the train part in shards of so many pictures; its pictures, the last three the test's."""
+def write_two_class_store(
+    path: Path, encoding: str = "raw", size: int = 8, counts: tuple[int, ...] = (5, 0, 4)
+) -> np.ndarray:
+    """Write a store of cats and dogs without `prepare`; return its pictures, of which the last three are for testing.
+
+    Args:
+        path: The folder; created.
+        encoding: "raw" or "jpeg".
+        size: The side of the pictures, in pixels.
+        counts: The number of pictures of each training shard.
+    """
     path.mkdir()
     total = sum(counts) + 3
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (total, 1, 1, 3), np.uint8).repeat(size, axis=1).repeat(size, axis=2)
-    at = 0
+    first = 0
     for split, number, count in [*(("train", i, count) for i, count in enumerate(counts)), ("test", 0, 3)]:
         schema = shard_schema(size, encoding, ("cat", "dog"), split, "made up", "none")
         with pa.OSFile(str(path / shard_name(split, number)), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-            for start in range(at, at + count, 2):  # record batches of two
-                some = range(start, min(start + 2, at + count))
-                files = [encode_jpeg(pictures[i]) if encoding == "jpeg" else pictures[i].tobytes() for i in some]
-                columns = [pa.array(files, schema.field("image").type), pa.array([i % 2 for i in some], pa.int32())]
-                columns.append(pa.array([f"picture {i}" for i in some]))
+            for start in range(first, first + count, 2):  # record batches of two
+                rows = range(start, min(start + 2, first + count))
+                files = [encode_jpeg(pictures[i]) if encoding == "jpeg" else pictures[i].tobytes() for i in rows]
+                columns = [pa.array(files, schema.field("image").type), pa.array([i % 2 for i in rows], pa.int32())]
+                columns.append(pa.array([f"picture {i}" for i in rows]))
                 writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
-        at += count
+        first += count
     values = pictures[: total - 3].reshape(-1, 3).astype(np.int64)
     statistics = Statistics.from_sums(pictures[: total - 3].sum(0, np.int64), values.T @ values, total - 3)
     statistics.save(path / STATISTICS_FILE, {"counts": {"train": total - 3, "test": 3}})
@@ -43,8 +52,8 @@ def write(path: Path, encoding: str = "raw", size: int = 8, counts: tuple[int, .
 
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
-def test_what_is_in_it(tmp_path: Path, encoding: str) -> None:
-    pictures = write(tmp_path / "s", encoding)
+def test_a_store_has_the_pictures_labels_and_names_that_were_written(tmp_path: Path, encoding: str) -> None:
+    pictures = write_two_class_store(tmp_path / "s", encoding)
     store = Store(tmp_path / "s")
     assert (store.size, store.encoding, store.classes) == (8, encoding, ("cat", "dog"))
     assert store.splits == ("train", "test")
@@ -65,27 +74,29 @@ def test_what_is_in_it(tmp_path: Path, encoding: str) -> None:
             train.image(index)
 
 
-def test_where_raw_pictures_lie(tmp_path: Path) -> None:
-    pictures = write(tmp_path / "s")
+def test_memory_addresses_point_to_raw_pictures(tmp_path: Path) -> None:
+    pictures = write_two_class_store(tmp_path / "s")
     train = Store(tmp_path / "s").split("train")
-    found = train.memory_addresses(np.array([8, 0, 5]))
-    assert found is not None
-    assert [ctypes.string_at(int(at), 8 * 8 * 3) for at in found] == [pictures[i].tobytes() for i in (8, 0, 5)]
+    addresses = train.memory_addresses(np.array([8, 0, 5]))
+    assert addresses is not None
+    assert [ctypes.string_at(int(address), 8 * 8 * 3) for address in addresses] == [
+        pictures[i].tobytes() for i in (8, 0, 5)
+    ]
     for index in (-1, 9):
         with pytest.raises(IndexError, match="split 'train' has 9"):
             train.memory_addresses(np.array([3, index]))
-    write(tmp_path / "j", "jpeg")
+    write_two_class_store(tmp_path / "j", "jpeg")
     assert Store(tmp_path / "j").split("train").memory_addresses(np.array([0])) is None
 
 
-def test_pictures_of_another_size_than_told_are_not_read(tmp_path: Path) -> None:
-    write(tmp_path / "s")
+def test_pictures_of_another_size_than_stated_are_refused(tmp_path: Path) -> None:
+    write_two_class_store(tmp_path / "s")
     with pytest.raises(ValueError, match="damaged; prepare the store again"):
         LocalSplit("train", [tmp_path / "s" / "train-00000.arrow"], 16, "raw")
 
 
-def test_raw_pictures_are_views_of_the_file(tmp_path: Path) -> None:
-    write(tmp_path / "s")
+def test_raw_pictures_are_read_only_views_of_the_file(tmp_path: Path) -> None:
+    write_two_class_store(tmp_path / "s")
     image = Store(tmp_path / "s").split("train").image(3)
     assert not image.flags.writeable
     assert not image.flags.owndata
@@ -93,29 +104,29 @@ def test_raw_pictures_are_views_of_the_file(tmp_path: Path) -> None:
         image[0] = 0
 
 
-def test_arrow_alone_reads_it(tmp_path: Path) -> None:
-    pictures = write(tmp_path / "s")
+def test_arrow_reads_a_shard_without_this_package(tmp_path: Path) -> None:
+    pictures = write_two_class_store(tmp_path / "s")
     table = pa.ipc.open_file(pa.memory_map(str(tmp_path / "s" / "train-00000.arrow"))).read_all()
     assert table.column_names == ["image", "label", "name"]
     assert table["image"][1].as_py() == pictures[1].tobytes()
-    about = json.loads(table.schema.metadata[METADATA_KEY.encode()])
-    assert about == {
+    metadata = json.loads(table.schema.metadata[METADATA_KEY.encode()])
+    assert metadata == {
         "format": 1, "size": 8, "encoding": "raw", "classes": ["cat", "dog"], "split": "train",
         "source": "made up", "filter": "none",
     }  # fmt: skip
     assert load_file(tmp_path / "s" / STATISTICS_FILE)["mean"].shape == (3, 8, 8)
 
 
-def test_threads_may_read_it_at_once(tmp_path: Path) -> None:
-    write(tmp_path / "s", "jpeg")
+def test_several_threads_can_read_at_once(tmp_path: Path) -> None:
+    write_two_class_store(tmp_path / "s", "jpeg")
     split = Store(tmp_path / "s").split("train")
-    want = [split.image(i) for i in range(9)]
+    expected = [split.image(i) for i in range(9)]
     wrong: list[int] = []
 
-    def work() -> None:
-        wrong.extend(i for _ in range(50) for i in range(9) if (split.image(i) != want[i]).any())
+    def read() -> None:
+        wrong.extend(i for _ in range(50) for i in range(9) if (split.image(i) != expected[i]).any())
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
+    threads = [threading.Thread(target=read) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -123,7 +134,7 @@ def test_threads_may_read_it_at_once(tmp_path: Path) -> None:
     assert wrong == []
 
 
-def test_what_is_no_store(tmp_path: Path) -> None:
+def test_folders_that_are_not_stores_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no such store.*alexnet prepare"):
         Store(tmp_path / "none")
     with pytest.raises(ValueError, match="not a store"):
@@ -131,22 +142,22 @@ def test_what_is_no_store(tmp_path: Path) -> None:
     (tmp_path / PROGRESS_FILE).touch()
     with pytest.raises(ValueError, match="only partly prepared"):
         Store(tmp_path)
-    write(tmp_path / "s")
+    write_two_class_store(tmp_path / "s")
     with pytest.raises(ValueError, match="no split 'val'; it has train, test"):
         Store(tmp_path / "s").split("val")
 
 
-def test_damaged_stores(tmp_path: Path) -> None:
-    write(tmp_path / "s")
+def test_damaged_stores_are_refused(tmp_path: Path) -> None:
+    write_two_class_store(tmp_path / "s")
     shard = tmp_path / "s" / "train-00002.arrow"
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[:-100])
+    contents = shard.read_bytes()
+    shard.write_bytes(contents[:-100])
     with pytest.raises(ValueError, match=r"train-00002\.arrow: damaged"):
         Store(tmp_path / "s").split("train")
     shard.unlink()
     with pytest.raises(ValueError, match="has 5 of 9 pictures"):
         Store(tmp_path / "s").split("train")
-    shard.write_bytes(whole)
+    shard.write_bytes(contents)
     (tmp_path / "s" / "train-00001.arrow").unlink()
     with pytest.raises(ValueError, match=r"train-00001\.arrow is missing"):
         Store(tmp_path / "s")
@@ -156,26 +167,26 @@ def test_damaged_stores(tmp_path: Path) -> None:
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
-    write(tmp_path / "s", counts=(2,))
+    write_two_class_store(tmp_path / "s", counts=(2,))
     shard = tmp_path / "s" / "train-00000.arrow"
     shard.write_bytes(shard.read_bytes().replace(b'"format": 1', b'"format": 9'))
     with pytest.raises(ValueError, match="store format 9, this version reads 1"):
         Store(tmp_path / "s")
 
 
-def test_the_components_of_a_known_covariance() -> None:
-    turn = np.linalg.qr(np.array([[1.0, 2, 3], [0, 1, 4], [5, 6, 0]]))[0]
-    covariance = turn @ np.diag([9.0, 100, 25]) @ turn.T
+def test_components_are_the_axes_of_a_known_covariance() -> None:
+    rotation = np.linalg.qr(np.array([[1.0, 2, 3], [0, 1, 4], [5, 6, 0]]))[0]
+    covariance = rotation @ np.diag([9.0, 100, 25]) @ rotation.T
     statistics = Statistics.from_covariance(np.zeros((3, 2, 2), np.float32), covariance, 1)
     assert np.allclose(statistics.eigenvalues, [100, 25, 9])
     assert np.allclose(statistics.colour_deviations(), [10, 5, 3])
     for component, axis in zip(statistics.components, (1, 2, 0), strict=True):
-        assert np.isclose(abs(component @ turn[:, axis]), 1)
+        assert np.isclose(abs(component @ rotation[:, axis]), 1)
         assert component[np.abs(component).argmax()] > 0
 
 
 @given(st.integers(0, 100), st.integers(1, 6), st.integers(1, 5))
-def test_statistics_against_numpy(seed: int, count: int, size: int) -> None:
+def test_statistics_agree_with_numpy(seed: int, count: int, size: int) -> None:
     pictures = np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
     values = pictures.reshape(-1, 3).astype(np.int64)
     statistics = Statistics.from_sums(pictures.sum(axis=0, dtype=np.int64), values.T @ values, count)
@@ -187,14 +198,14 @@ def test_statistics_against_numpy(seed: int, count: int, size: int) -> None:
 
 
 def test_statistics_of_ten_billion_values_are_exact() -> None:
-    # 10^9 pictures of one pixel each, half (0, 0, 0) and half (255, 255, 255): the products are past 2^53.
+    # 10^9 pictures of one pixel each, half (0, 0, 0) and half (255, 255, 255): the products exceed 2^53.
     half = 500_000_000
     sums = np.full((1, 1, 3), 255 * half, np.int64)
     products = np.full((3, 3), 255 * 255 * half, np.int64)
     assert (Statistics.from_sums(sums, products, 2 * half).covariance == 255 * 255 / 4).all()
 
 
-def test_statistics_are_kept(tmp_path: Path) -> None:
+def test_statistics_are_the_same_after_saving_and_loading(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     covariance = np.cov(rng.normal(0, 50, (3, 100)))
     saved = Statistics.from_covariance(rng.random((3, 4, 4)).astype(np.float32), covariance, 77)
@@ -205,21 +216,21 @@ def test_statistics_are_kept(tmp_path: Path) -> None:
     assert loaded.count == 77
     assert loaded.mean.dtype == np.float32
     assert saved.to_bytes() == loaded.to_bytes()
-    turned = Statistics(saved.mean[:, ::-1], covariance.T, saved.eigenvalues[::-1], saved.components.T, 77)
-    turned.save(tmp_path / "b")
+    transposed = Statistics(saved.mean[:, ::-1], covariance.T, saved.eigenvalues[::-1], saved.components.T, 77)
+    transposed.save(tmp_path / "b")
     assert (Statistics.load(tmp_path / "b").components == saved.components.T).all()
 
 
-@pytest.mark.parametrize("about", [{}, {"counts": {"test": 3}}, {"counts": [1]}, {"counts": {"train": "9"}}])
-def test_statistics_without_counts_are_no_store(tmp_path: Path, about: dict[str, object]) -> None:
-    write(tmp_path / "s")
-    Store(tmp_path / "s").statistics.save(tmp_path / "s" / STATISTICS_FILE, about)
+@pytest.mark.parametrize("metadata", [{}, {"counts": {"test": 3}}, {"counts": [1]}, {"counts": {"train": "9"}}])
+def test_a_folder_whose_statistics_have_no_counts_is_refused(tmp_path: Path, metadata: dict[str, object]) -> None:
+    write_two_class_store(tmp_path / "s")
+    Store(tmp_path / "s").statistics.save(tmp_path / "s" / STATISTICS_FILE, metadata)
     with pytest.raises(ValueError, match=r"not a store \(statistics\.safetensors has no count of train\); .*prepare"):
         Store(tmp_path / "s")
 
 
-def test_a_store_to_train_on_only_has_no_validation(tmp_path: Path) -> None:
-    write(tmp_path / "s")
+def test_a_store_without_val_and_test_has_no_validation_split(tmp_path: Path) -> None:
+    write_two_class_store(tmp_path / "s")
     Store(tmp_path / "s").statistics.save(tmp_path / "s" / STATISTICS_FILE, {"counts": {"train": 9}})
     with pytest.raises(ValueError, match="must have val or test pictures; it has train only"):
         Store(tmp_path / "s").validation()
