@@ -14,6 +14,7 @@ from alexnet.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 OWN_PICTURES = README.split("## Your own pictures")[1].split("\n## ")[0]
 
 
@@ -47,7 +48,7 @@ def test_the_commands_for_ones_own_pictures_work_in_turn(
 
 
 def test_every_command_of_the_table_is_understood() -> None:
-    cells = re.findall(r"^\| (`alexnet .*?) \|", README, re.MULTILINE)
+    cells = re.findall(r"^\| (`alexnet .*?) \|", COMMANDS, re.MULTILINE)
     known = set()
     for command in re.findall(r"`alexnet (.*?)`", " ".join(cells)):
         words = shlex.split(command.replace("[", "").replace("]", "").replace("...", ""))
@@ -57,12 +58,15 @@ def test_every_command_of_the_table_is_understood() -> None:
 
 
 def test_every_recipe_of_the_table_exists() -> None:
-    table = README.split("## Recipes")[1].split("\n## ")[0]
+    table = COMMANDS.split("## Recipes")[1].split("\n## ")[0]
     assert set(re.findall(r"`([a-z0-9-]+)`", table)) == set(RECIPES)
 
 
-@pytest.mark.parametrize("page", ["README.md", "PAPER.md", "LOG.md", "CHANGELOG.md", "CONTRIBUTING.md"])
-def test_links_lead_somewhere(page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#:\s]+)\)", text):
-        assert (ROOT / target).exists(), f"{page} links to {target}"
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:\s]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page} links to {target}"
+
+
+def test_the_readme_fits_on_two_screens() -> None:
+    assert len(README.splitlines()) <= 90
