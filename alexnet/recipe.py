@@ -112,7 +112,7 @@ class Recipe(Checked):
         require_finite("learning_rate", self.learning_rate, positive=True)
         require_finite("colour_divisor", self.colour_divisor, positive=True)
         require(self.warmup < self.epochs, "warmup", f"less than epochs {self.epochs}", self.warmup)
-        require(self.warmup == 0 or self.schedule != "fold", "warmup", '0 with schedule "fold"', self.warmup)
+        require(self.warmup == 0 or not self.folds_in_validation, "warmup", '0 with schedule "fold"', self.warmup)
         for name in ("decay", "warmup", "colour_deviation"):
             require_finite(name, getattr(self, name))
         require_finite("bias_rate", self.bias_rate or 0.0)
@@ -129,6 +129,16 @@ class Recipe(Checked):
             low, high = self.crop_area
             require(0 < low <= high <= 1, "crop_area", "null or two shares with 0 < low <= high <= 1", self.crop_area)
         self._check_layers()
+
+    @property
+    def folds_in_validation(self) -> bool:
+        """Whether the schedule adds the validation pictures to the training set at some time."""
+        return self.schedule == "fold"
+
+    @property
+    def follows_validation_error(self) -> bool:
+        """Whether the schedule depends on the validation error."""
+        return self.schedule in ("plateau", "fold")
 
     def _check_layers(self) -> None:
         layers = self.net.layers()
@@ -211,7 +221,7 @@ class Recipe(Checked):
             return resized
         factor = k if rule == "linear" else math.sqrt(k)
         warmup = self.warmup
-        if rule == "linear" and k > 1 and self.schedule != "fold":
+        if rule == "linear" and k > 1 and not self.folds_in_validation:
             warmup = max(warmup, _LINEAR_SCALING_WARMUP)
             limit = f'above {warmup:g}, the epochs of the warm-up of "linear" ("sqrt" has no warm-up)'
             require(self.epochs > warmup, "epochs", limit, self.epochs)

@@ -36,7 +36,7 @@ from alexnet.data.store.store import Store
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.precision import autocast, uses_bfloat16
-from alexnet.training.schedule import rates
+from alexnet.training.schedule import make_schedule
 from alexnet.training.sgd import SGD, parameter_groups, set_learning_rates
 from alexnet.training.step import Step
 from alexnet.utils.memory import keep_freed_memory
@@ -93,10 +93,10 @@ def trainer(net: AlexNet, recipe: Recipe) -> Callable[[Tensor, Tensor], object]:
     optimiser = SGD(
         parameter_groups(net, recipe), rate=recipe.learning_rate, momentum=recipe.momentum, decay=recipe.decay
     )
-    step = Step(net, optimiser, recipe)
+    step, schedule = Step(net, optimiser, recipe), make_schedule(recipe)
 
     def train(images: Tensor, labels: Tensor) -> object:
-        set_learning_rates(optimiser, rates(recipe, 0))
+        set_learning_rates(optimiser, schedule.rates_at(0))
         return step(images, labels)
 
     return train

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from alexnet.architecture import Conv, Full, MapNorm, Net, ResponseNorm
 from alexnet.recipe import Change, Recipe
 from alexnet.recipes import RECIPES, recipe_named
-from alexnet.training.schedule import Plateau, rates
+from alexnet.training.schedule import Schedule, make_schedule
 
 # Every number of the paper that a recipe holds: field, value, section.
 PAPER = [
@@ -477,8 +477,13 @@ def test_nothing_of_a_recipe_can_be_changed() -> None:
 
 
 def rates_at(recipe: Recipe, epoch: float) -> dict[str, float]:
-    """The weights' rates of the layers so many epochs after the start."""
-    return rates(recipe, epoch).weights
+    """The learning rates of the layers' weights so many epochs after the start."""
+    return schedule_of(recipe).rates_at(epoch).weights
+
+
+def schedule_of(recipe: Recipe, fallen: int = 0) -> Schedule:
+    """A recipe's schedule, the rate lowered so often by plateaus, the validation pictures folded in at the start."""
+    return make_schedule(recipe, {"patience": 1, "falls": 3, "fallen": fallen}, folded=0)
 
 
 SCALED = {"batch_size", "learning_rate", "bias_rate", "changes", "warmup"}
@@ -494,8 +499,9 @@ def test_another_batch_multiplies_every_rate_of_every_layer_at_every_time(name: 
     assert dataclasses.replace(after, **{field: getattr(before, field) for field in SCALED}) == before
     slow = dataclasses.replace(before, warmup=after.warmup)  # the warm-up apart
     for epoch in [*(change.epoch for change in before.changes), *(before.epochs * n / 50 for n in range(51))]:
-        old, new = rates(slow, epoch, Plateau(1, 3, fallen=1)), rates(after, epoch, Plateau(1, 3, fallen=1))
-        assert new.colour_shift == old.colour_shift
+        schedules = schedule_of(slow, fallen=1), schedule_of(after, fallen=1)
+        old, new = (schedule.rates_at(epoch) for schedule in schedules)
+        assert len({schedule.shifts_colours_at(epoch) for schedule in schedules}) == 1
         for ours, theirs in ((new.weights, old.weights), (new.biases, old.biases)):
             assert ours == pytest.approx({layer: factor * rate for layer, rate in theirs.items()}, rel=1e-12, abs=0)
 
@@ -567,8 +573,8 @@ def test_the_run_for_ilsvrc_2010_and_its_half_change_rates_when_the_files_say() 
             (frozen, 0, 0.0001, False),
             (end - 1, 0, 0.0001 if last is None else 0.00001, False),
         ):
-            found = rates(recipe, epoch)
-            assert (found.weights["conv1"], found.weights["fc8"], found.colour_shift) == (conv1, fc8, colour), name
+            rates, shifts_colours = rates_at(recipe, epoch), schedule_of(recipe).shifts_colours_at(epoch)
+            assert (rates["conv1"], rates["fc8"], shifts_colours) == (conv1, fc8, colour), name
     half = recipe_named("alexnet-2012-half").net
     assert [c.maps for c in half.convs().values()] == [48, 128, 192, 192, 256]
     assert (half.towers, [f.units for f in half.hidden().values()]) == (1, [4096, 4096])
@@ -601,4 +607,5 @@ def test_the_chain_of_net_146_has_the_rates_of_its_files() -> None:
     ):
         found = rates_at(last, epoch)
         assert (found["conv1"], found["fc7"], found["fc8"]) == (conv1, fc7, fc8), epoch
-    assert (rates(last, 37).colour_shift, rates(last, 38).colour_shift, last.epochs) == (True, False, 54)
+    schedule = schedule_of(last)
+    assert (schedule.shifts_colours_at(37), schedule.shifts_colours_at(38), last.epochs) == (True, False, 54)

@@ -24,7 +24,7 @@ FIRST_EPOCHS = 350  # on batches 1 to 4, as the program took
 
 def with_fixed_schedule(recipe: Recipe) -> Recipe:
     """The program's epochs, some 350 and 150 and twice 10, counted from the start on the whole training set."""
-    if recipe.schedule != "fold":
+    if not recipe.folds_in_validation:
         return recipe
     changes = tuple(replace(change, epoch=change.epoch + FIRST_EPOCHS) for change in recipe.changes)
     return replace(recipe, schedule="changes", changes=changes, epochs=recipe.epochs + FIRST_EPOCHS)

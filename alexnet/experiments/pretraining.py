@@ -116,7 +116,7 @@ def check(lab: Experiment, base: Recipe) -> None:
                 f"store {store.path} must have at least {least} pictures of each class in {split!r}; of "
                 f"{store.classes[poorest]!r} it has {counts[poorest]}: add some, or leave the class out"
             )
-    if base.schedule in ("plateau", "fold"):  # they would follow the errors that are the result here
+    if base.follows_validation_error:  # they would follow the errors that are the result here
         raise ValueError(
             f"the recipe's schedule must be one that follows no error, since only test pictures are set aside here; "
             f"got {base.schedule!r}: name another --recipe, such as photos"

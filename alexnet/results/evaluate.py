@@ -121,7 +121,7 @@ def open_store_and_split(
 
 def evaluation_split(store: Store, recipes: Sequence[Recipe]) -> Split:
     """The pictures to measure nets on: those to validate on, but the test pictures where some net learns from these."""
-    folded = any(recipe.schedule == "fold" for recipe in recipes)
+    folded = any(recipe.folds_in_validation for recipe in recipes)
     return store.split("test") if folded and "test" in store.splits else store.validation()
 
 

@@ -68,7 +68,7 @@ def report(
         split=of.name,
         # On the pictures whose error chose the epoch a net looks a little too good.
         chosen_here=of.name == "val"
-        and found.recipe.schedule != "fold"
+        and not found.recipe.folds_in_validation
         and of_store.path.resolve() == parse_location(history.start["store"]).resolve(),
         results={n: error_rates(p, torch.from_numpy(labels)) for n, p in predicted.items()},
         kernels=first_kernels(found),

@@ -55,18 +55,6 @@ class TrainState:
     finished: bool = False
     micro_batch: int = 0
 
-    def clock(self, recipe: Recipe) -> int:
-        """Epochs done as the recipe's schedule counts them: with "fold" from the folding on, and none before."""
-        if recipe.schedule != "fold":
-            return self.epoch
-        return 0 if self.folded is None else self.epoch - self.folded
-
-    def total(self, recipe: Recipe) -> int | None:
-        """Epochs the whole training takes at most; None while that depends on when the pictures are folded in."""
-        if recipe.schedule != "fold":
-            return recipe.epochs
-        return None if self.folded is None else self.folded + recipe.epochs
-
 
 @dataclass(frozen=True)
 class Checkpoint:

@@ -17,7 +17,7 @@ from alexnet.recipe import Recipe
 from alexnet.training.checkpoint import TrainState
 from alexnet.training.error_rates import ErrorRates
 from alexnet.training.precision import uses_bfloat16
-from alexnet.training.schedule import Rates
+from alexnet.training.schedule import LearningRates
 
 
 class MetricsWriter:
@@ -63,10 +63,10 @@ class MetricsWriter:
             self.board.close()
 
 
-def progress_bar(at: TrainState, recipe: Recipe, batches: int, *, shown: bool) -> Any:
+def progress_bar(at: TrainState, total_epochs: int | None, batches: int, *, shown: bool) -> Any:
     """A bar for the rest of the epoch, on a terminal only; it is gone when the epoch's line is printed."""
     return tqdm(
-        desc=f"epoch {at.epoch + 1}/{at.total(recipe) or '?'}",
+        desc=f"epoch {at.epoch + 1}/{total_epochs or '?'}",
         total=batches,
         initial=at.batch,
         unit="batch",
@@ -96,12 +96,12 @@ def describe_start(recipe: Recipe, store: Store, team: Team) -> dict[str, Any]:
     }
 
 
-def epoch_metrics(at: TrainState, now: Rates, found: ErrorRates, speed: float, waited: float) -> dict[str, Any]:
+def epoch_metrics(at: TrainState, now: LearningRates, found: ErrorRates, speed: float, waited: float) -> dict[str, Any]:
     """What an epoch's line of metrics.jsonl says."""
     return {
         "epoch": at.epoch,
         "step": at.step,
-        "rate": max(now.weights.values()),
+        "rate": now.highest,
         "train_loss": at.totals["loss"] / at.totals["pictures"],
         "train_error": at.totals["errors"] / at.totals["pictures"],
         "val_top1_error": found.top1_error,

@@ -9,7 +9,7 @@ from torch import Tensor
 from alexnet.kernels.update import ParameterUpdate, update, update_coefficients
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
-from alexnet.training.schedule import Rates
+from alexnet.training.schedule import LearningRates
 
 
 class SGD(torch.optim.Optimizer):
@@ -106,7 +106,7 @@ def parameter_groups(net: AlexNet, recipe: Recipe) -> list[dict[str, Any]]:
     return weights + biases
 
 
-def set_learning_rates(optimiser: SGD, rates: Rates) -> None:
+def set_learning_rates(optimiser: SGD, rates: LearningRates) -> None:
     """Set the rate of every group of `parameter_groups`, also in the device's memory, for a captured step to read."""
     for group in optimiser.param_groups:
         group["rate"] = getattr(rates, group["kind"])[group["layer"]]

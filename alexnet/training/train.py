@@ -17,7 +17,6 @@ from torch import Tensor
 
 from alexnet.checked import require
 from alexnet.data.loading.loader import Loader
-from alexnet.data.store.base import Split
 from alexnet.data.store.store import Store
 from alexnet.distributed.launch import init_team
 from alexnet.distributed.team import Team
@@ -36,7 +35,7 @@ from alexnet.training.error_rates import measure_errors
 from alexnet.training.finetune import take_weights
 from alexnet.training.metrics import MetricsWriter, describe_start, epoch_metrics, print_epoch, progress_bar
 from alexnet.training.precision import uses_bfloat16
-from alexnet.training.schedule import Plateau, Rates, rates
+from alexnet.training.schedule import LearningRates, Schedule, make_schedule
 from alexnet.training.sgd import SGD, parameter_groups, set_learning_rates
 from alexnet.training.step import Step
 from alexnet.utils.console import note_once
@@ -188,12 +187,12 @@ def loop(
         workers, minutes, progress: As `workers`, `checkpoint_minutes` and `progress` of `train`.
     """
     recipe, store, team, optimiser = kept.recipe, kept.store, kept.team, kept.optimiser
-    plateau, progress = kept.plateau(at), progress and team.is_main
+    schedule, progress = make_schedule(recipe, at.plateau, at.folded), progress and team.is_main
     started = saved = time.monotonic()
     started -= at.seconds
     while not at.finished:
         # One epoch, from batch at.batch on. Whether colours are shifted is settled at its start.
-        training, validation = sets(store, recipe, at)
+        training, validation = schedule.splits_for_epoch(store)
         group = team.data_group
         loader = Loader(
             training,
@@ -204,16 +203,15 @@ def loop(
             shard=group.rank,
             num_shards=group.size,
         )
-        began, pictures, clock = time.monotonic(), at.totals.get("pictures", 0), at.clock(recipe)
-        colour = rates(recipe, clock, plateau).colour_shift
-        batches = loader.batches(at.epoch, first_batch=at.batch, shift_colours=colour)
+        began, pictures = time.monotonic(), at.totals.get("pictures", 0)
+        shift_colours = schedule.shifts_colours_at(at.epoch)
+        batches = loader.batches(at.epoch, first_batch=at.batch, shift_colours=shift_colours)
         losses = DelayedLosses(at, recipe, team)
         kept.net.train()
-        with contextlib.closing(batches), progress_bar(at, recipe, len(loader), shown=progress) as bar:
+        with contextlib.closing(batches), progress_bar(at, schedule.total_epochs(), len(loader), shown=progress) as bar:
             for batch in batches:
                 team.watchdog.report_progress(at.step + 1, "training")
-                counts = recipe.schedule != "fold" or at.folded is not None
-                now = rates(recipe, clock + counts * at.batch / len(loader), plateau)
+                now = schedule.rates_at(at.epoch, at.batch / len(loader))
                 set_learning_rates(optimiser, now)
                 loss, wrong = step(batch.images, batch.labels, batch.total)  # forward, back, update
                 at.step, at.batch = at.step + 1, at.batch + 1
@@ -222,14 +220,13 @@ def loop(
                 bar.update()
                 if at.step % STEPS_PER_LINE == 0:
                     at_epoch = at.epoch + at.batch / len(loader)
-                    rate = max(now.weights.values())
-                    metrics.write("step", step=at.step, epoch=at_epoch, rate=rate, loss=losses.latest())
+                    metrics.write("step", step=at.step, epoch=at_epoch, rate=now.highest, loss=losses.latest())
                 if at.batch == len(loader):
                     break  # what follows is the end of the epoch, and saves
                 if losses.stop or losses.save:
                     losses.settle()
                     at.seconds = time.monotonic() - started
-                    kept.save(at, metrics, plateau)
+                    kept.save(at, metrics, schedule)
                     losses.save, saved = False, time.monotonic()
                 if losses.stop:
                     return Outcome(False, at.epoch, at.step, at.error, at.seconds, stop.number or signal.SIGTERM)
@@ -241,22 +238,18 @@ def loop(
         if not math.isfinite(found.log_prob):
             raise DivergenceError(divergence("log-probability", found.log_prob, at.epoch, at.step, now, recipe))
         at.seconds, at.epoch, at.batch = time.monotonic() - started, at.epoch + 1, 0
-        if recipe.schedule == "plateau" or (recipe.schedule == "fold" and at.folded is None):
-            plateau.observe(found.top1_error)  # a test error where the store has no validation set
-        if recipe.schedule == "fold" and at.folded is None and plateau.ended:
-            at.folded = at.epoch
+        schedule.observe(at.epoch, found.top1_error)
         line = epoch_metrics(at, now, found, speed, loader.seconds_waited)
-        at.finished = ended(at, recipe, plateau, line["train_error"])
+        at.finished = schedule.is_finished(at.epoch, line["train_error"])
         metrics.write("epoch", **line)
         if progress:
-            print_epoch(line, at.total(recipe))
-        # Test pictures choose no net: where there is no validation set, or it will be trained on, the last stands.
-        chooses = validation.name == "val" and recipe.schedule != "fold"
+            print_epoch(line, schedule.total_epochs())
+        chooses = schedule.may_select_best(validation)
         best = chooses and (at.error is None or found.top1_error < at.error)
         if best or not chooses:
             at.error = found.top1_error
         at.totals = {}
-        kept.save(at, metrics, plateau, best=best)
+        kept.save(at, metrics, schedule, best=best)
         saved = time.monotonic()
         if losses.stop and not at.finished:
             return Outcome(False, at.epoch, at.step, at.error, at.seconds, stop.number or signal.SIGTERM)
@@ -326,25 +319,11 @@ def begun_from(run: Path, start_from: str | Path) -> bool:
     return True
 
 
-def sets(store: Store, recipe: Recipe, at: TrainState) -> tuple[Split, Split]:
-    """The pictures to train on and those to measure on, in the epoch that comes."""
-    if recipe.schedule != "fold" or at.folded is None:
-        return store.split("train"), store.validation()
-    return store.train_and_val(), store.split("test" if "test" in store.splits else "val")
-
-
-def ended(at: TrainState, recipe: Recipe, plateau: Plateau, train_error: float) -> bool:
-    """Whether the training ends with the epoch just done."""
-    if recipe.until_train_error is not None and train_error <= recipe.until_train_error:
-        return True
-    return at.clock(recipe) >= recipe.epochs or (recipe.schedule == "plateau" and plateau.ended)
-
-
-def divergence(name: str, value: float, epoch: int, step: int, now: Rates, recipe: Recipe) -> str:
+def divergence(name: str, value: float, epoch: int, step: int, now: LearningRates, recipe: Recipe) -> str:
     """The message for a loss that is no number: where, at which rate, and what to try."""
     return (
         f"{name} must stay finite; got {value} in epoch {epoch + 1}, step {step}, at learning rate "
-        f"{max(now.weights.values()):g}: {lower_rate(recipe)}"
+        f"{now.highest:g}: {lower_rate(recipe)}"
     )
 
 
@@ -365,10 +344,10 @@ class DelayedLosses:
     def __init__(self, at: TrainState, recipe: Recipe, team: Team) -> None:
         self.at, self.recipe, self.team = at, recipe, team
         self.stop = self.save = False
-        self.pending: tuple[Tensor, torch.cuda.Event | None, int, int, Rates] | None = None
+        self.pending: tuple[Tensor, torch.cuda.Event | None, int, int, LearningRates] | None = None
         at.totals = at.totals or dict.fromkeys(("loss", "errors", "pictures", "recent_loss", "recent_steps"), 0.0)
 
-    def add(self, loss: Tensor, wrong: Tensor, count: int, now: Rates, *, stop: bool, save: bool) -> None:
+    def add(self, loss: Tensor, wrong: Tensor, count: int, now: LearningRates, *, stop: bool, save: bool) -> None:
         """Take a step's mean loss () and its number of errors () among `count` pictures, this process's share of each.
 
         Args:
@@ -462,7 +441,7 @@ def resolve_recipe(run: Path, recipe: Recipe | None, store: Store) -> Recipe:
             f"store {store.path} must hold pictures of the recipe's store_size {settled.store_size}; got {store.size}: "
             f"prepare another with --size {settled.store_size}, or train a new run with --set store_size={store.size}"
         )
-    if settled.schedule == "fold" and "val" not in store.splits:
+    if settled.folds_in_validation and "val" not in store.splits:
         raise ValueError(
             f'store {store.path} must have val pictures for schedule "fold"; it has {", ".join(store.splits)}: prepare '
             "another (CIFAR-10 with --val-batch 5), or use --set schedule=changes"
@@ -492,14 +471,8 @@ class Kept:
     team: Team
     keep: int
 
-    def plateau(self, at: TrainState) -> Plateau:
-        """The state of the schedule."""
-        if at.plateau:
-            return Plateau(**at.plateau)
-        return Plateau(self.recipe.patience, 0 if self.recipe.schedule == "fold" else self.recipe.falls)
-
     def save(
-        self, at: TrainState, metrics: MetricsWriter, plateau: Plateau | None = None, *, best: bool = False
+        self, at: TrainState, metrics: MetricsWriter, schedule: Schedule | None = None, *, best: bool = False
     ) -> None:
         """Write a checkpoint to go on from, and remove all but the latest; the net as the best too, if it is.
 
@@ -517,13 +490,13 @@ class Kept:
         state = gather_tensors(self.net, self.optimiser, self.team)
         with self.team.raise_together():
             if self.team.is_main:
-                self.write(at, metrics, plateau or self.plateau(at), state, best)
+                self.write(at, metrics, schedule or make_schedule(self.recipe), state, best)
 
     def write(
-        self, at: TrainState, metrics: MetricsWriter, plateau: Plateau, state: dict[str, Tensor], best: bool
+        self, at: TrainState, metrics: MetricsWriter, schedule: Schedule, state: dict[str, Tensor], best: bool
     ) -> None:
         """Write what `save` has brought together."""
-        at.metrics_bytes, at.plateau = metrics.length(), plateau.state()
+        at.metrics_bytes, at.plateau, at.folded = metrics.length(), schedule.plateau.state_dict(), schedule.folded
         folder, store = self.run / "checkpoints", self.store
         about: dict[str, Any] = {
             "recipe": self.recipe,

@@ -18,7 +18,7 @@ from alexnet.kernels.compile import has_triton
 from alexnet.kernels.update import ParameterUpdate, update, update_coefficients, update_foreach, update_reference
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Change, Recipe
-from alexnet.training.schedule import rates as rates_of
+from alexnet.training.schedule import make_schedule
 from alexnet.training.sgd import SGD, parameter_groups, set_learning_rates
 
 pytestmark = pytest.mark.gpu
@@ -221,7 +221,7 @@ def test_a_net_s_steps_with_the_schedule_s_rates_are_the_reference_s_to_the_bit(
     velocities = {name: torch.zeros_like(w) for name, w in plain.named_parameters()}
     decays = {id(w): group["decay"] for group in optimiser.param_groups for w in group["params"]}
     for step in range(9):
-        now = rates_of(recipe, step / 3)
+        now = make_schedule(recipe).rates_at(step / 3)
         set_learning_rates(optimiser, now)
         made_up_step(net, optimiser, step)
         for (name, theirs), ours in zip(plain.named_parameters(), net.parameters(), strict=True):
@@ -259,7 +259,7 @@ def test_rates_stay_at_one_place_of_memory() -> None:
     """What a captured step reads must be what is written later."""
     recipe = Recipe(net=small_net(), store_size=32)
     net, optimiser = small(recipe)
-    set_learning_rates(optimiser, rates_of(recipe, 0))
+    set_learning_rates(optimiser, make_schedule(recipe).rates_at(0))
     places = {device: table.data_ptr() for device, table in optimiser._rates.items()}
     made_up_step(net, optimiser, 0)
     optimiser.param_groups[0]["rate"] = 0.125

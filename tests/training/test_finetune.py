@@ -71,7 +71,6 @@ def test_a_layer_that_does_not_fit_is_refused(first: Path, layers: list[str], re
 
 def test_a_half_finished_run_is_refused(store: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("alexnet.training.train.ended", lambda *_: False)
         patch.setattr(
             "alexnet.training.train.stopped_by_signal", lambda: contextlib.nullcontext(SimpleNamespace(number=2))
         )

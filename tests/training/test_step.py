@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
-from alexnet.training.schedule import Rates
+from alexnet.training.schedule import LearningRates
 from alexnet.training.sgd import SGD, parameter_groups, set_learning_rates
 from alexnet.training.step import Step
 
@@ -36,11 +36,11 @@ def batches(device: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(x.to(device, memory_format=torch.channels_last), y.to(device)) for x, y in made]
 
 
-def rates_of(net: AlexNet, number: int) -> Rates:
+def rates_of(net: AlexNet, number: int) -> LearningRates:
     """Rates that fall, with conv1 frozen from the seventh step on."""
     names = net.layers()
     weights = dict.fromkeys(names, 0.01 / (1 + number // 3)) | ({"conv1": 0.0} if number >= 6 else {})
-    return Rates(weights, weights, True)
+    return LearningRates(weights, weights)
 
 
 def test_a_step_is_the_loss_its_gradient_and_the_rule() -> None:
