@@ -16,7 +16,7 @@ def alexnet_2012_paper() -> Recipe:
 
         alexnet train stores/ilsvrc2012 runs/paper --recipe alexnet-2012-paper
 
-    Expected: about 40.7 / 18.2 % on the validation set with ten views (Table 2, "1 CNN"). Not trained here.
+    Expected: the paper reports 40.7 / 18.2 % on the validation set with ten views (Table 2, "1 CNN"). Not trained here.
     Duration: 92 pictures per second, so 3.6 hours per epoch of 1.2 million pictures.
     """
     return Recipe()
@@ -253,8 +253,8 @@ def _with_translations(net: Net, decays: dict[str, float]) -> Recipe:
     """Return the training of the nets "13%" and "11%": random 24 x 24 crops and reflections, nine views at test time.
 
     They train on batches 1 to 4 until the error on batch 5 stops falling, which took the program about 350 epochs. Then
-    batch 5 is folded in for 150 epochs more, and for 20 with lower rates. The program's patience is not known; 50 epochs
-    are our choice.
+    batch 5 is folded in for 150 epochs more, and for 20 with lower rates. The program's patience is not known; 50
+    epochs are our choice.
     """
     changes = (Change(epoch=150, learning_rate=0.0001), Change(epoch=160, learning_rate=0.00001))
     recipe = _cifar10(net, decays=decays, changes=changes, epochs=170)
@@ -328,7 +328,7 @@ def tiny() -> Recipe:
         start="he",
         pixel_scale=1 / 64,
     )
-    # With batches of 32 and rate 0.03 the loss stays near ln(10) for long with some seeds; the final error is 6 to 27 %.
+    # With batches of 32 and rate 0.03 the loss stays near ln(10) for long with some seeds: final errors are 6 to 27 %.
     return Recipe(net=net, store_size=64, batch_size=16, learning_rate=0.02, schedule="cosine", epochs=50, warmup=0.5)
 
 
@@ -342,7 +342,7 @@ def photos() -> Recipe:
     Duration: 60 epochs of 76 s for 3,030 pictures, 1 hour 44 minutes (one core).
     """
     # Each normalisation (k = 2) and each dropout, which does not scale during training, makes activities smaller. With
-    # pixels of deviation 4 instead of 1 those of fc7 are about 1, and the loss falls below ln(classes) after 1 or 2 epochs.
+    # pixels of deviation 4 instead of 1 those of fc7 are about 1, and the loss leaves ln(classes) within two epochs.
     net = Net(start="he", pixel_scale=1 / 16)
     return Recipe(
         net=net,

@@ -18,5 +18,5 @@ def run(options: argparse.Namespace) -> int:
         print(recipe_named(options.name).to_json())
         return 0
     for name, build in RECIPES.items():
-        print(f"{name:20} {(build.__doc__ or '').splitlines()[0]}")
+        print(f"{name:22} {(build.__doc__ or '').splitlines()[0]}")
     return 0
