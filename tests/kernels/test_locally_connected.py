@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from alexnet.architecture import Conv, Net, ResponseNorm
-from alexnet.data.loading.augment import centre_mean
-from alexnet.data.loading.views import make_view_batch, make_view_batch_on_device, nine_views, select_views
 from alexnet.data.store.store import Store
 from alexnet.geometry import conv_side
 from alexnet.kernels import locally_connected as local
@@ -258,35 +256,6 @@ def test_a_net_with_local_layers_can_be_exported_and_compiled() -> None:
 
 
 # ---- Nine views -----------------------------------------------------------------------------------------------------
-
-
-def test_nine_views_are_corners_edges_and_the_centre_first() -> None:
-    views = nine_views(32, 24)
-    assert views[0] == (4, 4, False)
-    assert len(views) == 9
-    assert set(views) == {(top, left, False) for top in (0, 4, 8) for left in (0, 4, 8)}
-    assert nine_views(24, 24) == [(0, 0, False)]
-    assert select_views(1, 32, 24) == views[:1]
-    assert [len(select_views(number, 32, 24)) for number in (1, 9, 10)] == [1, 9, 10]
-
-
-@pytest.mark.parametrize("number", [1, 9, 10])
-def test_a_batch_of_views_is_cut_out_by_hand_and_the_same_on_a_device(number: int) -> None:
-    random = np.random.default_rng(0)
-    pictures = [random.integers(0, 256, (13, 13, 3), np.uint8) for _ in range(3)]
-    mean = random.normal(120, 30, (3, 13, 13)).astype(np.float32)
-    views = select_views(number, 13, 8)
-    centre = torch.from_numpy(centre_mean(mean, 8))
-    batch = make_view_batch(pictures, views, centre)
-    assert batch.is_contiguous(memory_format=torch.channels_last)
-    by_hand = []
-    for picture in pictures:
-        for top, left, reflected in views:
-            square = picture[top : top + 8, left : left + 8].transpose(2, 0, 1).astype(np.float32)
-            by_hand.append((square[:, :, ::-1] if reflected else square) - mean[:, 2:10, 2:10])
-    np.testing.assert_array_equal(batch.numpy(), np.stack(by_hand))
-    there = make_view_batch_on_device(torch.from_numpy(np.stack(pictures)).to(DEVICE), views, centre.to(DEVICE))
-    torch.testing.assert_close(there.cpu(), batch, rtol=0, atol=0)
 
 
 @pytest.fixture(scope="module")
