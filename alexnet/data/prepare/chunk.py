@@ -9,7 +9,7 @@ from alexnet.data.prepare.decode import encode_jpeg, read_image
 from alexnet.data.prepare.plan import Plan, Shard
 from alexnet.data.prepare.resize import colour_sums
 
-SAMPLE_EVERY = 32  # of a raw store, one picture in so many is encoded as JPEG to estimate the size of a JPEG store
+_SAMPLE_EVERY = 32  # of a raw store, one picture in so many is encoded as JPEG to estimate the size of a JPEG store
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def prepare_chunk(plan: Plan, shard: Shard, start: int, stop: int) -> Chunk:
     if plan.encoding == "raw":
         image_type = schema.field("image").type
         images = pa.FixedSizeBinaryArray.from_buffers(image_type, len(names), [None, pa.py_buffer(pixels)])
-        files = [encode_jpeg(picture) for picture in pixels[::SAMPLE_EVERY]]
+        files = [encode_jpeg(picture) for picture in pixels[::_SAMPLE_EVERY]]
         image_bytes = pixels.nbytes
     else:
         files = [encode_jpeg(picture) for picture in pixels]

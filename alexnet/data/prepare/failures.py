@@ -9,7 +9,7 @@ from alexnet.data.store.format import SKIPPED_FILE
 from alexnet.distributed.coordinator import Coordinator
 from alexnet.utils.files import write_atomic
 
-ALWAYS_ALLOWED = 2  # so many never stop the work, however few pictures there are, unless none is allowed
+_ALWAYS_ALLOWED = 2  # so many never stop the work, however few pictures there are, unless none is allowed
 
 
 class FailureLimit:
@@ -23,7 +23,7 @@ class FailureLimit:
 
     def __init__(self, plan: Plan, max_failures: float, coordinator: Coordinator) -> None:
         self._plan, self._coordinator = plan, coordinator
-        self.allowed = max(ALWAYS_ALLOWED, int(max_failures * plan.picture_count)) if max_failures > 0 else 0
+        self.allowed = max(_ALWAYS_ALLOWED, int(max_failures * plan.picture_count)) if max_failures > 0 else 0
 
     def add(self, skipped: int, shard: Shard | None = None, skipped_lines: bytes = b"") -> None:
         """Count files that were skipped. Only the process that exceeds the limit raises the error.

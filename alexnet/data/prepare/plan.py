@@ -13,10 +13,10 @@ from alexnet.data.sources.base import Source, SourceOptions, fingerprint
 from alexnet.data.store.format import STORE_FORMAT, shard_name, shard_schema
 
 SHARD_BYTES = 100 << 20  # of raw pixels; a kill loses at most the work of one shard in each process
-MAX_SHARD_PICTURES = 1 << 20
+_MAX_SHARD_PICTURES = 1 << 20
 JPEG_SHARD_FACTOR = 8  # a JPEG shard has so many times the pictures of a raw one, and is still smaller
 CHUNK_BYTES = 6 << 20  # of raw pixels; a thread prepares one chunk at a time
-MAX_CHUNK_PICTURES = 4096
+_MAX_CHUNK_PICTURES = 4096
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Plan:
         if encoding == "jpeg":
             key["quality"] = JPEG_QUALITY
         length = max(1, SHARD_BYTES // (size * size * 3)) * (JPEG_SHARD_FACTOR if encoding == "jpeg" else 1)
-        length = min(length, MAX_SHARD_PICTURES)
+        length = min(length, _MAX_SHARD_PICTURES)
         shards = [
             Shard(split, number, start, min(start + length, len(pictures)))
             for split, pictures in source.splits.items()
@@ -125,6 +125,6 @@ class Plan:
 
     def chunk_ranges(self, shard: Shard) -> Iterator[tuple[int, int]]:
         """Yield the first index and the index after the last one of each chunk of a shard."""
-        length = min(MAX_CHUNK_PICTURES, max(1, CHUNK_BYTES // (self.size**2 * 3)))
+        length = min(_MAX_CHUNK_PICTURES, max(1, CHUNK_BYTES // (self.size**2 * 3)))
         for start in range(shard.start, shard.stop, length):
             yield start, min(start + length, shard.stop)

@@ -64,7 +64,7 @@ class ShardRecord:
             ValueError: The file is damaged.
         """
         arrays = self._arrays()
-        saved = read_record(path, *arrays, "lines")
+        saved = _read_record(path, *arrays, "lines")
         for name, total in arrays.items():
             if total.shape != saved[name].shape:
                 raise ValueError(f"{path}: not the record of a shard; remove it and prepare again")
@@ -82,7 +82,7 @@ class ShardRecord:
         }
 
 
-def read_record(path: Path, *names: str) -> dict[str, np.ndarray]:
+def _read_record(path: Path, *names: str) -> dict[str, np.ndarray]:
     """Return some of the arrays in the file of a record.
 
     Raises:
@@ -97,9 +97,9 @@ def read_record(path: Path, *names: str) -> dict[str, np.ndarray]:
 
 def read_skipped_count(path: Path) -> int:
     """Return the number of files that were skipped, from the file of a record."""
-    return int(read_record(path, "numbers")["numbers"][0])
+    return int(_read_record(path, "numbers")["numbers"][0])
 
 
 def read_skipped_lines(path: Path) -> bytes:
     """Return the lines of skipped.jsonl in the file of a record."""
-    return read_record(path, "lines")["lines"].tobytes()
+    return _read_record(path, "lines")["lines"].tobytes()

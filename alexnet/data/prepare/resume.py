@@ -26,11 +26,11 @@ from alexnet.data.store.format import (
 )
 from alexnet.utils.files import write_atomic
 
-OTHER_FILES = (STATISTICS_FILE, PROGRESS_FILE, SKIPPED_FILE, OFFSETS_FILE)  # beside the shards and their records
-TEMPORARY = re.compile(r"(\.[0-9a-f]{8})?\.part$")  # the ending of a file that is being written
+_OTHER_FILES = (STATISTICS_FILE, PROGRESS_FILE, SKIPPED_FILE, OFFSETS_FILE)  # beside the shards and their records
+_TEMPORARY = re.compile(r"(\.[0-9a-f]{8})?\.part$")  # the ending of a file that is being written
 # Every version writes at least these.
-KEY_FIELDS = {"size", "encoding", "filter", "fingerprint"}
-METADATA_FIELDS = {"key", "source", "counts", "skipped", "image_bytes", "sampled", "sampled_bytes"}
+_KEY_FIELDS = {"size", "encoding", "filter", "fingerprint"}
+_METADATA_FIELDS = {"key", "source", "counts", "skipped", "image_bytes", "sampled", "sampled_bytes"}
 
 
 def resume(plan: Plan, failures: FailureLimit) -> list[int] | None:
@@ -86,12 +86,12 @@ def _remove_temporary_files(store: Path) -> set[str]:
     """
     names = {path.name for path in store.iterdir()}
     for name in sorted(names):
-        final_name = TEMPORARY.sub("", name)
-        if final_name not in OTHER_FILES and not (
+        final_name = _TEMPORARY.sub("", name)
+        if final_name not in _OTHER_FILES and not (
             SHARD_NAME.fullmatch(final_name) or RECORD_NAME.fullmatch(final_name)
         ):
             raise ValueError(f"{store}: contains {name!r}, which is not part of a store; choose a new or empty folder")
-    temporary_names = set(filter(TEMPORARY.search, names))
+    temporary_names = set(filter(_TEMPORARY.search, names))
     for name in temporary_names:
         (store / name).unlink()
     return names - temporary_names
@@ -110,7 +110,7 @@ def _start(plan: Plan, names: set[str]) -> None:
 def _check_complete_store(plan: Plan) -> None:
     """Raise a ValueError unless the complete store in the folder is that of the plan."""
     metadata = read_safetensors(plan.store / STATISTICS_FILE)[1]
-    if not metadata.keys() >= METADATA_FIELDS or not isinstance(metadata["counts"], dict):
+    if not metadata.keys() >= _METADATA_FIELDS or not isinstance(metadata["counts"], dict):
         raise ValueError(f"{plan.store}: a store that `prepare` did not write; use another STORE")
     _check_key(plan.store, metadata, plan.progress_metadata)
 
@@ -128,7 +128,7 @@ def _check_progress_file(plan: Plan) -> None:
 
 def _check_key(path: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:
     """Raise a ValueError unless the metadata in a file belong to the same source and arguments as the current ones."""
-    if not isinstance(saved.get("key"), dict) or not saved["key"].keys() >= KEY_FIELDS:
+    if not isinstance(saved.get("key"), dict) or not saved["key"].keys() >= _KEY_FIELDS:
         raise ValueError(f"{path}: not written by `prepare`; remove the store and prepare it again")
     if difference := find_difference(saved, current):
         raise ValueError(f"{path}: prepared with {difference}; use another STORE, or remove this one")

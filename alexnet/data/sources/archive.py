@@ -16,7 +16,7 @@ from alexnet.data.sources.file_tree import FileEntry, check_file_size, is_hidden
 
 NAME = "a .tar or .zip archive with a folder of pictures for each class"
 OPTIONS: tuple[str, ...] = ("train_per_class",)
-TAR_BLOCK = 512  # bytes; headers and files in a .tar start at multiples of it
+_TAR_BLOCK = 512  # bytes; headers and files in a .tar start at multiples of it
 
 
 def matches(path: Path) -> bool:
@@ -90,7 +90,7 @@ class TarTree:
         with explain_damage(self._path), tarfile.open(self._path, "r:") as archive:
             for member in archive:
                 data_size = member.size if member.isreg() else 0
-                end = member.offset_data + -(-data_size // TAR_BLOCK) * TAR_BLOCK
+                end = member.offset_data + -(-data_size // _TAR_BLOCK) * _TAR_BLOCK
                 path = _normalise_path(member.name)
                 if path and member.isdir():
                     yield FileEntry(path + "/")
@@ -98,7 +98,7 @@ class TarTree:
                     yield FileEntry(path, member.size, member.offset_data)
         # tarfile stops without an error at a header that is cut off or overwritten. A block of zeros, or the end of the
         # file, is the true end.
-        if os.pread(self._file, TAR_BLOCK, end) not in (b"", bytes(TAR_BLOCK)):
+        if os.pread(self._file, _TAR_BLOCK, end) not in (b"", bytes(_TAR_BLOCK)):
             raise ValueError(f"{self._path}: damaged archive (at byte {end:,}); copy or download it again")
 
     def read(self, entry: FileEntry) -> bytes:

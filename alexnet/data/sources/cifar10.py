@@ -14,18 +14,18 @@ from alexnet.data.sources.base import Source, SourceOptions, SourceSplit
 NAME = "CIFAR-10"
 OPTIONS: tuple[str, ...] = ("val_batch",)
 
-SIDE = 32
-RECORD_BYTES = 1 + 3 * SIDE * SIDE  # a label and the red, the green and the blue plane
-META_FILE = "batches.meta.txt"
+_SIDE = 32
+_RECORD_BYTES = 1 + 3 * _SIDE * _SIDE  # a label and the red, the green and the blue plane
+_META_FILE = "batches.meta.txt"
 TRAIN_FILES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
-TEST_FILE = "test_batch.bin"
-FILES = (META_FILE, *TRAIN_FILES, TEST_FILE)
-PYTHON_FILE = "data_batch_1"  # of the version for Python, which consists of pickles
-INNER_FOLDER = "cifar-10-batches-bin"  # the only folder in the archive
+_TEST_FILE = "test_batch.bin"
+_FILES = (_META_FILE, *TRAIN_FILES, _TEST_FILE)
+_PYTHON_FILE = "data_batch_1"  # of the version for Python, which consists of pickles
+_INNER_FOLDER = "cifar-10-batches-bin"  # the only folder in the archive
 
 
 @dataclass(eq=False)
-class Cifar10:
+class _Cifar10:
     """CIFAR-10: 60,000 pictures of 32 x 32 pixels in ten classes, as a `Source`.
 
     Args:
@@ -40,7 +40,7 @@ class Cifar10:
     classes: tuple[str, ...]
     splits: dict[str, SourceSplit]
     records: dict[str, list[np.ndarray]]
-    size: int | None = SIDE
+    size: int | None = _SIDE
     ignored: dict[str, int] = field(default_factory=dict)
 
     def read(self, split: str, index: int) -> np.ndarray:
@@ -48,7 +48,7 @@ class Cifar10:
         row = index
         for records in self.records[split]:
             if row < len(records):
-                planes: np.ndarray = records[row, 1:].reshape(3, SIDE, SIDE)
+                planes: np.ndarray = records[row, 1:].reshape(3, _SIDE, _SIDE)
                 return planes.transpose(1, 2, 0)
             row -= len(records)
         raise IndexError(f"{self.name}: picture {index} of split {split!r}, which has {len(self.splits[split])}")
@@ -61,8 +61,8 @@ def matches(path: Path) -> bool:
         ValueError: The file is a damaged archive.
     """
     if path.is_dir():
-        return _find_binary_folder(path) is not None or (path / PYTHON_FILE).is_file()
-    return not first_names_in_tar(path).isdisjoint({META_FILE, *TRAIN_FILES, PYTHON_FILE})
+        return _find_binary_folder(path) is not None or (path / _PYTHON_FILE).is_file()
+    return not first_names_in_tar(path).isdisjoint({_META_FILE, *TRAIN_FILES, _PYTHON_FILE})
 
 
 def open(path: Path, options: SourceOptions) -> Source:
@@ -79,22 +79,22 @@ def open(path: Path, options: SourceOptions) -> Source:
         folder = _find_binary_folder(path)
         if folder is not None:
             return _build_source(folder.name, _map_files(folder), options)
-    elif not first_names_in_tar(path).isdisjoint({META_FILE, *TRAIN_FILES}):
+    elif not first_names_in_tar(path).isdisjoint({_META_FILE, *TRAIN_FILES}):
         return _build_source(path.name, _read_archive(path), options)
     raise ValueError(f"{path}: CIFAR-10's Python version (pickles); download the binary version instead")
 
 
 def _find_binary_folder(path: Path) -> Path | None:
     """Return the folder with the binary files, `path` or the folder in it; None if it is neither."""
-    for folder in (path, path / INNER_FOLDER):
-        if (folder / META_FILE).is_file() and (folder / TRAIN_FILES[0]).is_file():
+    for folder in (path, path / _INNER_FOLDER):
+        if (folder / _META_FILE).is_file() and (folder / TRAIN_FILES[0]).is_file():
             return folder
     return None
 
 
 def _map_files(folder: Path) -> dict[str, np.ndarray]:
     """Return the memory-mapped bytes of CIFAR-10's files in a folder."""
-    paths = [folder / name for name in FILES if (folder / name).is_file()]
+    paths = [folder / name for name in _FILES if (folder / name).is_file()]
     # An empty file cannot be mapped.
     return {
         path.name: np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8) for path in paths
@@ -107,13 +107,13 @@ def _read_archive(path: Path) -> dict[str, np.ndarray]:
     with explain_damage(path), tarfile.open(path, "r:*") as archive:
         for member in archive:
             name = member.name.rpartition("/")[2]
-            stream = archive.extractfile(member) if name in FILES else None
+            stream = archive.extractfile(member) if name in _FILES else None
             if stream is not None:
                 files[name] = np.frombuffer(stream.read(), np.uint8)
     return files
 
 
-def _build_source(name: str, files: Mapping[str, np.ndarray], options: SourceOptions) -> Cifar10:
+def _build_source(name: str, files: Mapping[str, np.ndarray], options: SourceOptions) -> _Cifar10:
     """Return the source with the splits that the options ask for.
 
     Args:
@@ -121,10 +121,10 @@ def _build_source(name: str, files: Mapping[str, np.ndarray], options: SourceOpt
         files: The bytes of CIFAR-10's files.
         options: `val_batch`.
     """
-    classes = _parse_class_names(name, files.get(META_FILE))
-    records = {file: _parse_records(name, file, files.get(file), len(classes)) for file in (*TRAIN_FILES, TEST_FILE)}
+    classes = _parse_class_names(name, files.get(_META_FILE))
+    records = {file: _parse_records(name, file, files.get(file), len(classes)) for file in (*TRAIN_FILES, _TEST_FILE)}
     split_files = _assign_files(options.val_batch)
-    return Cifar10(
+    return _Cifar10(
         name,
         classes,
         splits={split: _list_pictures(file_names, records) for split, file_names in split_files.items()},
@@ -135,14 +135,14 @@ def _build_source(name: str, files: Mapping[str, np.ndarray], options: SourceOpt
 def _assign_files(val_batch: int | None) -> dict[str, Sequence[str]]:
     """Return the files of each split. The 2012 program's nets with translations validate on a training batch."""
     if val_batch is None:
-        return {"train": TRAIN_FILES, "test": (TEST_FILE,)}
+        return {"train": TRAIN_FILES, "test": (_TEST_FILE,)}
     if not 1 <= val_batch <= len(TRAIN_FILES):
         raise ValueError(
             f"val_batch must be from 1 to {len(TRAIN_FILES)}, CIFAR-10's training batches; got {val_batch}"
         )
     val_file = TRAIN_FILES[val_batch - 1]
     train_files = [file for file in TRAIN_FILES if file != val_file]
-    return {"train": train_files, "val": (val_file,), "test": (TEST_FILE,)}
+    return {"train": train_files, "val": (val_file,), "test": (_TEST_FILE,)}
 
 
 def _parse_class_names(name: str, contents: np.ndarray | None) -> tuple[str, ...]:
@@ -151,7 +151,7 @@ def _parse_class_names(name: str, contents: np.ndarray | None) -> tuple[str, ...
     classes = tuple(line.strip() for line in lines if line.strip())
     if len(classes) < 2:
         raise ValueError(
-            f"{name}: {META_FILE} must name 2 classes or more; got {len(classes)}: download the archive again"
+            f"{name}: {_META_FILE} must name 2 classes or more; got {len(classes)}: download the archive again"
         )
     return classes
 
@@ -160,15 +160,15 @@ def _parse_records(name: str, file: str, contents: np.ndarray | None, classes: i
     """Return the (N, 3073) uint8 records in the contents of a batch file, checked."""
     if contents is None:
         raise ValueError(f"{name}: CIFAR-10 without {file}; unpack or download the archive again")
-    if len(contents) == 0 or len(contents) % RECORD_BYTES:
+    if len(contents) == 0 or len(contents) % _RECORD_BYTES:
         raise ValueError(
-            f"{name}: {file} has {len(contents)} bytes, not a multiple of {RECORD_BYTES} (a label and 32 x 32 RGB); "
+            f"{name}: {file} has {len(contents)} bytes, not a multiple of {_RECORD_BYTES} (a label and 32 x 32 RGB); "
             "download the archive again"
         )
-    records = contents.reshape(-1, RECORD_BYTES)
+    records = contents.reshape(-1, _RECORD_BYTES)
     if records[:, 0].max() >= classes:
         raise ValueError(
-            f"{name}: {file} has label {records[:, 0].max()}, but {META_FILE} names {classes} classes; "
+            f"{name}: {file} has label {records[:, 0].max()}, but {_META_FILE} names {classes} classes; "
             "download the archive again"
         )
     return records
@@ -178,5 +178,5 @@ def _list_pictures(files: Sequence[str], records: Mapping[str, np.ndarray]) -> S
     """Return the listing of the pictures in several batch files."""
     names = [f"{file}#{n}".encode() for file in files for n in range(len(records[file]))]
     labels = np.concatenate([records[file][:, 0] for file in files]).astype(np.int32)
-    sizes = np.full(len(labels), RECORD_BYTES - 1, np.int64)
+    sizes = np.full(len(labels), _RECORD_BYTES - 1, np.int64)
     return SourceSplit(pa.array(names, pa.binary()), labels, sizes, np.zeros(len(labels), np.int64))

@@ -13,7 +13,7 @@ from alexnet.data.sources.base import SourceOptions, SourceSplit
 from alexnet.data.sources.file_tree import FileTree, PictureFiles
 from alexnet.data.sources.hold_out import hold_out
 
-SPLIT_FOLDERS = {
+_SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -23,16 +23,16 @@ SPLIT_FOLDERS = {
     "testing": "test",
 }
 # Pillow reads HEIC only with a plugin. It is in this list so that such files are reported, not silently ignored.
-PICTURE_ENDINGS = frozenset(
+_PICTURE_ENDINGS = frozenset(
     f".{name}"
     for name in (
         *("jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "dib", "webp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"),
         *("tga", "ico", "avif", "jp2", "j2k", "pcx", "sgi", "heic", "heif"),
     )
 )
-LAYOUT = "put the pictures of each class into a folder of its own, directly or in train/ and val/ or test/"
+_LAYOUT = "put the pictures of each class into a folder of its own, directly or in train/ and val/ or test/"
 
-FolderPath = tuple[str, ...]  # the names of the folders from the root of the tree
+_FolderPath = tuple[str, ...]  # the names of the folders from the root of the tree
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,18 +87,18 @@ def open_class_folders(path: Path, tree: FileTree, options: SourceOptions) -> Pi
     return PictureFiles(tree.name, classes, splits, dict(ignored), tree)
 
 
-def _list_folders(tree: FileTree, ignored: Counter[str]) -> dict[FolderPath, _FileList]:
+def _list_folders(tree: FileTree, ignored: Counter[str]) -> dict[_FolderPath, _FileList]:
     """Return the picture files of each folder that has some, and an empty list for each folder that has no entry."""
-    folders: dict[FolderPath, _FileList] = {}
-    not_empty: set[FolderPath] = set()  # folders with a file or folder of any kind in them
-    all_folders: set[FolderPath] = set()
+    folders: dict[_FolderPath, _FileList] = {}
+    not_empty: set[_FolderPath] = set()  # folders with a file or folder of any kind in them
+    all_folders: set[_FolderPath] = set()
     for entry in tree.entries():
         *parents, name = entry.path.rstrip("/").split("/")
         folder = tuple(parents)
         not_empty.update(folder[:depth] for depth in range(len(folder) + 1))
         if entry.path.endswith("/"):
             all_folders.add((*folder, name))
-        elif (ending := PurePosixPath(name).suffix.lower()) and ending not in PICTURE_ENDINGS:
+        elif (ending := PurePosixPath(name).suffix.lower()) and ending not in _PICTURE_ENDINGS:
             ignored[ending] += 1
         else:
             files = folders.setdefault(folder, _FileList())
@@ -108,26 +108,26 @@ def _list_folders(tree: FileTree, ignored: Counter[str]) -> dict[FolderPath, _Fi
     return folders | {folder: _FileList() for folder in all_folders - not_empty}
 
 
-def _list_subfolders(folders: dict[FolderPath, _FileList], parent: FolderPath) -> list[str]:
+def _list_subfolders(folders: dict[_FolderPath, _FileList], parent: _FolderPath) -> list[str]:
     """Return the names of the folders directly in a folder, sorted."""
     depth = len(parent)
     return sorted({folder[depth] for folder in folders if len(folder) > depth and folder[:depth] == parent})
 
 
-def _find_top_folder(folders: dict[FolderPath, _FileList]) -> FolderPath:
+def _find_top_folder(folders: dict[_FolderPath, _FileList]) -> _FolderPath:
     """Return the folder that contains the class or split folders: archives often have a single folder around them."""
-    top: FolderPath = ()
+    top: _FolderPath = ()
     while len(names := _list_subfolders(folders, top)) == 1 and top not in folders:
-        if names[0].lower() in SPLIT_FOLDERS or not _list_subfolders(folders, (*top, names[0])):
+        if names[0].lower() in _SPLIT_FOLDERS or not _list_subfolders(folders, (*top, names[0])):
             break
         top = (*top, names[0])
     return top
 
 
-def _find_split_folders(path: Path, folders: dict[FolderPath, _FileList], top: FolderPath) -> dict[str, FolderPath]:
+def _find_split_folders(path: Path, folders: dict[_FolderPath, _FileList], top: _FolderPath) -> dict[str, _FolderPath]:
     """Return the folder of each split in the order train, val, test; {"train": top} if there are none."""
     names = _list_subfolders(folders, top)
-    splits = {name: SPLIT_FOLDERS[name.lower()] for name in names if name.lower() in SPLIT_FOLDERS}
+    splits = {name: _SPLIT_FOLDERS[name.lower()] for name in names if name.lower() in _SPLIT_FOLDERS}
     others = [name for name in names if name not in splits]
     # A class may be called "train". Beside other folders it is a split only if there is a val or test folder as well.
     if not splits or (others and not ("train" in splits.values() and len(splits) > 1)):
@@ -137,7 +137,7 @@ def _find_split_folders(path: Path, folders: dict[FolderPath, _FileList], top: F
             f"{path}: {', '.join(splits)} are splits, but there is also a folder {others[0]!r}; move it away"
         )
     if "train" not in splits.values():
-        raise ValueError(f"{path}: it has {', '.join(splits)} but no train folder; {LAYOUT}")
+        raise ValueError(f"{path}: it has {', '.join(splits)} but no train folder; {_LAYOUT}")
     if len(set(splits.values())) < len(splits):
         raise ValueError(f"{path}: {', '.join(splits)}: two folders for one split; keep one of them")
     split_folders = {split: (*top, name) for name, split in splits.items()}
@@ -145,7 +145,7 @@ def _find_split_folders(path: Path, folders: dict[FolderPath, _FileList], top: F
 
 
 def _group_by_class(
-    folders: dict[FolderPath, _FileList], parent: FolderPath, ignored: Counter[str]
+    folders: dict[_FolderPath, _FileList], parent: _FolderPath, ignored: Counter[str]
 ) -> dict[str, _FileList]:
     """Return the pictures in each class folder below `parent`, including those in its subfolders, sorted by class."""
     by_class: dict[str, _FileList] = {}
@@ -179,7 +179,7 @@ def _check_classes(path: Path, files: dict[str, dict[str, _FileList]], ignored: 
             counts = ", ".join(f"{count} {ending}" for ending, count in ignored.items())
             raise ValueError(
                 f"{path}: {len(by_class)} classes{'' if len(files) == 1 else f' in {split}'}, at least 2 are needed"
-                f"{f'; ignored files: {counts}' if counts else ''}; {LAYOUT}"
+                f"{f'; ignored files: {counts}' if counts else ''}; {_LAYOUT}"
             )
         for name, class_files in by_class.items():
             if not class_files.names:

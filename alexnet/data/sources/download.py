@@ -10,11 +10,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+_CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 
-CHUNK_BYTES = 1 << 18
-TIMEOUT_SECONDS = 30  # without a byte
+_CHUNK_BYTES = 1 << 18
+_TIMEOUT_SECONDS = 30  # without a byte
 MAX_EMPTY_CONNECTIONS = 3  # connections in a row that bring no byte, until the download is given up
 
 
@@ -35,8 +35,8 @@ def download_cifar10(folder: str | Path, *, progress: bool = True) -> Path:
     Raises:
         OSError, ValueError: See `download`.
     """
-    path = Path(folder) / CIFAR10_URL.rpartition("/")[2]
-    return download(CIFAR10_URL, path, md5=CIFAR10_MD5, progress=progress)
+    path = Path(folder) / _CIFAR10_URL.rpartition("/")[2]
+    return download(_CIFAR10_URL, path, md5=CIFAR10_MD5, progress=progress)
 
 
 def download(url: str, path: str | Path, *, md5: str, progress: bool = True) -> Path:
@@ -122,7 +122,7 @@ def _receive(url: str, part: Path, bar: tqdm) -> bool:
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         with _as_network_error():
-            response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+            response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
             error.close()
@@ -144,7 +144,7 @@ def _receive(url: str, part: Path, bar: tqdm) -> bool:
 def _read_chunk(response: http.client.HTTPResponse) -> bytes:
     """Return the next bytes of a response; none at its end."""
     with _as_network_error():
-        return response.read(CHUNK_BYTES)
+        return response.read(_CHUNK_BYTES)
 
 
 @contextlib.contextmanager

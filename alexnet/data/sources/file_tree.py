@@ -10,7 +10,7 @@ from typing import Protocol
 
 from alexnet.data.sources.base import SourceSplit
 
-MAX_FILE_BYTES = 1 << 28  # no photograph has a larger file
+_MAX_FILE_BYTES = 1 << 28  # no photograph has a larger file
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,5 +76,5 @@ def is_hidden(name: str) -> bool:
 
 def check_file_size(size: int) -> None:
     """Raise a ValueError if a file is too large for a picture."""
-    if size > MAX_FILE_BYTES:
-        raise ValueError(f"a picture file must have at most {MAX_FILE_BYTES:,} bytes; got {size:,}: save it smaller")
+    if size > _MAX_FILE_BYTES:
+        raise ValueError(f"a picture file must have at most {_MAX_FILE_BYTES:,} bytes; got {size:,}: save it smaller")
