@@ -24,7 +24,7 @@ import simplejpeg
 from photographs import SIZES, describe, draw_folder
 from PIL import Image
 
-from alexnet.data.prepare.decode import central_square, read_image
+from alexnet.data.prepare.decode import read_image, resize_central_square
 
 SIDE = 256
 Decoder = Callable[[bytes], np.ndarray]
@@ -143,7 +143,7 @@ def main() -> None:
         files = [path.read_bytes() for path in paths]
     decoders = found()
     sample = files[:: max(1, len(files) // 20)]
-    exact = [central_square(simplejpeg.decode_jpeg(data, "RGB"), SIDE).astype(int) for data in sample]
+    exact = [resize_central_square(simplejpeg.decode_jpeg(data, "RGB"), SIDE).astype(int) for data in sample]
     print(f"\n{'pictures a second':45} {'1 thread':>9} {'2 threads':>9} {'off':>6}")
     for name, decode in decoders.items():
         try:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from alexnet.data.prepare.decode import JPEG_QUALITY, encode_jpeg
+from alexnet.data.prepare.encode import JPEG_QUALITY, encode_jpeg
 from alexnet.data.store.base import Split
 from alexnet.data.store.store import Store
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from alexnet.data.prepare.decode import encode_jpeg
+from alexnet.data.prepare.encode import encode_jpeg
 from alexnet.data.store.format import STATISTICS_FILE, shard_name, shard_schema
 from alexnet.data.store.statistics import Statistics
 

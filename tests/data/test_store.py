@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from alexnet.data.prepare.decode import encode_jpeg
+from alexnet.data.prepare.encode import encode_jpeg
 from alexnet.data.store.format import METADATA_KEY, PROGRESS_FILE, STATISTICS_FILE, shard_name, shard_schema
 from alexnet.data.store.local import LocalSplit
 from alexnet.data.store.statistics import Statistics

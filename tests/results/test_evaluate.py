@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_refused(runs: list[Path], store: Path, tmp_path: P
     with pytest.raises(ValueError, match="runs must name at least one run"):
         evaluate([], store)
     (tmp_path / "page.jpg").write_text("a text file")
-    with pytest.raises(ValueError, match=r"page\.jpg: no readable picture"):
+    with pytest.raises(ValueError, match=r"page\.jpg: not a readable picture"):
         Classifier.load(runs[0]).predict(tmp_path / "page.jpg")
     with pytest.raises(ValueError, match="top must be at least 1"):
         Classifier.load(runs[0]).predict(b"", top=0)

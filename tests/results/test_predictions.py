@@ -170,7 +170,7 @@ def test_a_submission_is_the_averaged_guesses_by_the_contest_s_numbers(
         ("gap", "numbered from 1 without a gap; number 3 is missing"),
         ("empty", "it holds none"),
         ("ids", "'discs' is missing"),
-        ("text", "no readable picture"),
+        ("text", "not a readable picture"),
         ("few", "at least 5 classes, of which so many are guessed; got 3"),
     ],
 )

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from alexnet.data.prepare.decode import encode_jpeg, read_image
+from alexnet.data.prepare.colour_sums import colour_sums
+from alexnet.data.prepare.decode import read_image
+from alexnet.data.prepare.encode import encode_jpeg
 from alexnet.data.prepare.plan import Plan, Shard
-from alexnet.data.prepare.resize import colour_sums
 
 _SAMPLE_EVERY = 32  # of a raw store, one picture in so many is encoded as JPEG to estimate the size of a JPEG store
 

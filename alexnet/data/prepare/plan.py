@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from alexnet.data.prepare.decode import FILTER, JPEG_QUALITY
+from alexnet.data.prepare.decode import FILTER
+from alexnet.data.prepare.encode import JPEG_QUALITY
 from alexnet.data.sources.base import Source, SourceOptions, fingerprint
 from alexnet.data.store.format import STORE_FORMAT, shard_name, shard_schema
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet.data.prepare.decode import JPEG_QUALITY
+from alexnet.data.prepare.encode import JPEG_QUALITY
 from alexnet.data.sources.base import Source
 from alexnet.data.store.format import SKIPPED_FILE, STATISTICS_FILE, read_safetensors
 
