@@ -60,7 +60,7 @@ def draw_pictures(count: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.
 
 
 def write_store(path: Path, size: int = 32, seed: int = 0, **counts: int) -> Path:
-    """A raw store of drawn pictures, in the format of alexnet/data/store/local.py.
+    """A raw store of drawn pictures, in the format of alexnet/data/store/format.py.
 
     Args:
         path: The folder; made.
