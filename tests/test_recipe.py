@@ -1,4 +1,4 @@
-"""Recipes: the paper's numbers as defaults, the checks, JSON there and back, settings from text."""
+"""Recipes: the paper's numbers as defaults, the checks, JSON, and settings from text."""
 
 import dataclasses
 import json
@@ -101,43 +101,43 @@ RUN = [
 
 
 @pytest.mark.parametrize(("field", "value", "section"), PAPER)
-def test_the_paper_s_numbers_are_the_defaults(field: str, value: object, section: str) -> None:
+def test_the_defaults_are_the_numbers_of_the_paper(field: str, value: object, section: str) -> None:
     assert attrgetter(field)(Recipe()) == value, f"section {section}"
     assert attrgetter(field)(recipe_named("alexnet-2012-paper")) == value, f"section {section}"
 
 
 def leaves(data: Any, path: str = "") -> set[str]:
-    """The paths of all plain values in nested dicts."""
+    """Return the paths of all plain values in nested dicts."""
     if isinstance(data, dict) and data:
         return set().union(*(leaves(value, f"{path}.{key}".strip(".")) for key, value in data.items()))
     return {path}
 
 
-def test_the_table_of_the_paper_s_numbers_misses_nothing() -> None:
-    ours = {
+def test_the_table_has_every_number_of_the_paper() -> None:
+    not_in_the_paper = {
         "patience",
         "precision",
         "seed",
         "until_train_error",
         "net.linear",
         "crops",
-    }  # the paper has no such numbers
+    }
     same_for_all = {f"net.conv{i}.{name}" for i in range(1, 6) for name in ("pooling", "stride", "padding")}
-    told = {field for field, _, _ in PAPER}
-    assert leaves(dataclasses.asdict(Recipe())) - told <= ours | same_for_all
+    in_the_table = {field for field, _, _ in PAPER}
+    assert leaves(dataclasses.asdict(Recipe())) - in_the_table <= not_in_the_paper | same_for_all
 
 
-def test_the_run_of_2012_differs_from_the_paper_as_its_files_say_and_no_further() -> None:
+def test_the_2012_run_differs_from_the_paper_only_as_its_files_say() -> None:
     run, paper = recipe_named("alexnet-2012-run"), Recipe()
     for field, value in RUN:
         assert attrgetter(field)(run) == value
         assert attrgetter(field)(run) != attrgetter(field)(paper)
-    told = {field.partition("normalise_map")[0] or field for field, _ in RUN} | {"changes"}
-    same = [f for f in leaves(dataclasses.asdict(paper)) if not f.startswith(tuple(told))]
+    different = {field.partition("normalise_map")[0] or field for field, _ in RUN} | {"changes"}
+    same = [f for f in leaves(dataclasses.asdict(paper)) if not f.startswith(tuple(different))]
     assert {f for f in same if attrgetter(f)(run) != attrgetter(f)(paper)} == set()
 
 
-def test_cifar10_18pct_is_the_table_s() -> None:
+def test_cifar10_18pct_has_the_numbers_of_its_files() -> None:
     recipe = recipe_named("cifar10-18pct")
     net = recipe.net
     assert (net.image_size, net.towers, recipe.store_size, net.layers()) == (
@@ -165,7 +165,7 @@ def test_cifar10_18pct_is_the_table_s() -> None:
 
 
 @pytest.mark.parametrize(("name", "maps", "norms"), [("cifar10-13pct", 32, False), ("cifar10-11pct", 64, True)])
-def test_the_cifar10_nets_with_translations_are_the_table_s(name: str, maps: int, norms: bool) -> None:
+def test_the_cifar10_nets_with_translations_have_the_numbers_of_their_files(name: str, maps: int, norms: bool) -> None:
     recipe = recipe_named(name)
     net = recipe.net
     assert (net.image_size, recipe.store_size, net.towers) == (24, 32, 1)
@@ -190,7 +190,7 @@ def test_the_cifar10_nets_with_translations_are_the_table_s(name: str, maps: int
     assert (recipe.reflect, recipe.crop_area, recipe.colour_deviation, recipe.views) == (True, None, 0, 9)
 
 
-def test_cifar10_80sec_is_the_table_s() -> None:
+def test_cifar10_80sec_has_the_numbers_of_its_files() -> None:
     recipe = recipe_named("cifar10-80sec")
     net = recipe.net
     assert net.layers() == ("conv1", "conv2", "conv3", "fc6", "fc8")
@@ -205,14 +205,14 @@ def test_cifar10_80sec_is_the_table_s() -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_named_recipes_come_back_from_json(name: str) -> None:
+def test_named_recipes_are_read_back_from_json(name: str) -> None:
     recipe = recipe_named(name)
     assert Recipe.from_json(recipe.to_json()) == recipe
     assert Recipe.from_json(recipe.to_json()).to_json() == recipe.to_json()
     assert leaves(json.loads(recipe.to_json())) == leaves(dataclasses.asdict(recipe))  # every field written out
 
 
-def test_a_recipe_of_another_name_is_refused_with_the_names_there_are() -> None:
+def test_an_unknown_recipe_is_refused_with_the_known_names() -> None:
     with pytest.raises(ValueError, match=r"--recipe must be one of alexnet-2012-paper, .*tiny; got 'alexnet'"):
         recipe_named("alexnet")
 
@@ -291,7 +291,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
 
 
 @given(recipes())
-def test_any_recipe_comes_back_from_json_and_from_its_own_settings(recipe: Recipe) -> None:
+def test_any_recipe_is_read_back_from_json_and_from_settings(recipe: Recipe) -> None:
     assert Recipe.from_json(recipe.to_json()) == recipe
     assert recipe.with_settings([]) == recipe
     settings = [f"{name}={json.dumps(value)}" for name, value in json.loads(recipe.to_json()).items()]
@@ -321,20 +321,20 @@ def test_any_recipe_comes_back_from_json_and_from_its_own_settings(recipe: Recip
         ({"net": {"conv1": {"maps": 96, "then": ["relu"]}}}, "net.conv1.then must be one of .*; got 'relu'"),
     ],
 )
-def test_json_against_a_field_s_type_is_refused_with_field_rule_and_value(data: Any, message: str) -> None:
+def test_json_of_another_type_is_refused_with_field_rule_and_value(data: Any, message: str) -> None:
     with pytest.raises(ValueError, match="^" + escape(message) + "$"):
         Recipe.from_json(json.dumps(data))
 
 
 def escape(message: str) -> str:
-    """A regular expression for a message in which only .* is special."""
+    """Return a regular expression for a message in which only .* is special."""
     for character in "()[]":
         message = message.replace(character, "\\" + character)
     return message
 
 
 @pytest.mark.parametrize("text", ["", "{", "batch_size: 128"])
-def test_what_is_no_json_is_refused_by_name(text: str) -> None:
+def test_text_that_is_not_json_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"(?i)recipe.*JSON"):
         Recipe.from_json(text)
 
@@ -379,7 +379,7 @@ def test_what_is_no_json_is_refused_by_name(text: str) -> None:
         (Change, {"epoch": 1.0, "learning_rate": math.nan}, "learning_rate must be a finite number .*; got nan"),
     ],
 )
-def test_a_value_against_its_rule_is_refused_with_name_rule_and_value(kind: Any, values: Any, message: str) -> None:
+def test_a_value_that_breaks_a_rule_is_refused_with_name_rule_and_value(kind: Any, values: Any, message: str) -> None:
     with pytest.raises(ValueError, match="^" + escape(message) + "$"):
         kind(**values)
 
@@ -401,14 +401,14 @@ def test_a_value_against_its_rule_is_refused_with_name_rule_and_value(kind: Any,
         (Recipe, {"net": 3}),
     ],
 )
-def test_a_value_of_another_kind_is_refused_in_python_too(kind: Any, values: dict[str, Any]) -> None:
+def test_a_value_of_another_type_is_refused_in_python_too(kind: Any, values: dict[str, Any]) -> None:
     name, value = list(values.items())[-1]
-    wanted = str(value[0] if isinstance(value, tuple) else value)
-    with pytest.raises(ValueError, match=rf"{name}.*{escape(wanted)}"):
+    refused = str(value[0] if isinstance(value, tuple) else value)
+    with pytest.raises(ValueError, match=rf"{name}.*{escape(refused)}"):
         kind(**values)
 
 
-def test_settings_reach_every_part_and_leave_the_rest() -> None:
+def test_settings_change_only_the_fields_they_name() -> None:
     before = Recipe()
     after = before.with_settings(
         [
@@ -470,19 +470,19 @@ def test_a_bad_setting_is_refused_in_one_line(setting: str, message: str) -> Non
         Recipe().with_settings([setting])
 
 
-def test_nothing_of_a_recipe_can_be_changed() -> None:
+def test_recipes_are_immutable() -> None:
     for part in (Recipe(), Net(), Conv(maps=1), Full(), ResponseNorm(), MapNorm(), Change(epoch=0)):
         with pytest.raises(dataclasses.FrozenInstanceError):
             part.seed = 3  # type: ignore[union-attr]
 
 
 def rates_at(recipe: Recipe, epoch: float) -> dict[str, float]:
-    """The learning rates of the layers' weights so many epochs after the start."""
+    """Return the learning rate of each layer's weights at a time in epochs."""
     return schedule_of(recipe).rates_at(epoch).weights
 
 
 def schedule_of(recipe: Recipe, fallen: int = 0) -> Schedule:
-    """A recipe's schedule, the rate lowered so often by plateaus, the validation pictures folded in at the start."""
+    """Return a recipe's schedule after `fallen` plateaus, with the validation pictures folded in at the start."""
     return make_schedule(recipe, {"patience": 1, "falls": 3, "fallen": fallen}, folded=0)
 
 
@@ -492,7 +492,7 @@ SCALED = {"batch_size", "learning_rate", "bias_rate", "changes", "warmup"}
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("rule", ["linear", "sqrt"])
 @pytest.mark.parametrize("k", [0.5, 2, 8])
-def test_another_batch_multiplies_every_rate_of_every_layer_at_every_time(name: str, rule: Any, k: float) -> None:
+def test_another_batch_size_scales_every_rate_of_every_layer_at_every_time(name: str, rule: Any, k: float) -> None:
     before = recipe_named(name)
     after = before.with_batch(int(k * before.batch_size), rule)
     factor = {"linear": k, "sqrt": k**0.5}[rule]
@@ -502,8 +502,9 @@ def test_another_batch_multiplies_every_rate_of_every_layer_at_every_time(name: 
         schedules = schedule_of(slow, fallen=1), schedule_of(after, fallen=1)
         old, new = (schedule.rates_at(epoch) for schedule in schedules)
         assert len({schedule.shifts_colours_at(epoch) for schedule in schedules}) == 1
-        for ours, theirs in ((new.weights, old.weights), (new.biases, old.biases)):
-            assert ours == pytest.approx({layer: factor * rate for layer, rate in theirs.items()}, rel=1e-12, abs=0)
+        for scaled, original in ((new.weights, old.weights), (new.biases, old.biases)):
+            expected = {layer: factor * rate for layer, rate in original.items()}
+            assert scaled == pytest.approx(expected, rel=1e-12, abs=0)
 
 
 def test_scaled_rates_in_numbers() -> None:
@@ -520,7 +521,7 @@ def test_scaled_rates_in_numbers() -> None:
     assert (large.bias_rate, large.changes) == (0, without_rates.changes)
 
 
-def test_only_a_larger_batch_scaled_linearly_is_warmed_up_and_for_five_epochs_at_least() -> None:
+def test_only_linear_scaling_to_a_larger_batch_adds_a_warmup_of_five_epochs() -> None:
     def warmup(batch_size: int, rule: Any, **fields: Any) -> float:
         return Recipe(**fields).with_batch(batch_size, rule).warmup
 
@@ -533,7 +534,7 @@ def test_only_a_larger_batch_scaled_linearly_is_warmed_up_and_for_five_epochs_at
 
 
 @pytest.mark.parametrize("rule", [None, "linear", "sqrt"])
-def test_without_a_rule_or_a_larger_batch_the_rates_stay(rule: Any) -> None:
+def test_without_a_rule_or_another_batch_size_the_rates_do_not_change(rule: Any) -> None:
     assert Recipe().with_batch(1024) == Recipe(batch_size=1024)
     assert Recipe(epochs=3).with_batch(128, rule) == Recipe(epochs=3)
 
@@ -552,12 +553,12 @@ def test_without_a_rule_or_a_larger_batch_the_rates_stay(rule: Any) -> None:
         ),
     ],
 )
-def test_a_batch_that_cannot_be_had_is_refused(batch_size: Any, rule: Any, fields: Any, message: str) -> None:
+def test_an_invalid_batch_size_is_refused(batch_size: Any, rule: Any, fields: Any, message: str) -> None:
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         Recipe(**fields).with_batch(batch_size, rule)
 
 
-def test_the_run_for_ilsvrc_2010_and_its_half_change_rates_when_the_files_say() -> None:
+def test_the_2012_runs_change_their_rates_at_the_epochs_of_their_files() -> None:
     for name, (a, b, quiet, frozen, last, end) in {
         "alexnet-2012-run": (25, 51, 67, 72, 79, 91),
         "alexnet-2012-run-2010": (23, 51, 68, 72, 78, 93),
@@ -605,7 +606,7 @@ def test_the_chain_of_net_146_has_the_rates_of_its_files() -> None:
         (22, 0, 0.0001, 0.0001),
         (42, 0, 0.00001, 0.00001),
     ):
-        found = rates_at(last, epoch)
-        assert (found["conv1"], found["fc7"], found["fc8"]) == (conv1, fc7, fc8), epoch
+        rates = rates_at(last, epoch)
+        assert (rates["conv1"], rates["fc7"], rates["fc8"]) == (conv1, fc7, fc8), epoch
     schedule = schedule_of(last)
     assert (schedule.shifts_colours_at(37), schedule.shifts_colours_at(38), last.epochs) == (True, False, 54)
