@@ -23,7 +23,7 @@ import torch
 from alexnet.data.store.store import Store
 from alexnet.experiments.figure4 import pixel_vector_blocks, pixel_vectors, precision_at_k
 from alexnet.results.binary_codes import train_autoencoder
-from alexnet.results.report import balanced_sample
+from alexnet.results.examples import balanced_sample
 from alexnet.results.retrieval import (
     CANDIDATES,
     Features,

@@ -27,6 +27,6 @@ def run(options: argparse.Namespace) -> int:
         options.run, options.store, split=options.split, bits=options.bits, seed=options.seed, device=options.device
     )
     index = Index(folder)
-    explained = index.about["autoencoder"]["explained"]
+    explained = index.metadata["autoencoder"]["explained"]
     print(f"{folder}: {len(index)} pictures; codes of {options.bits} bits explain {explained:.0%} of the variance")
     return 0

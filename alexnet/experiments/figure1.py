@@ -132,7 +132,7 @@ def draw(curves: dict[str, list[list[float]]]) -> Figure:
         name, style = STYLES[activation]
         for number, errors in enumerate(lines):
             label = name if number == 0 else None
-            axes.plot(range(1, len(errors) + 1), errors, style, color=LIGHT.ink, linewidth=1.5, label=label)
+            axes.plot(range(1, len(errors) + 1), errors, style, color=LIGHT.text, linewidth=1.5, label=label)
     axes.axhline(TARGET, color=LIGHT.validation, linewidth=1, linestyle=":")
     axes.set_xlim(left=0)
     axes.set_ylim(0, max(0.75, *(1.05 * error for lines in curves.values() for errors in lines for error in errors)))

@@ -106,8 +106,8 @@ def draw(of: list[DrawnLayer]) -> Figure:
             new_ends.append((right, y))
         lines(axes, ends, starts, stage.meets)
         ends = new_ends
-        axes.text(x, lowest - 0.5, stage.name, ha="center", va="top", fontsize=9, weight="bold", color=LIGHT.ink)
-        axes.text(x, lowest - 0.95, stage.below, ha="center", va="top", fontsize=7.5, color=LIGHT.ink)
+        axes.text(x, lowest - 0.5, stage.name, ha="center", va="top", fontsize=9, weight="bold", color=LIGHT.text)
+        axes.text(x, lowest - 0.95, stage.below, ha="center", va="top", fontsize=7.5, color=LIGHT.text)
     axes.set_xlim(-1.2, STEP * len(of) - 1.4)
     axes.set_ylim(lowest - 2.2, -lowest + 1.2)
     return figure
@@ -131,10 +131,10 @@ def box(axes: Axes, stage: DrawnLayer, x: float, y: float) -> tuple[float, float
         faces.append([(left, high), (right, high), (right + slant, high + slant), (left + slant, high + slant)])
         faces.append([(right, low), (right + slant, low + slant), (right + slant, high + slant), (right, high)])
     for face, shade in zip(faces, (LIGHT.bar, "#e6edf6", "#b3c8e2"), strict=False):
-        axes.add_patch(Polygon(face, closed=True, facecolor=shade, edgecolor=LIGHT.ink, linewidth=0.8))
+        axes.add_patch(Polygon(face, closed=True, facecolor=shade, edgecolor=LIGHT.text, linewidth=0.8))
     maps = stage.maps // stage.towers
     text = f"{maps}" if stage.side == 1 else f"{stage.side}x{stage.side}\nx{maps}"
-    axes.text(x + slant / 2, high + slant + 0.08, text, ha="center", va="bottom", fontsize=7.5, color=LIGHT.ink)
+    axes.text(x + slant / 2, high + slant + 0.08, text, ha="center", va="bottom", fontsize=7.5, color=LIGHT.text)
     if stage.kernel:
         axes.text(left - 0.08, low - 0.02, f"{stage.kernel}x{stage.kernel}", ha="right", va="top", fontsize=6.5)
     return left, right + slant / 2
@@ -147,5 +147,5 @@ def lines(axes: Axes, ends: list[tuple[float, float]], starts: list[tuple[float,
             across = len(ends) == len(starts) > 1 and from_tower != to_tower
             if across and not meets:
                 continue
-            colour = LIGHT.validation if across else LIGHT.ink
+            colour = LIGHT.validation if across else LIGHT.text
             axes.plot([x0, x1], [y0, y1], color=colour, linewidth=1.2 if across else 0.8, zorder=0)

@@ -12,7 +12,7 @@ import numpy as np
 
 from alexnet.checked import require
 from alexnet.experiments.lab import ILSVRC2012, Experiment, ExperimentResult, ResultRow, percent
-from alexnet.results import figures
+from alexnet.results.figures import draw_kernels, to_png
 from alexnet.training.checkpoint import load_best
 
 DATA = ILSVRC2012
@@ -58,8 +58,8 @@ def run(lab: Experiment) -> ExperimentResult:
         chance = permutation_p_value(shares, float(more - less))
         finding.rows.append(ResultRow(f"seed {seed}", (None,) * 3, ((percent(less), percent(more), percent(chance)),)))
         name = f"figure3-{seed}.png"
-        drawn = figures.kernels(weights[np.concatenate(towers)], base.net.towers)
-        (lab.folder / name).write_bytes(figures.to_png(drawn))
+        drawn = draw_kernels(weights[np.concatenate(towers)], base.net.towers)
+        (lab.folder / name).write_bytes(to_png(drawn))
         finding.figures.append(name)
         finding.numbers[f"seed {seed}"] = shares.tolist()
     finding.notes = ['The paper: GPU 1 "largely color-agnostic", GPU 2 "largely color-specific", in every run.']

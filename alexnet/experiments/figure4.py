@@ -15,12 +15,10 @@ from matplotlib.figure import Figure
 
 from alexnet.data.store.base import Split
 from alexnet.experiments.lab import ILSVRC2010, Experiment, ExperimentResult, ResultRow, percent
-from alexnet.results import figures
-from alexnet.results.report import balanced_sample, examples
+from alexnet.results.examples import balanced_sample, predict_examples
+from alexnet.results.figures import draw_guesses, to_png
 from alexnet.results.retrieval import Features, Index, build_index, import_faiss, nearest_neighbours
 from alexnet.training.checkpoint import load_best
-from alexnet.training.inference import default_views, predict_pictures
-from alexnet.utils.device import choose_device
 
 DATA = ILSVRC2010
 SHOWN, QUERIES, NEIGHBOURS, BITS = 5, 200, 6, (64, 128, 256)
@@ -65,26 +63,21 @@ def run(lab: Experiment) -> ExperimentResult:
     bytes_of = found.activities[0].nbytes
     finding.rows.append(row("activities", by_activities, bytes_of, of.labels[queries], among.labels))
     for bits in BITS:
-        coded = found if bits == BITS[0] else found.recoded(bits)
+        coded = found if bits == BITS[0] else found.with_code_length(bits)
         by_codes = coded.search(asked, count, codes=True)[1]
         name = f"codes of {bits} bits, then activities"
         finding.rows.append(row(name, by_codes, bits // 8, of.labels[queries], among.labels))
     finding.notes = [f"Over {len(queries)} pictures of split {of.name!r}; bytes are those that are searched through."]
 
-    save(draw_guesses(lab, trained, of, queries[:8]), lab.folder / "figure4-left.png", finding)
+    save(
+        draw_guesses(predict_examples(load_best(trained), of, queries[:8], lab.device)),
+        lab.folder / "figure4-left.png",
+        finding,
+    )
     shown = slice(0, SHOWN)
     right = draw_neighbours(of, among, queries[shown], by_activities[shown], by_pixels[shown])
     save(right, lab.folder / "figure4-right.png", finding)
     return finding
-
-
-def draw_guesses(lab: Experiment, trained: Path, of: Split, places: np.ndarray) -> Figure:
-    """Pictures with their five most probable classes."""
-    found = load_best(trained)
-    net, mean = found.net().to_channels_last(choose_device(lab.device)), found.statistics.mean
-    pictures = [of.image(int(place)) for place in places]
-    chances = predict_pictures(net, pictures, mean, found.recipe, default_views(found.recipe))
-    return figures.guesses(examples(of, found.classes, chances.numpy(), places))
 
 
 def row(name: str, found: np.ndarray, size: int, labels: np.ndarray, among: np.ndarray) -> ResultRow:
@@ -94,7 +87,7 @@ def row(name: str, found: np.ndarray, size: int, labels: np.ndarray, among: np.n
 
 def save(figure: Figure, path: Path, finding: ExperimentResult) -> None:
     """Write a figure and name it in the finding."""
-    path.write_bytes(figures.to_png(figure))
+    path.write_bytes(to_png(figure))
     finding.figures.append(path.name)
 
 

@@ -206,7 +206,7 @@ def draw(errors: Errors) -> Figure:
         there = [place for place, values in enumerate(found) if values]
         means = [statistics.mean(found[place]) for place in there]
         bars = [statistics.stdev(found[place]) if len(found[place]) > 1 else 0.0 for place in there]
-        axes.errorbar(there, means, bars, linestyle=style, color=LIGHT.ink, linewidth=1.5, capsize=3, label=way)
+        axes.errorbar(there, means, bars, linestyle=style, color=LIGHT.text, linewidth=1.5, capsize=3, label=way)
     axes.set_xticks(range(len(ticks)), ticks)
     axes.set_xlim(-0.3, len(ticks) - 0.7)
     axes.set_ylim(0, 100)

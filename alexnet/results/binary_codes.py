@@ -10,18 +10,20 @@ from torch import Tensor, nn
 from alexnet.checked import require
 from alexnet.utils.device import has_bfloat16
 
-HIDDEN = 512
-STEPS, BATCH, RATE = 3000, 256, 1e-3
+_HIDDEN_UNITS = 512
+STEPS, _BATCH_SIZE, _LEARNING_RATE = 3000, 256, 1e-3
+_STATISTICS_SAMPLE = 4096  # activities that the mean and the scale are computed from
 
 
 class Autoencoder(nn.Module):
-    """Squeezes activities through a few units whose signs are a binary code, and makes them again from these signs.
+    """An autoencoder for activities. The signs of its few middle units are the binary code.
 
-    While training the gradient passes the sign as if it were the tanh before it.
+    The decoder reads the signs. In the backward pass the gradient goes through the sign as if it were the tanh before
+    it (straight-through).
 
     Args:
-        width: Number of activities; 4096 for the paper's net.
-        bits: Length of a code; a multiple of 8.
+        width: The number of activities; 4096 for the paper's net.
+        bits: The length of a code; a multiple of 8.
     """
 
     mean: Tensor
@@ -33,23 +35,23 @@ class Autoencoder(nn.Module):
         self.bits = bits
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(()))
-        self.encoder = nn.Sequential(nn.Linear(width, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, bits))
-        self.decoder = nn.Sequential(nn.Linear(bits, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, width))
+        self.encoder = nn.Sequential(nn.Linear(width, _HIDDEN_UNITS), nn.ReLU(), nn.Linear(_HIDDEN_UNITS, bits))
+        self.decoder = nn.Sequential(nn.Linear(bits, _HIDDEN_UNITS), nn.ReLU(), nn.Linear(_HIDDEN_UNITS, width))
 
-    def normalised(self, activities: Tensor) -> Tensor:
-        """(N, width) activities, centred and of deviation about 1."""
+    def normalise(self, activities: Tensor) -> Tensor:
+        """Return the activities (N, width), centred and with a deviation of about 1."""
         return (activities - self.mean) / self.scale
 
     def forward(self, activities: Tensor) -> Tensor:
-        """(N, width) normalised activities -> (N, width), made again from the codes."""
+        """Encode and decode normalised activities: (N, width) -> (N, width)."""
         soft = self.encoder(activities).float().tanh()  # (N, bits); in 16 bits `hard` would not be -1 or 1
-        hard = soft.sign() + soft - soft.detach()
-        made: Tensor = self.decoder(hard)
-        return made.float()
+        hard = soft.sign() + soft - soft.detach()  # (N, bits)
+        decoded: Tensor = self.decoder(hard)  # (N, width)
+        return decoded.float()
 
     @torch.no_grad()
     def codes(self, activities: np.ndarray) -> np.ndarray:
-        """The codes of activities.
+        """Return the binary codes of activities.
 
         Args:
             activities: (N, width) float.
@@ -57,13 +59,17 @@ class Autoencoder(nn.Module):
         Returns:
             (N, bits / 8) uint8.
         """
-        signs = self.encoder(self.normalised(torch.tensor(activities, dtype=torch.float32))) > 0
+        signs = self.encoder(self.normalise(torch.tensor(activities, dtype=torch.float32))) > 0
         return np.packbits(signs.numpy(), axis=1)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How well the codes tell the activities: the share of their variance that comes back, on those trained on."""
+    """How well an autoencoder fits.
+
+    Args:
+        explained: The share of the activities' variance that the decoder reproduces, on the training activities.
+    """
 
     explained: float
 
@@ -71,16 +77,16 @@ class Fit:
 def train_autoencoder(
     activities: np.ndarray, bits: int, *, seed: int = 0, steps: int | None = None
 ) -> tuple[Autoencoder, Fit]:
-    """An autoencoder for activities, trained by Adam on batches drawn from them, in bfloat16 where the CPU has it.
+    """Train an autoencoder on activities with Adam, in bfloat16 where the CPU has it.
 
     Args:
-        activities: (N, width) float, in memory or mapped.
-        bits: Length of a code.
-        seed: Of its start values and of the batches.
-        steps: Batches to learn from; STEPS by default.
+        activities: (N, width) float, in memory or memory-mapped.
+        bits: The length of a code.
+        seed: The seed of the start values and of the batches.
+        steps: The number of batches; STEPS by default.
 
     Raises:
-        ValueError: Bits that are no multiple of 8, or fewer than two activities.
+        ValueError: `bits` is not a multiple of 8, or there are fewer than two activities.
     """
     require(len(activities) >= 2, "activities", "of at least two pictures", len(activities))
     steps = STEPS if steps is None else steps
@@ -88,28 +94,29 @@ def train_autoencoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = Autoencoder(activities.shape[1], bits)
-    sample = torch.from_numpy(next(_batches(activities, generator, 4096)))
+    sample = torch.from_numpy(next(_random_batches(activities, generator, _STATISTICS_SAMPLE)))
     net.mean.copy_(sample.mean(0))
     net.scale.copy_((sample - net.mean).square().mean().sqrt().clamp_min(1e-12))
     fast = has_bfloat16(torch.device("cpu"))
-    optimiser = torch.optim.Adam(net.parameters(), lr=RATE)
+    optimiser = torch.optim.Adam(net.parameters(), lr=_LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for _, batch in zip(range(steps), _batches(activities, generator, BATCH), strict=False):
-        wanted = net.normalised(torch.from_numpy(batch))
+    for _, batch in zip(range(steps), _random_batches(activities, generator, _BATCH_SIZE), strict=False):
+        target = net.normalise(torch.from_numpy(batch))
         with torch.autocast("cpu", torch.bfloat16, enabled=fast):
-            loss = (net(wanted) - wanted).square().mean()
+            loss = (net(target) - target).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
     with torch.no_grad():
-        wanted = net.normalised(sample)
-        left = (net(wanted) - wanted).square().mean() / wanted.square().mean().clamp_min(1e-12)
-    return net.eval(), Fit(1 - float(left))
+        target = net.normalise(sample)
+        unexplained = (net(target) - target).square().mean() / target.square().mean().clamp_min(1e-12)
+    return net.eval(), Fit(1 - float(unexplained))
 
 
-def _batches(activities: np.ndarray, generator: torch.Generator, size: int) -> Iterator[np.ndarray]:
-    """Batches drawn without end, as float32; sorted, so that a mapped file is read in order."""
+def _random_batches(activities: np.ndarray, generator: torch.Generator, size: int) -> Iterator[np.ndarray]:
+    """Yield random batches (size, width) float32 without end."""
     while True:
-        places = torch.randint(len(activities), (min(size, len(activities)),), generator=generator)
-        yield np.asarray(activities[places.sort().values.numpy()], np.float32)
+        rows = torch.randint(len(activities), (min(size, len(activities)),), generator=generator)
+        # Sorted, so that a memory-mapped file is read in order.
+        yield np.asarray(activities[rows.sort().values.numpy()], np.float32)

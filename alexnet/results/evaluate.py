@@ -1,4 +1,4 @@
-"""How good trained nets are on a store: one view or several, one net or the mean of several (sections 3, 5.1 and 7)."""
+"""The errors of trained nets on a store: from one view or several, of one net or an average (sections 3, 5.1, 7)."""
 
 import sys
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from alexnet.data.loading.views import check_view_count, mean_over_views, select_views
@@ -14,14 +15,14 @@ from alexnet.data.store.store import Store
 from alexnet.distributed.launch import init_team
 from alexnet.distributed.team import Team
 from alexnet.recipe import Recipe
-from alexnet.results.predictions import Predictions, average, digest, mixture_weights
+from alexnet.results.predictions import Predictions, average, mixture_weights, picture_digest
 from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.consistency import describe_pictures, versions
 from alexnet.training.error_rates import error_rates
 from alexnet.training.inference import format_views, predict_batches
 from alexnet.utils.console import note_once
 
-HANG_SECONDS = 300  # of several processes, one that stands still for so long is given up
+_HANG_SECONDS = 300  # a process that makes no progress for so long is given up
 
 
 def evaluate(
@@ -35,156 +36,177 @@ def evaluate(
     device: str | torch.device | None = None,
     parallel: str = "none",
 ) -> dict[str, Any]:
-    """The errors of a run, or of the mean of several runs' predictions (section 7, Table 2).
+    """Measure the errors of a run, or of the mean of several runs' predictions (section 7, Table 2).
 
     Args:
-        runs: Folders that `train` made; of each, the net with the lowest validation error is taken,
-            or the last one where the store had no "val". Or files of predictions that `save` named before.
-        store: Folder that `prepare` made, with the same classes.
+        runs: Folders that `train` wrote. The net with the lowest validation error of each is used, or the last one if
+            the store had no "val". A file of predictions, written by `save`, may take the place of a folder.
+        store: The folder that `prepare` wrote, with the same classes.
         views: 1 for the centre of each picture; 10 for corners, centre and their reflections (5.1), of which only two
-            differ where crops are as large as the pictures; 9 for corners, edges and centre (the recipes cifar10-13pct
+            differ if the crops are as large as the pictures; 9 for corners, edges and centre (the recipes cifar10-13pct
             and cifar10-11pct).
-        split: "val", "test" or "train"; by default "val" where the store has it and the nets do not learn from it (the
-            schedule "fold"), else "test".
-        weights_on: The part of the store on which the weights of the average are chosen; equal weights by default.
-        save: A file to keep the averaged predictions in.
-        device: Where; the first GPU or else the CPU by default.
+        split: "val", "test" or "train". By default "val" if the store has it and no net was trained on it (schedule
+            "fold"), else "test".
+        weights_on: The split on which the weights of the average are chosen; by default the weights are equal.
+        save: A file to write the averaged predictions to.
+        device: The device to compute on; by default the first GPU, or the CPU if there is none.
         parallel: How the processes that torchrun has started share the work, as for `train`; each picture counts once.
 
     Returns:
-        images, views (those that differ), top1_error and top5_error (fractions), log_prob (mean of -ln p), split, runs;
-        and weights where they were chosen.
+        images, views (the number that differ), top1_error and top5_error (fractions), log_prob (mean of -ln p), split,
+        runs; and weights if they were chosen.
 
     Raises:
-        ValueError: Views other than 1, 9 or 10; a run of other classes or another picture size than the store's;
-            predictions of other pictures or views; weights chosen on the pictures that are measured on.
-        FileNotFoundError: A run without a trained net, or no store.
+        ValueError: `views` is not 1, 9 or 10; a run has other classes or another picture size than the store; a file
+            has predictions for other pictures or views; the weights are chosen on the split that is evaluated.
+        FileNotFoundError: A run has no trained net, or there is no store.
     """
-    names = [runs] if isinstance(runs, (str, Path)) else list(runs)
-    with init_team(parallel, device, HANG_SECONDS) as team:
+    paths = [Path(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
+    with init_team(parallel, device, _HANG_SECONDS) as team:
         with team.raise_together():
-            if save is not None and team.is_main and not Path(save).absolute().parent.is_dir():
-                raise FileNotFoundError(f"{save} must be in a folder that there is")
-            of_store, of = open_store_and_split(names, store, views, split, weights_on)
-        asked = {
-            "the part measured on": of.name,
-            "views": views,
-            "weights_on": weights_on,
-            "parallel": team.scheme,
-            "the runs": [Path(name).name for name in names],  # which machines may have in different places
-        }
-        team.check_same(lambda: {**versions(), "the store's pictures": describe_pictures(of_store), **asked})
-        splits = [of.name, *([weights_on] if weights_on else [])]
-        nets = [load_or_predict(Path(name), of_store, splits, views, team) for name in names]
-    if weights_on:
-        labels = torch.from_numpy(of_store.split(weights_on).labels)
-        weights = mixture_weights([net.probabilities[weights_on] for net in nets], labels)
-    else:  # equal for all nets, of which a file may average several
-        count = torch.tensor([len(net.nets) for net in nets], dtype=torch.float64)
-        weights = count / count.sum()
-    both = {part: average([net.probabilities[part] for net in nets], weights) for part in splits}
+            if save is not None and team.is_main:
+                _check_folder_of(Path(save))
+            opened, target = _open_store_and_split(paths, store, views, split, weights_on)
+        asked = {"the split to evaluate": target.name, "views": views, "weights_on": weights_on}
+        team.check_same(lambda: _shared_settings(opened, paths) | asked | {"parallel": team.scheme})
+        splits = [target.name, *([weights_on] if weights_on else [])]
+        nets = [_load_or_predict(path, opened, splits, views, team) for path in paths]
+    weights = _choose_weights(nets, opened, weights_on)
+    averages = {name: average([net.probabilities[name] for net in nets], weights) for name in splits}
+    views_averaged = nets[0].distinct_views
     if save is not None and team.is_main:
-        of_nets = tuple(run for net in nets for run in net.nets)
-        Predictions(of_nets, of_store.classes, views, nets[0].differing, nets[0].pictures, both).save(Path(save))
-    result = error_rates(both[of.name], torch.from_numpy(of.labels))
-    if len(of_store.classes) <= 5 and team.is_main:
-        note_once(f"five guesses name all {len(of_store.classes)} classes: go by the top-1 error, not the top-5 error")
+        names = tuple(run for net in nets for run in net.nets)
+        Predictions(names, opened.classes, views, views_averaged, nets[0].pictures, averages).save(Path(save))
+    result = error_rates(averages[target.name], torch.from_numpy(target.labels))
+    if len(opened.classes) <= 5 and team.is_main:
+        note_once(f"five guesses name all {len(opened.classes)} classes: go by the top-1 error, not the top-5 error")
     return {
         "images": result.images,
-        "views": nets[0].differing,
+        "views": views_averaged,
         "top1_error": result.top1_error,
         "top5_error": result.top5_error,
         "log_prob": result.log_prob,
-        "split": of.name,
-        "runs": [str(name) for name in names],
+        "split": target.name,
+        "runs": [str(path) for path in paths],
     } | ({"weights": weights.tolist()} if weights_on else {})
 
 
-def open_store_and_split(
-    names: Sequence[str | Path], store: str | Path, views: int, split: str | None, weights_on: str | None
+def _check_folder_of(file: Path) -> None:
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{file} cannot be written: no such folder {folder}: create it first")
+
+
+def _shared_settings(store: Store, paths: Sequence[Path]) -> dict[str, Any]:
+    """Return what all processes must have in common, by name."""
+    # Only the names of the runs: the machines may have them in different folders.
+    names = [path.name for path in paths]
+    return versions() | {"the store's pictures": describe_pictures(store), "the runs": names}
+
+
+def _open_store_and_split(
+    paths: Sequence[Path], location: str | Path, views: int, split: str | None, weights_on: str | None
 ) -> tuple[Store, Split]:
-    """The store, and the part of it to measure on, where the arguments of `evaluate` are sound."""
+    """Check the arguments of `evaluate`, and return the store and the split to evaluate."""
     check_view_count(views)
-    of_store = Store(store)
-    if not names:
+    store = Store(location)
+    if not paths:
         raise ValueError("runs must name at least one run; got none")
-    recipes = [
-        Recipe.from_json(path.read_text(encoding="utf-8")) for n in names if (path := Path(n, "recipe.json")).exists()
-    ]
-    of = of_store.split(split) if split else evaluation_split(of_store, recipes)
+    files = [path / "recipe.json" for path in paths]
+    recipes = [Recipe.from_json(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+    target = store.split(split) if split else evaluation_split(store, recipes)
     if weights_on:
-        of_store.split(weights_on)
-    if weights_on == of.name:
-        raise ValueError(f"weights_on must be another part than the one measured on; got {weights_on!r} for both")
-    return of_store, of
+        store.split(weights_on)
+    if weights_on == target.name:
+        raise ValueError(
+            f"weights_on must be another split than the one that is evaluated; got {weights_on!r} for both"
+        )
+    return store, target
 
 
 def evaluation_split(store: Store, recipes: Sequence[Recipe]) -> Split:
-    """The pictures to measure nets on: those to validate on, but the test pictures where some net learns from these."""
+    """Return the split to evaluate nets on: the validation pictures, or the test pictures if a net learns from these.
+
+    A recipe of schedule "fold" adds the validation pictures to the training set.
+    """
     folded = any(recipe.folds_in_validation for recipe in recipes)
     return store.split("test") if folded and "test" in store.splits else store.validation()
 
 
-def load_or_predict(name: Path, store: Store, splits: Sequence[str], views: int, team: Team) -> Predictions:
-    """A run's predictions for parts of a store; where `name` is a file, those that were kept in it."""
+def _choose_weights(nets: Sequence[Predictions], store: Store, weights_on: str | None) -> Tensor:
+    """Return the weights of the average (nets,) float64: chosen on a split, or equal for all trained nets."""
+    if weights_on:
+        labels = torch.from_numpy(store.split(weights_on).labels)
+        return mixture_weights([net.probabilities[weights_on] for net in nets], labels)
+    counts = torch.tensor([len(net.nets) for net in nets], dtype=torch.float64)  # a file may average several nets
+    return counts / counts.sum()
+
+
+def _load_or_predict(path: Path, store: Store, splits: Sequence[str], views: int, team: Team) -> Predictions:
+    """Return the predictions of a run for some splits of a store, or those in a file if `path` is one."""
     with team.raise_together():
-        if name.is_file():
-            kept = Predictions.load(name)
-            kept.check(name, store, splits, views)
-            return kept
-        found = load_best(name)
-        check_run_fits_store(found, store)
-    team.check_same(lambda: {f"the step of run {name.name}": found.state.step})
+        if path.is_file():
+            saved = Predictions.load(path)
+            saved.check(path, store, splits, views)
+            return saved
+        checkpoint = load_best(path)
+        check_run_fits_store(checkpoint, store)
+    team.check_same(lambda: {f"the step of run {path.name}": checkpoint.state.step})
     with team.raise_together():
-        team.form_groups(found.recipe.net, len(found.classes))
-    counted = len(select_views(views, store.size, found.recipe.net.image_size))
-    parts = {part: predict_split(found, store.split(part), views, team)[views] for part in splits}
-    # Of all names, which the process that keeps the predictions alone needs to read.
-    digests = {part: digest(store.split(part)) for part in splits} if team.is_main else {}
-    return Predictions((str(name),), found.classes, views, counted, digests, parts)
+        team.form_groups(checkpoint.recipe.net, len(checkpoint.classes))
+    distinct_views = len(select_views(views, store.size, checkpoint.recipe.net.image_size))
+    probabilities = {name: predict_split(checkpoint, store.split(name), views, team)[views] for name in splits}
+    # The digest reads the names of all pictures; only the main process, which writes the file, needs it.
+    digests = {name: picture_digest(store.split(name)) for name in splits} if team.is_main else {}
+    return Predictions((str(path),), checkpoint.classes, views, distinct_views, digests, probabilities)
 
 
 def predict_split(
-    found: Checkpoint, split: Split, views: int, team: Team, *, progress: bool = True
-) -> dict[int, torch.Tensor]:
-    """One net's probabilities for every picture of a split, in its order, from the centre and from all views.
+    checkpoint: Checkpoint, split: Split, views: int, team: Team, *, progress: bool = True
+) -> dict[int, Tensor]:
+    """Return a net's probabilities for every picture of a split, in its order, from the centre and from all views.
 
     Args:
-        found: The net.
+        checkpoint: The net.
         split: The pictures.
         views: 1, 9 or 10.
-        team: Where; formed for the net.
-        progress: Whether to show a bar on standard error when that is a terminal.
+        team: The processes that share the work; their groups are formed for the net.
+        progress: Whether to show a bar on standard error if that is a terminal.
 
     Returns:
-        By number of views, 1 and `views`: (N, classes) float32 on the CPU, the mean over so many.
+        By number of views, 1 and `views`: (N, classes) float32 on the CPU, the mean over the views.
     """
-    net, centres, means = found.net(), list[torch.Tensor](), list[torch.Tensor]()
+    net, centres, means = checkpoint.net(), list[Tensor](), list[Tensor]()
     team.shard_model(net)
     net.to_channels_last(team.device)
     group = team.data_group
     shown = progress and team.is_main and sys.stderr.isatty()
     with tqdm(total=len(split), desc=format_views(views), unit="picture", leave=False, disable=not shown) as bar:
-        mean, recipe = found.statistics.mean, found.recipe
-        for mine, _ in predict_batches(net, split, mean, recipe, views=views, shard=group.rank, num_shards=group.size):
+        mean, recipe = checkpoint.statistics.mean, checkpoint.recipe
+        for local, _ in predict_batches(net, split, mean, recipe, views=views, shard=group.rank, num_shards=group.size):
             team.watchdog.report_progress(len(means), "evaluation")
-            centres.append(team.all_gather_predictions(mine[:, 0].clone()))  # or all of `mine` would stay in memory
-            means.append(team.all_gather_predictions(mean_over_views(mine)))
+            # Copied: a slice would keep the predictions from all views in memory.
+            centres.append(team.all_gather_predictions(local[:, 0].clone()))
+            means.append(team.all_gather_predictions(mean_over_views(local)))
             bar.update(len(means[-1]))
     return {1: torch.cat(centres), views: torch.cat(means)}
 
 
-def check_run_fits_store(found: Checkpoint, store: Store) -> None:
-    """Raise a ValueError unless a run's net can be tried on a store: same classes, same size of pictures."""
-    run = found.path.parent.parent
-    if found.classes != store.classes:
+def check_run_fits_store(checkpoint: Checkpoint, store: Store) -> None:
+    """Check that a run's net can be used on a store: that both have the same classes and the same size of pictures.
+
+    Raises:
+        ValueError: They have not.
+    """
+    run = checkpoint.path.parent.parent
+    if checkpoint.classes != store.classes:
         raise ValueError(
-            f"run {run} must know the same classes as store {store.path}; it knows {len(found.classes)} "
-            f"({found.classes[0]} ...), the store has {len(store.classes)} ({store.classes[0]} ...): "
+            f"run {run} must have the same classes as store {store.path}; it has {len(checkpoint.classes)} "
+            f"({checkpoint.classes[0]} ...), the store has {len(store.classes)} ({store.classes[0]} ...): "
             "prepare the store from folders of the same names"
         )
-    if found.recipe.store_size != store.size:
+    if checkpoint.recipe.store_size != store.size:
         raise ValueError(
-            f"run {run} must be tried on pictures of side {found.recipe.store_size}; store {store.path} has "
-            f"{store.size}: prepare one with --size {found.recipe.store_size}"
+            f"run {run} must be used with pictures of side {checkpoint.recipe.store_size}; store {store.path} has "
+            f"{store.size}: prepare one with --size {checkpoint.recipe.store_size}"
         )

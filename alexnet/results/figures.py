@@ -1,6 +1,6 @@
-"""The pictures of a run: its curves, its first layer's kernels (Figure 3), its guesses at pictures (Figure 4, left).
+"""Figures of a run: its curves, its first layer's kernels (Figure 3), its guesses for pictures (Figure 4, left).
 
-Each function returns a matplotlib `Figure` made without pyplot, so that nothing global changes and threads may draw.
+Each function returns a matplotlib `Figure` made without pyplot, so that no global state changes and threads may draw.
 """
 
 import functools
@@ -17,116 +17,138 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
+from alexnet.results.examples import Example
 from alexnet.results.run_history import RunHistory
 
 KERNELS_PER_ROW = 16
-# Beside matplotlib's own letters, those of the writings it lacks, where the machine has such a font.
-FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Noto Sans", "Arial Unicode MS")
+_NAME_LENGTH = 28  # characters of a class name that are shown
+# After matplotlib's own font, fonts for the scripts that it lacks, if the machine has them.
+_FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Noto Sans", "Arial Unicode MS")
 
 
 @dataclass(frozen=True)
 class Palette:
     """The colours of a figure."""
 
-    paper: str
-    ink: str
+    background: str
+    text: str
     grid: str
     training: str
     validation: str
     top5: str
     bar: str
-    right: str
+    correct_bar: str
 
 
 LIGHT = Palette(
-    paper="#ffffff", ink="#24292f", grid="#e3e6ea", training="#2f6db5", validation="#c8372d", top5="#d98a2b",
-    bar="#cfdced", right="#ea7f75",
+    background="#ffffff", text="#24292f", grid="#e3e6ea", training="#2f6db5", validation="#c8372d", top5="#d98a2b",
+    bar="#cfdced", correct_bar="#ea7f75",
 )  # fmt: skip
 DARK = Palette(
-    paper="#1b1f24", ink="#dfe3e8", grid="#343a42", training="#6ea8e8", validation="#f07a6e", top5="#e6b062",
-    bar="#3d5673", right="#b8423a",
+    background="#1b1f24", text="#dfe3e8", grid="#343a42", training="#6ea8e8", validation="#f07a6e", top5="#e6b062",
+    bar="#3d5673", correct_bar="#b8423a",
 )  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class Example:
-    """A picture and what the net says of it.
-
-    Args:
-        picture: (size, size, 3) uint8 RGB.
-        name: Its name in the store.
-        correct: The name of its class.
-        guesses: The most probable classes and their probabilities, the most probable first; five, or all there are.
-    """
-
-    picture: np.ndarray
-    name: str
-    correct: str
-    guesses: tuple[tuple[str, float], ...]
+# ---- Curves ---------------------------------------------------------------------------------------------------------
 
 
-def losses(axes: Axes, history: RunHistory, theme: Palette) -> None:
-    """Draw the training loss, over stretches of steps and over epochs, and the validation set's mean -log p."""
+def _draw_losses(axes: Axes, history: RunHistory, palette: Palette) -> None:
+    """Draw the training loss, by steps and by epochs, and the mean -log p of the validation set."""
     if history.steps:
-        x = [history.place(line) for line in history.steps]
-        axes.plot(x, [line["loss"] for line in history.steps], color=theme.training, alpha=0.35, linewidth=0.8)
-    _lines(
-        axes, history, (("train_loss", theme.training, "training"), ("val_log_prob", theme.validation, "validation"))
-    )
+        x = [history.epoch_of(line) for line in history.steps]
+        axes.plot(x, [line["loss"] for line in history.steps], color=palette.training, alpha=0.35, linewidth=0.8)
+    columns = (("train_loss", palette.training, "training"), ("val_log_prob", palette.validation, "validation"))
+    _draw_epochs(axes, history, columns)
     axes.set_ylim(bottom=0)
-    _finish(axes, theme, "Loss")
+    _finish(axes, palette, "Loss")
 
 
-def error_rates(axes: Axes, history: RunHistory, theme: Palette) -> None:
-    """Draw the training error and the validation errors, top-1 and, where there are more than five classes, top-5."""
-    lines = [("train_error", theme.training, "training"), ("val_top1_error", theme.validation, "validation")]
+def _draw_errors(axes: Axes, history: RunHistory, palette: Palette) -> None:
+    """Draw the training error and the validation errors: top-1 and, if there are more than five classes, top-5."""
+    columns = [("train_error", palette.training, "training"), ("val_top1_error", palette.validation, "validation")]
     if history.start.get("classes", 6) > 5:
-        lines.append(("val_top5_error", theme.top5, "validation, top-5"))
-    _lines(axes, history, lines)
+        columns.append(("val_top5_error", palette.top5, "validation, top-5"))
+    _draw_epochs(axes, history, columns)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    _finish(axes, theme, "Error")
+    _finish(axes, palette, "Error")
 
 
-def rates(axes: Axes, history: RunHistory, theme: Palette) -> None:
-    """Draw the learning rate of the weights, the greatest of all layers, on a logarithmic scale."""
+def _draw_rates(axes: Axes, history: RunHistory, palette: Palette) -> None:
+    """Draw the learning rate of the weights, the highest of all layers, on a logarithmic scale."""
     lines = [line for line in history.steps or history.epochs if line["rate"] > 0]  # the scale has no zero
-    x = [history.place(line) for line in lines]
-    axes.plot(x, [line["rate"] for line in lines], color=theme.ink, linewidth=1.5)
+    x = [history.epoch_of(line) for line in lines]
+    axes.plot(x, [line["rate"] for line in lines], color=palette.text, linewidth=1.5)
     if lines:
         axes.set_yscale("log")
         axes.minorticks_off()
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    _finish(axes, theme, "Learning rate")
+    _finish(axes, palette, "Learning rate")
 
 
-CURVES: dict[str, Callable[[Axes, RunHistory, Palette], None]] = {"loss": losses, "error": error_rates, "rate": rates}
+CURVES: dict[str, Callable[[Axes, RunHistory, Palette], None]] = {
+    "loss": _draw_losses,
+    "error": _draw_errors,
+    "rate": _draw_rates,
+}
 
 
-def curve(which: str, history: RunHistory, theme: Palette = LIGHT) -> Figure:
-    """One of the curves by itself: "loss", "error" or "rate"."""
-    figure = _figure(4.5, 2.9, theme)
-    CURVES[which](figure.add_subplot(), history, theme)
+def draw_curve(name: str, history: RunHistory, palette: Palette = LIGHT) -> Figure:
+    """Draw one of the curves: "loss", "error" or "rate"."""
+    figure = _new_figure(4.5, 2.9, palette)
+    CURVES[name](figure.add_subplot(), history, palette)
     return figure
 
 
-def curves(history: RunHistory, theme: Palette = LIGHT) -> Figure:
-    """All curves of a training, side by side."""
-    figure = _figure(13, 3.3, theme)
+def draw_curves(history: RunHistory, palette: Palette = LIGHT) -> Figure:
+    """Draw all curves of a training, side by side."""
+    figure = _new_figure(13, 3.3, palette)
     for axes, draw in zip(figure.subplots(1, len(CURVES)), CURVES.values(), strict=True):
-        draw(axes, history, theme)
+        draw(axes, history, palette)
     return figure
+
+
+def _draw_epochs(axes: Axes, history: RunHistory, columns: Sequence[tuple[str, str, str]]) -> None:
+    """Draw columns of the lines of event "epoch", where the lines have them: (name, colour, label).
+
+    A value measured in training is a mean over the epoch; it is drawn at the middle of the epoch.
+    """
+    for name, colour, label in columns:
+        shift = 0.5 if name.startswith("train") else 0.0
+        points = [(line["epoch"] - shift, line[name]) for line in history.epochs if name in line]
+        if points:
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, color=colour, label=label, linewidth=1.7, marker="o" if len(x) < 4 else None, markersize=4)
+
+
+def _finish(axes: Axes, palette: Palette, title: str) -> None:
+    """Add the title, the labels and the colours to a curve."""
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=palette.text)
+    axes.set_xlabel("epochs", color=palette.text, fontsize=9)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+    axes.set_facecolor(palette.background)
+    axes.grid(color=palette.grid, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(which="both", colors=palette.text, labelsize=9, length=0)
+    axes.spines[:].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, labelcolor=palette.text, fontsize=9)
+
+
+# ---- Kernels --------------------------------------------------------------------------------------------------------
 
 
 def kernel_tiles(weights: np.ndarray, towers: int) -> list[np.ndarray]:
-    """The kernels of a layer that reads pictures as pictures, each scaled to its own range (Figure 3).
+    """Return the kernels of the first layer as pictures, each kernel scaled to its own range (Figure 3).
 
     Args:
         weights: (maps, 3, kernel, kernel) float.
-        towers: Number of equal parts the maps are spread over.
+        towers: The number of equal parts that the maps are divided into.
 
     Returns:
-        For each tower (height, width, 4) uint8 RGBA: its kernels row by row, a transparent pixel between neighbours.
+        For each tower (height, width, 4) uint8 RGBA: its kernels row by row, with a transparent pixel between them.
     """
     low = weights.min(axis=(1, 2, 3), keepdims=True)
     high = weights.max(axis=(1, 2, 3), keepdims=True)
@@ -137,131 +159,109 @@ def kernel_tiles(weights: np.ndarray, towers: int) -> list[np.ndarray]:
     rows = -(-maps // columns)
     tiles = np.zeros((towers, rows * (side + 1) - 1, columns * (side + 1) - 1, 4), np.uint8)
     for number, picture in enumerate(pictures):
-        tower, place = divmod(number, maps)
-        top, left = (side + 1) * (place // columns), (side + 1) * (place % columns)
+        tower, position = divmod(number, maps)
+        top, left = (side + 1) * (position // columns), (side + 1) * (position % columns)
         tiles[tower, top : top + side, left : left + side, :3] = picture
         tiles[tower, top : top + side, left : left + side, 3] = 255
     return list(tiles)
 
 
 def tower_names(towers: int) -> tuple[str, ...]:
-    """What the towers are called: "GPU 1", "GPU 2" as in the paper; a single one has no name."""
+    """Return the names of the towers, "GPU 1" and "GPU 2" as in the paper; a single tower has an empty name."""
     return tuple(f"GPU {number + 1}" for number in range(towers)) if towers > 1 else ("",)
 
 
-def kernels(weights: np.ndarray, towers: int, theme: Palette = LIGHT) -> Figure:
-    """The first layer's kernels, a block for each tower (Figure 3).
+def draw_kernels(weights: np.ndarray, towers: int, palette: Palette = LIGHT) -> Figure:
+    """Draw the first layer's kernels, a block for each tower (Figure 3).
 
     Args:
         weights: (maps, 3, kernel, kernel) float.
-        towers: Number of equal parts the maps are spread over.
-        theme: Colours.
+        towers: The number of equal parts that the maps are divided into.
+        palette: The colours.
     """
     blocks = kernel_tiles(weights, towers)
     height, width = blocks[0].shape[:2]
     inches = 0.56 * (width + 1) / (weights.shape[2] + 1)  # a kernel takes about half an inch
-    figure = _figure(inches + 0.5, towers * (inches * height / width + 0.15), theme)
+    figure = _new_figure(inches + 0.5, towers * (inches * height / width + 0.15), palette)
     for axes, block, name in zip(np.atleast_1d(figure.subplots(towers)), blocks, tower_names(towers), strict=True):
         axes.imshow(block, interpolation="nearest")
         axes.set(xticks=[], yticks=[])
-        axes.set_ylabel(name, color=theme.ink, fontsize=10)
-        axes.set_facecolor(theme.paper)
+        axes.set_ylabel(name, color=palette.text, fontsize=10)
+        axes.set_facecolor(palette.background)
         axes.spines[:].set_visible(False)
     return figure
 
 
-def guesses(examples: Sequence[Example], theme: Palette = LIGHT) -> Figure:
-    """Pictures with their correct class and the most probable classes, the correct one's bar in red (Figure 4, left).
+# ---- Guesses --------------------------------------------------------------------------------------------------------
+
+
+def draw_guesses(examples: Sequence[Example], palette: Palette = LIGHT) -> Figure:
+    """Draw pictures with their correct class and the most probable classes (Figure 4, left).
+
+    The bar of the correct class is red.
 
     Args:
-        examples: What to show, four in a row.
-        theme: Colours.
+        examples: The pictures, four in a row.
+        palette: The colours.
     """
     columns = min(4, len(examples))
     rows = math.ceil(len(examples) / columns)
-    figure = _figure(2.5 * columns, 4.1 * rows, theme)
-    families = installed_fonts()
+    figure = _new_figure(2.5 * columns, 4.1 * rows, palette)
+    families = _installed_fonts()
     grid = figure.add_gridspec(2 * rows, columns, height_ratios=[2.4, 1.5] * rows)
     for number, example in enumerate(examples):
         row, column = divmod(number, columns)
         axes = figure.add_subplot(grid[2 * row, column])
-        few = len(example.picture) < 100  # single pixels of a small picture are meant to be seen
-        axes.imshow(example.picture, interpolation="nearest" if few else "antialiased")
+        small = len(example.picture) < 100  # the single pixels of a small picture should be visible
+        axes.imshow(example.picture, interpolation="nearest" if small else "antialiased")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-        label = axes.set_xlabel(
-            shorten_name(example.correct), color=theme.ink, fontsize=10, fontweight="bold", labelpad=5
-        )
+        name = _shorten_name(example.correct)
+        label = axes.set_xlabel(name, color=palette.text, fontsize=10, fontweight="bold", labelpad=5)
         label.set_fontfamily(families)
         label.set_parse_math(False)
-        _bars(figure.add_subplot(grid[2 * row + 1, column]), example, theme)
+        _draw_bars(figure.add_subplot(grid[2 * row + 1, column]), example, palette)
     return figure
 
 
-def _bars(axes: Axes, example: Example, theme: Palette) -> None:
-    """The bars of one picture's guesses, the names written over them."""
-    names, chances = zip(*example.guesses, strict=True)
-    colours = [theme.right if name == example.correct else theme.bar for name in names]
-    axes.barh(range(len(names)), chances, color=colours, height=0.82)
-    families = installed_fonts()
-    for place, name in enumerate(names):
-        text = axes.text(0.02, place, shorten_name(name), va="center", color=theme.ink, fontsize=9, family=families)
+def _draw_bars(axes: Axes, example: Example, palette: Palette) -> None:
+    """Draw the probabilities of a picture's guesses as bars, with the names over them."""
+    names, probabilities = zip(*example.guesses, strict=True)
+    colours = [palette.correct_bar if name == example.correct else palette.bar for name in names]
+    axes.barh(range(len(names)), probabilities, color=colours, height=0.82)
+    families = _installed_fonts()
+    for row, name in enumerate(names):
+        text = axes.text(0.02, row, _shorten_name(name), va="center", color=palette.text, fontsize=9, family=families)
         text.set_parse_math(False)
-    axes.set(xlim=(0, 1), ylim=(4.5, -0.5), xticks=[], yticks=[], facecolor=theme.paper)
+    axes.set(xlim=(0, 1), ylim=(4.5, -0.5), xticks=[], yticks=[], facecolor=palette.background)
     for side, spine in axes.spines.items():
-        spine.set(visible=side == "left", color=theme.grid)
+        spine.set(visible=side == "left", color=palette.grid)
 
 
-def shorten_name(name: str, most: int = 28) -> str:
-    """A class name cut to fit."""
-    return name if len(name) <= most else name[: most - 1] + "…"
+def _shorten_name(name: str) -> str:
+    return name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…"
 
 
 @functools.cache
-def installed_fonts() -> list[str]:
-    """The fonts of FONTS that this machine has."""
-    known = {font.name for font in font_manager.fontManager.ttflist}
-    return [name for name in FONTS if name in known]
+def _installed_fonts() -> list[str]:
+    """Return those of _FONTS that this machine has."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return [name for name in _FONTS if name in installed]
+
+
+# ---- All figures ----------------------------------------------------------------------------------------------------
 
 
 def to_png(figure: Figure, dpi: int = 144) -> bytes:
-    """A figure as a PNG file's bytes."""
+    """Return a figure as the bytes of a PNG file."""
     file = io.BytesIO()
     with warnings.catch_warnings():
-        # A class may be named in a writing no font here has; its letters are boxes then, and the rest is as good.
+        # No font may have the script of a class name. Its letters are boxes then; the rest of the figure is fine.
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
         figure.savefig(file, format="png", dpi=dpi, facecolor=figure.get_facecolor())
     return file.getvalue()
 
 
-def _figure(width: float, height: float, theme: Palette) -> Figure:
+def _new_figure(width: float, height: float, palette: Palette) -> Figure:
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
-    return Figure(figsize=(width, height), layout=layout, facecolor=theme.paper)
-
-
-def _lines(axes: Axes, history: RunHistory, lines: Sequence[tuple[str, str, str]]) -> None:
-    """Draw columns of the epochs' lines, where they have them: (name, colour, what it is called).
-
-    What is measured while training is a mean over the epoch, and stands at its middle.
-    """
-    for name, colour, text in lines:
-        back = 0.5 if name.startswith("train") else 0.0
-        points = [(line["epoch"] - back, line[name]) for line in history.epochs if name in line]
-        if points:
-            x, y = zip(*points, strict=True)
-            axes.plot(x, y, color=colour, label=text, linewidth=1.7, marker="o" if len(x) < 4 else None, markersize=4)
-
-
-def _finish(axes: Axes, theme: Palette, title: str) -> None:
-    """Give axes their title and colours."""
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=theme.ink)
-    axes.set_xlabel("epochs", color=theme.ink, fontsize=9)
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
-    axes.set_facecolor(theme.paper)
-    axes.grid(color=theme.grid, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(which="both", colors=theme.ink, labelsize=9, length=0)
-    axes.spines[:].set_visible(False)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9)
+    return Figure(figsize=(width, height), layout=layout, facecolor=palette.background)

@@ -1,4 +1,4 @@
-"""Predictions kept in files, so that nets trained on different days can be averaged; and their averages (section 7)."""
+"""Files of predictions, so that nets trained on different days can be averaged; and averages of nets (section 7)."""
 
 import hashlib
 import json
@@ -15,119 +15,139 @@ from alexnet.data.store.base import Split
 from alexnet.data.store.store import Store
 from alexnet.utils.files import write_atomic
 
-FORMAT = 1
-ROUNDS = 200  # of expectation and maximisation; the weights of a few nets settle within some tens
+_FORMAT = 1
+_EM_STEPS = 200  # of expectation and maximisation; the weights of a few nets converge within some tens
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a net, or an average of several, says of parts of a store.
+    """The predictions of a net, or of an average of several, for one or more splits of a store.
 
     Args:
-        nets: The runs it comes from.
+        nets: The runs whose nets made them.
         classes: The class names.
-        views: Views averaged, as asked for.
-        differing: How many of these differ.
-        pictures: For each part a digest of its pictures' names and labels, in order.
-        probabilities: For each part (N, classes) float32.
+        views: The number of views asked for: 1, 9 or 10.
+        distinct_views: How many of these views differ.
+        pictures: For each split a digest of its pictures' names and labels, in order.
+        probabilities: For each split (N, classes) float32.
     """
 
     nets: tuple[str, ...]
     classes: tuple[str, ...]
     views: int
-    differing: int
+    distinct_views: int
     pictures: Mapping[str, str]
     probabilities: Mapping[str, Tensor]
 
     def save(self, path: Path) -> None:
         """Write a file that `load` reads: safetensors with JSON metadata."""
-        about = {
-            "format": FORMAT,
+        metadata = {
+            "format": _FORMAT,
             "nets": self.nets,
             "classes": self.classes,
             "views": self.views,
-            "differing": self.differing,
+            "differing": self.distinct_views,
             "pictures": dict(self.pictures),
         }
-        tensors = {name: part.contiguous() for name, part in self.probabilities.items()}
-        write_atomic(path, save(tensors, {"alexnet": json.dumps(about)}))
+        tensors = {split: probabilities.contiguous() for split, probabilities in self.probabilities.items()}
+        write_atomic(path, save(tensors, {"alexnet": json.dumps(metadata)}))
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":
         """Read a file that `save` wrote.
 
         Raises:
-            FileNotFoundError: It is not there.
-            ValueError: It holds something else.
+            FileNotFoundError: There is no such file.
+            ValueError: The file is not one of predictions.
         """
         try:
             with safetensors.safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {})["alexnet"])
-                if about["format"] != FORMAT or "pictures" not in about:
-                    raise ValueError(f"its format is {about['format']}, this version reads {FORMAT}")
+                metadata = json.loads((file.metadata() or {})["alexnet"])
+                if metadata["format"] != _FORMAT or "pictures" not in metadata:
+                    raise ValueError(f"its format is {metadata['format']}, this version reads {_FORMAT}")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not a dict
             if not all(tensor.isfinite().all() for tensor in tensors.values()):
-                raise ValueError("not all of its probabilities are numbers")
-            nets, classes, views = tuple(about["nets"]), tuple(about["classes"]), about["views"]
-            return cls(nets, classes, views, about["differing"], about["pictures"], tensors)
+                raise ValueError("not all of its probabilities are finite numbers")
+            return cls(
+                nets=tuple(metadata["nets"]),
+                classes=tuple(metadata["classes"]),
+                views=metadata["views"],
+                distinct_views=metadata["differing"],
+                pictures=metadata["pictures"],
+                probabilities=tensors,
+            )
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} must hold predictions, as `alexnet evaluate --save` writes them; it cannot be read ({error}): "
-                "make it anew, or name a run"
+                f"{path} must contain predictions written by `alexnet evaluate --save`; it cannot be read ({error}): "
+                "write it again, or name a run"
             ) from error
 
     def check(self, path: Path, store: Store, splits: Sequence[str], views: int) -> None:
-        """Raise a ValueError unless these are predictions for those parts of a store, from so many views."""
+        """Check that the predictions are for these splits of a store, from this number of views.
+
+        Raises:
+            ValueError: They are not; the message names `path`, the file they were read from.
+        """
         if self.classes != store.classes:
             raise ValueError(
-                f"{path} must know the classes of store {store.path}; it knows {len(self.classes)} "
-                f"({self.classes[0]} ...), the store has {len(store.classes)} ({store.classes[0]} ...): "
+                f"{path} must have the classes of store {store.path}; it has {len(self.classes)} "
+                f"({self.classes[0]} ...), the store {len(store.classes)} ({store.classes[0]} ...): "
                 "save predictions for this store"
             )
         for name in splits:
             if name not in self.probabilities:
-                held = ", ".join(self.probabilities)
-                how = f"--split {name}" if len(splits) == 1 else f"--split {splits[0]} --weights-on {splits[1]}"
-                raise ValueError(f"{path} must hold predictions for {name!r}; it has {held}: save them with {how}")
-            if self.pictures[name] != digest(store.split(name)):
+                options = f"--split {name}" if len(splits) == 1 else f"--split {splits[0]} --weights-on {splits[1]}"
                 raise ValueError(
-                    f"{path} must be of the pictures of {name!r} in store {store.path}; it is of others: save "
+                    f"{path} must contain predictions for {name!r}; it has {', '.join(self.probabilities)}: "
+                    f"save them with {options}"
+                )
+            if self.pictures[name] != picture_digest(store.split(name)):
+                raise ValueError(
+                    f"{path} must be for the pictures of {name!r} in store {store.path}; it is for others: save "
                     "predictions for this store"
                 )
         if self.views != views:
-            raise ValueError(f"{path} must be of {views} views, as asked for; it is of {self.views}: use --views")
+            raise ValueError(f"{path} must be from {views} views, as asked for; it is from {self.views}: use --views")
 
 
-def digest(split: Split) -> str:
-    """A digest of a part's pictures' names and labels, in order."""
-    found = hashlib.sha256(split.labels.tobytes())
+def picture_digest(split: Split) -> str:
+    """Return a digest of the names and labels of a split's pictures, in order."""
+    digest = hashlib.sha256(split.labels.tobytes())
     for index in range(len(split)):
-        found.update(split.picture_name(index).encode() + b"\0")
-    return found.hexdigest()
+        digest.update(split.picture_name(index).encode() + b"\0")
+    return digest.hexdigest()
 
 
-def mixture_weights(parts: Sequence[Tensor], labels: Tensor) -> Tensor:
-    """The weights with which an average of nets gives the correct classes the highest mean log-probability.
+def mixture_weights(probabilities: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """Return the weights whose average of the nets gives the correct classes the highest mean log-probability.
 
-    The problem is convex, and solved by expectation and maximisation: a net's weight becomes the mean of its share in
-    what the average gives the correct class.
+    The problem is convex. It is solved by expectation and maximisation: the new weight of a net is the mean of its
+    share in the probability that the average gives the correct class.
 
     Args:
-        parts: For each net (N, classes) probabilities.
+        probabilities: For each net (N, classes).
         labels: (N,) int64.
 
     Returns:
-        (nets,) float64, which sum to 1.
+        (nets,) float64, with sum 1.
     """
-    right = torch.stack([part.double().gather(1, labels[:, None])[:, 0] for part in parts])  # (nets, N)
-    right = right.clamp_min(1e-30)
-    weights = torch.full((len(parts),), 1 / len(parts), dtype=torch.float64)
-    for _ in range(ROUNDS):
-        shares = weights[:, None] * right
+    correct = torch.stack([net.double().gather(1, labels[:, None])[:, 0] for net in probabilities])  # (nets, N)
+    correct = correct.clamp_min(1e-30)
+    weights = torch.full((len(probabilities),), 1 / len(probabilities), dtype=torch.float64)
+    for _ in range(_EM_STEPS):
+        shares = weights[:, None] * correct
         weights = (shares / shares.sum(0)).mean(1)
     return weights
 
 
-def average(parts: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """The mean of nets' probabilities, (N, classes), with the weights given, (nets,) float64 that sum to 1."""
-    return (weights[:, None, None] * torch.stack(list(parts)).double()).sum(0).float()
+def average(probabilities: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Return the weighted mean of several nets' probabilities.
+
+    Args:
+        probabilities: For each net (N, classes) float32.
+        weights: (nets,) float64, with sum 1.
+
+    Returns:
+        (N, classes) float32.
+    """
+    return (weights[:, None, None] * torch.stack(list(probabilities)).double()).sum(0).float()

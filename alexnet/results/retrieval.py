@@ -29,29 +29,48 @@ from alexnet.utils.console import format_error
 from alexnet.utils.device import choose_device
 from alexnet.utils.files import write_atomic
 
-FORMAT = 1
-BLOCK = 65_536  # activities compared at a time: of 4096 numbers, 1 GB
-BATCH = 128
-CANDIDATES = 20  # by codes, for each picture wanted; the exact distances then choose
+_FORMAT = 1
+BLOCK = 65_536  # activities compared at a time: of 4096 numbers each, 1 GB
+_BATCH = 128
+CANDIDATES = 20  # found by codes for each nearest neighbour asked for; the exact distances choose among them
 
 
-@dataclass(frozen=True)
-class Neighbour:
-    """A picture found.
+class Features:
+    """The net of a run as a function from pictures to the activities of its last hidden layer.
 
     Args:
-        name: Its name in the store.
-        label: Its class.
-        distance: Euclidean distance of its activities from those asked for.
+        checkpoint: The checkpoint of the net.
+        device: The device to compute on; by default the first GPU, or the CPU if there is none.
     """
 
-    name: str
-    label: str
-    distance: float
+    def __init__(self, checkpoint: Checkpoint, device: str | torch.device | None = None) -> None:
+        self.recipe = checkpoint.recipe
+        self.net = checkpoint.net().to_channels_last(choose_device(device))
+        self.device, crop = self.net.fc8.weight.device, self.recipe.net.image_size
+        self.centre = torch.from_numpy(centre_mean(checkpoint.statistics.mean, crop)).to(self.device)
+        self.views = select_views(1, self.recipe.store_size, crop)
+        self.width = self.net.fc8.in_features
+
+    @torch.inference_mode()
+    def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the activities for the centre of each picture.
+
+        Args:
+            pictures: (size, size, 3) uint8 each.
+
+        Returns:
+            (N, width) float32.
+        """
+        with autocast(self.device, self.recipe):
+            activities = self.net.features(make_view_batch(pictures, self.views, self.centre))
+        return np.asarray(activities.float().cpu())
+
+
+# ---- Exact search ---------------------------------------------------------------------------------------------------
 
 
 def import_faiss() -> Any:
-    """The search library.
+    """Return the search library.
 
     Raises:
         ValueError: It is not installed.
@@ -63,70 +82,78 @@ def import_faiss() -> Any:
     return faiss
 
 
-class Features:
-    """The net of a run as a function from pictures to the activities of its last hidden layer.
+def nearest_neighbours(queries: np.ndarray, blocks: Iterable[np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the exact nearest neighbours by Euclidean distance; one block at a time is in memory.
 
     Args:
-        found: The net.
-        device: Where it computes; the first GPU or else the CPU by default.
+        queries: (N, width) float32.
+        blocks: Blocks (n, width) of the vectors to search, as `iter_blocks` yields them.
+        count: The number of neighbours, at most the number of vectors.
+
+    Returns:
+        Distances (N, count) float32 and indices (N, count) int64 into all blocks together, the nearest first.
+    """
+    faiss = import_faiss()
+    heap, start = faiss.ResultHeap(nq=len(queries), k=count), 0
+    queries = np.ascontiguousarray(queries, np.float32)
+    for part in blocks:
+        block = np.ascontiguousarray(part, np.float32)
+        distances, indices = faiss.knn(queries, block, min(count, len(block)))
+        heap.add_result(D=distances, I=indices + start)
+        start += len(block)
+    heap.finalize()
+    return np.sqrt(np.maximum(heap.D, 0)), heap.I
+
+
+def iter_blocks(vectors: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield vectors (N, width) in blocks that fit in memory."""
+    for start in range(0, len(vectors), BLOCK):
+        yield vectors[start : start + BLOCK]
+
+
+# ---- The index of a run ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A nearest neighbour.
+
+    Args:
+        name: The name of the picture in the store.
+        label: The name of its class.
+        distance: The Euclidean distance of its activities from those of the query.
     """
 
-    def __init__(self, found: Checkpoint, device: str | torch.device | None = None) -> None:
-        self.recipe = found.recipe
-        self.net = found.net().to_channels_last(choose_device(device))
-        self.device, crop = self.net.fc8.weight.device, self.recipe.net.image_size
-        self.centre = torch.from_numpy(centre_mean(found.statistics.mean, crop)).to(self.device)
-        self.view = select_views(1, self.recipe.store_size, crop)
-        self.width = self.net.fc8.in_features
-
-    @torch.inference_mode()
-    def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """The activities for the centre of each picture.
-
-        Args:
-            pictures: (size, size, 3) uint8 each.
-
-        Returns:
-            (N, width) float32.
-        """
-        with autocast(self.device, self.recipe):
-            found = self.net.features(make_view_batch(pictures, self.view, self.centre))
-        return np.asarray(found.float().cpu())
-
-
-@contextlib.contextmanager
-def explain_damaged_index(folder: Path) -> Iterator[None]:
-    """A line for a file of an index that cannot be read."""
-    try:
-        yield
-    except (ValueError, EOFError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = format_error(error, with_type=False, limit=100)
-        raise ValueError(f"index {folder} is damaged ({reason}): make it anew with alexnet index RUN STORE") from error
+    name: str
+    label: str
+    distance: float
 
 
 class Index:
-    """The activities and codes of a set of pictures, on disk, and the search among them.
+    """The activities and the codes of a set of pictures, on disk, and the search among them.
 
     Args:
-        folder: What `index` wrote.
+        folder: The folder that `build_index` wrote.
 
     Raises:
         FileNotFoundError: There is no index.
-        ValueError: It is of another format.
+        ValueError: It is damaged or of another format.
     """
 
     def __init__(self, folder: Path) -> None:
-        about = folder / "about.json"
-        if not about.exists():
-            raise FileNotFoundError(f"{folder} must hold an index; there is none: make it with alexnet index RUN STORE")
-        self.folder = folder
-        with explain_damaged_index(folder):
-            self.about: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
-        if self.about.get("format") != FORMAT:
-            raise ValueError(
-                f"index {folder} must be of format {FORMAT}; it is of {self.about.get('format')}: make it anew"
+        metadata = folder / "about.json"
+        if not metadata.exists():
+            raise FileNotFoundError(
+                f"{folder} must contain an index; there is none: build it with alexnet index RUN STORE"
             )
-        with explain_damaged_index(folder):
+        self.folder = folder
+        with _explain_damaged_index(folder):
+            self.metadata: dict[str, Any] = json.loads(metadata.read_text(encoding="utf-8"))
+        if self.metadata.get("format") != _FORMAT:
+            raise ValueError(
+                f"index {folder} must be of format {_FORMAT}; it is of {self.metadata.get('format')}: build it again"
+            )
+        with _explain_damaged_index(folder):
             self.activities: np.ndarray = np.load(folder / "activities.npy", mmap_mode="r")  # (N, width) float32
             self.labels: np.ndarray = np.load(folder / "labels.npy")
             self.names: list[str] = json.loads((folder / "names.json").read_text(encoding="utf-8"))
@@ -137,89 +164,76 @@ class Index:
         return len(self.activities)
 
     def encoder(self) -> Autoencoder:
-        """The autoencoder that makes the codes."""
+        """Return the autoencoder that makes the codes."""
         if self._encoder is None:
-            self._encoder = self._encoder_of("encoder.safetensors", 8 * self.codes.shape[1])
+            self._encoder = self._load_encoder("encoder.safetensors", 8 * self.codes.shape[1])
         return self._encoder
 
-    def _encoder_of(self, name: str, bits: int) -> Autoencoder:
+    def _load_encoder(self, name: str, bits: int) -> Autoencoder:
         net = Autoencoder(self.activities.shape[1], bits).eval()
-        with explain_damaged_index(self.folder):
+        with _explain_damaged_index(self.folder):
             net.load_state_dict(load_file(self.folder / name))
         return net
 
-    def recoded(self, bits: int, *, seed: int = 0) -> "Index":
-        """The same with codes of another length, whose autoencoder is kept beside the index's own."""
+    def with_code_length(self, bits: int, *, seed: int = 0) -> "Index":
+        """Return the same index with codes of another length; their autoencoder is trained once and saved in it."""
         other, name = copy.copy(self), f"encoder-{bits}-{seed}.safetensors"
         if not (self.folder / name).exists():
             net, _ = train_autoencoder(self.activities, bits, seed=seed)
             write_atomic(self.folder / name, save(net.state_dict()))
-        other._encoder = net = self._encoder_of(name, bits)
-        other.codes = np.concatenate([net.codes(part) for part in iter_blocks(self.activities)])
+        other._encoder = net = self._load_encoder(name, bits)
+        other.codes = np.concatenate([net.codes(block) for block in iter_blocks(self.activities)])
         return other
 
-    def search(self, activities: np.ndarray, count: int, *, codes: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest pictures: their distances and their places, nearest first, (N, count) each.
+    def search(self, queries: np.ndarray, count: int, *, codes: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Find the nearest pictures.
 
         Args:
-            activities: (N, width) float32.
-            count: How many.
-            codes: Whether to search among the codes first, and compare activities only of the candidates.
+            queries: (N, width) float32 activities.
+            count: The number of pictures for each.
+            codes: Whether to find candidates by their codes first, and compare the activities of these only.
+
+        Returns:
+            Distances (N, count) float32 and indices (N, count) int64 of the pictures, the nearest first.
 
         Raises:
-            ValueError: A count below 1 or above the number of pictures.
+            ValueError: `count` is below 1 or above the number of pictures.
         """
         require(1 <= count <= len(self), "count", f"from 1 to {len(self)}, the number of pictures", count)
         if not codes:
-            return nearest_neighbours(activities, iter_blocks(self.activities), count)
-        among = import_faiss().IndexBinaryFlat(8 * self.codes.shape[1])
-        among.add(self.codes)
-        _, candidates = among.search(self.encoder().codes(activities), min(CANDIDATES * count, len(self)))
-        distances, places = np.empty((len(activities), count), np.float32), np.empty((len(activities), count), np.int64)
-        for row, (asked, near) in enumerate(zip(activities, candidates, strict=True)):
-            near.sort()  # so that the file is read in order
-            distances[row], of_near = (
-                found[0] for found in nearest_neighbours(asked[None], [self.activities[near]], count)
-            )
-            places[row] = near[of_near]
-        return distances, places
+            return nearest_neighbours(queries, iter_blocks(self.activities), count)
+        code_index = import_faiss().IndexBinaryFlat(8 * self.codes.shape[1])
+        code_index.add(self.codes)
+        _, candidates = code_index.search(self.encoder().codes(queries), min(CANDIDATES * count, len(self)))
+        distances, indices = np.empty((len(queries), count), np.float32), np.empty((len(queries), count), np.int64)
+        for row, (query, rows) in enumerate(zip(queries, candidates, strict=True)):
+            rows.sort()  # so that the file is read in order
+            exact, order = nearest_neighbours(query[None], [self.activities[rows]], count)
+            distances[row], indices[row] = exact[0], rows[order[0]]
+        return distances, indices
 
-    def neighbours(self, distances: np.ndarray, places: np.ndarray) -> list[Neighbour]:
-        """What was found for one picture, with names and classes."""
-        classes = self.about["classes"]
+    def describe(self, distances: np.ndarray, indices: np.ndarray) -> list[Neighbour]:
+        """Return the nearest neighbours of one query, (count,) distances and indices, with names and classes."""
+        classes = self.metadata["classes"]
         return [
-            Neighbour(self.names[place], classes[self.labels[place]], float(distance))
-            for distance, place in zip(distances, places, strict=True)
+            Neighbour(self.names[index], classes[self.labels[index]], float(distance))
+            for distance, index in zip(distances, indices, strict=True)
         ]
 
 
-def nearest_neighbours(asked: np.ndarray, among: Iterable[np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Exact nearest neighbours by Euclidean distance; memory stays the same however many vectors there are.
-
-    Args:
-        asked: (N, width) float32.
-        among: Blocks of vectors (n, width), such as `blocks` makes; their places are counted through.
-        count: How many, at most as many as there are vectors.
-
-    Returns:
-        Distances and places, nearest first, (N, count) each.
-    """
-    library = import_faiss()
-    heap, start = library.ResultHeap(nq=len(asked), k=count), 0
-    asked = np.ascontiguousarray(asked, np.float32)
-    for part in among:
-        block = np.ascontiguousarray(part, np.float32)
-        distances, places = library.knn(asked, block, min(count, len(block)))
-        heap.add_result(D=distances, I=places + start)
-        start += len(block)
-    heap.finalize()
-    return np.sqrt(np.maximum(heap.D, 0)), heap.I
+@contextlib.contextmanager
+def _explain_damaged_index(folder: Path) -> Iterator[None]:
+    """Turn the error for a file that cannot be read into one that says what to do."""
+    try:
+        yield
+    except (ValueError, EOFError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = format_error(error, with_type=False, limit=100)
+        raise ValueError(
+            f"index {folder} is damaged ({reason}): build it again with alexnet index RUN STORE"
+        ) from error
 
 
-def iter_blocks(vectors: np.ndarray) -> Iterator[np.ndarray]:
-    """Vectors (N, width) in parts of a size that fits in memory."""
-    for start in range(0, len(vectors), BLOCK):
-        yield vectors[start : start + BLOCK]
+# ---- What the commands do -------------------------------------------------------------------------------------------
 
 
 def build_index(
@@ -232,60 +246,65 @@ def build_index(
     device: str | torch.device | None = None,
     progress: bool = True,
 ) -> Path:
-    """Write the activities of a set of pictures, and codes for them, to RUN/index (7.1).
+    """Write the activities of a split of pictures, and codes for them, to RUN/index (7.1).
 
     Args:
-        run: Folder that `train` made.
-        store: Folder that `prepare` made, of the same classes.
-        split: Which of its pictures.
-        bits: Length of the binary codes; the autoencoder that makes them is trained on these activities.
-        seed: Of the autoencoder.
-        device: Where the net computes; the first GPU or else the CPU by default.
-        progress: Whether to show a bar on standard error when that is a terminal.
+        run: The folder that `train` wrote.
+        store: The folder that `prepare` wrote, with the same classes.
+        split: The split.
+        bits: The length of the binary codes; the autoencoder that makes them is trained on these activities.
+        seed: The seed of the autoencoder.
+        device: The device to compute on; by default the first GPU, or the CPU if there is none.
+        progress: Whether to show a bar on standard error if that is a terminal.
 
     Returns:
-        The folder.
+        The folder of the index.
 
     Raises:
-        FileNotFoundError: No trained net, or no store.
-        ValueError: Another set of classes or size of pictures; no such split; bits that are no multiple of 8.
+        FileNotFoundError: The run has no trained net, or there is no store.
+        ValueError: The store has other classes or another size of pictures, or no such split; `bits` is not a multiple
+            of 8.
     """
     require(bits >= 8 and bits % 8 == 0, "bits", "a multiple of 8", bits)
-    found = load_best(Path(run))
-    of_store = Store(store)
-    check_run_fits_store(found, of_store)
-    of = of_store.split(split)
-    folder, beside = Path(run) / "index", Path(run) / "index.part"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    activities = write_activities(beside / "activities.npy", Features(found, device), of, progress)
+    checkpoint, opened = load_best(Path(run)), Store(store)
+    check_run_fits_store(checkpoint, opened)
+    pictures = opened.split(split)
+    folder, unfinished = Path(run) / "index", Path(run) / "index.part"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    activities = write_activities(unfinished / "activities.npy", Features(checkpoint, device), pictures, progress)
     net, fit = train_autoencoder(activities, bits, seed=seed)
-    np.save(beside / "codes.npy", np.concatenate([net.codes(part) for part in iter_blocks(activities)]))
-    save_file(net.state_dict(), beside / "encoder.safetensors")
-    np.save(beside / "labels.npy", of.labels.astype(np.int32))
-    (beside / "names.json").write_text(json.dumps([of.picture_name(i) for i in range(len(of))]), encoding="utf-8")
-    about = {
-        "format": FORMAT,
-        "store": str(of_store.path.resolve()),
+    np.save(unfinished / "codes.npy", np.concatenate([net.codes(block) for block in iter_blocks(activities)]))
+    save_file(net.state_dict(), unfinished / "encoder.safetensors")
+    np.save(unfinished / "labels.npy", pictures.labels.astype(np.int32))
+    names = [pictures.picture_name(index) for index in range(len(pictures))]
+    (unfinished / "names.json").write_text(json.dumps(names), encoding="utf-8")
+    metadata = {
+        "format": _FORMAT,
+        "store": str(opened.path.resolve()),
         "split": split,
-        "step": found.state.step,
-        "classes": of_store.classes,
+        "step": checkpoint.state.step,
+        "classes": opened.classes,
         "bits": bits,
         "seed": seed,
         "autoencoder": asdict(fit),
     }
-    (beside / "about.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+    (unfinished / "about.json").write_text(json.dumps(metadata, indent=1), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
-    return beside.rename(folder)
+    return unfinished.rename(folder)
 
 
 def write_activities(path: Path, features: Features, split: Split, progress: bool = False) -> np.ndarray:
-    """The activities of a whole split in a NumPy file, (N, width) float32, mapped; written batch by batch."""
+    """Write the activities of a split to a NumPy file, batch by batch, and return them memory-mapped.
+
+    Returns:
+        (N, width) float32.
+    """
     shape = (len(split), features.width)
     file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     with tqdm(total=len(split), unit="picture", leave=False, disable=None if progress else True) as bar:
-        for start in range(0, len(split), BATCH):
-            stop = min(start + BATCH, len(split))
+        for start in range(0, len(split), _BATCH):
+            stop = min(start + _BATCH, len(split))
             file[start:stop] = features([split.image(i) for i in range(start, stop)])
             bar.update(stop - start)
     file.flush()
@@ -301,42 +320,42 @@ def find_similar(
     device: str | torch.device | None = None,
     unreadable: dict[int, Exception] | None = None,
 ) -> list[list[Neighbour]]:
-    """The pictures of RUN/index that look most like others to the net (7.1, Figure 4 right).
+    """Find the pictures of RUN/index whose activities are nearest to those of other pictures (7.1, Figure 4 right).
 
     Args:
-        run: Folder that `index` worked on.
-        pictures: Files.
-        count: How many for each.
-        codes: Whether to search by the binary codes, and rank what they find by the activities.
-        device: Where the net computes; the first GPU or else the CPU by default.
-        unreadable: Where given, files that are no pictures do not end the search: their places in `pictures` are put
-            here, with the reason.
+        run: The folder of a run that has an index.
+        pictures: The files of the pictures to compare with.
+        count: The number of pictures to find for each.
+        codes: Whether to find candidates by the binary codes, and rank these by the activities.
+        device: The device to compute on; by default the first GPU, or the CPU if there is none.
+        unreadable: If it is given, a file that is not a picture does not end the search: its position in `pictures` and
+            the error are added to it.
 
     Returns:
-        For each picture its neighbours, nearest first; none for one that cannot be read.
+        For each picture its neighbours, the nearest first; an empty list if it cannot be read.
 
     Raises:
-        FileNotFoundError: No index, or no such file.
-        ValueError: A file that is no picture, or a count out of range.
+        FileNotFoundError: There is no index, or no such file.
+        ValueError: A file is not a picture, the index is of another net, or `count` is out of range.
     """
-    of, found = Index(Path(run) / "index"), load_best(Path(run))
-    if of.about["step"] != found.state.step:
+    index, checkpoint = Index(Path(run) / "index"), load_best(Path(run))
+    if index.metadata["step"] != checkpoint.state.step:
         raise ValueError(
-            f"index of run {run} must be of its net after step {found.state.step}; it is of step "
-            f"{of.about['step']}: make it anew with alexnet index {run} STORE"
+            f"the index of run {run} must be of its net after step {checkpoint.state.step}; it is of step "
+            f"{index.metadata['step']}: build it again with alexnet index {run} STORE"
         )
-    features = Features(found, device)
+    features = Features(checkpoint, device)
     squares: dict[int, np.ndarray] = {}
-    for place, picture in enumerate(pictures):
+    for position, picture in enumerate(pictures):
         try:
-            squares[place] = read_image(picture, features.recipe.store_size)
+            squares[position] = read_image(picture, features.recipe.store_size)
         except (ValueError, OSError) as error:
             if unreadable is None:
                 raise
-            unreadable[place] = error
-    near: list[list[Neighbour]] = [[] for _ in pictures]
+            unreadable[position] = error
+    neighbours: list[list[Neighbour]] = [[] for _ in pictures]
     if squares:
-        distances, places = of.search(features(list(squares.values())), count, codes=codes)
-        for place, *one in zip(squares, distances, places, strict=True):
-            near[place] = of.neighbours(*one)
-    return near
+        rows = index.search(features(list(squares.values())), count, codes=codes)
+        for position, distances, indices in zip(squares, *rows, strict=True):
+            neighbours[position] = index.describe(distances, indices)
+    return neighbours

@@ -1,4 +1,4 @@
-"""What a run tells of its training: its recipe, the facts of its start, and its losses and errors (metrics.jsonl)."""
+"""The history of a run: its recipe, its settings at the start, and its losses and errors from metrics.jsonl."""
 
 import json
 import math
@@ -11,13 +11,13 @@ from alexnet.recipe import Recipe
 
 @dataclass(frozen=True)
 class RunHistory:
-    """A training so far.
+    """The recipe and the metrics of a run so far.
 
     Args:
-        recipe: What it does.
-        start: The facts of its first line: store, pictures, device and so on.
-        steps: Lines of losses within the epochs, by step: step, rate, loss.
-        epochs: A line per epoch, by epoch; see `alexnet.training.metrics.epoch_metrics`.
+        recipe: The recipe of the run.
+        start: The first line of metrics.jsonl: store, number of pictures, device and so on.
+        steps: The lines of event "step", in order: step, rate, loss.
+        epochs: The lines of event "epoch", in order; see `alexnet.training.metrics.epoch_metrics`.
     """
 
     recipe: Recipe
@@ -25,43 +25,40 @@ class RunHistory:
     steps: list[dict[str, Any]]
     epochs: list[dict[str, Any]]
 
-    def place(self, line: dict[str, Any]) -> float:
-        """How many epochs were done at a line; runs of version 0.1 counted only steps."""
-        per_epoch = math.ceil(int(self.start["train_pictures"]) / self.recipe.batch_size)
-        return float(line.get("epoch", line["step"] / per_epoch))
+    def epoch_of(self, line: dict[str, Any]) -> float:
+        """Return the number of epochs that were done when a line was written."""
+        # Version 0.1 wrote the step only.
+        steps_per_epoch = math.ceil(int(self.start["train_pictures"]) / self.recipe.batch_size)
+        return float(line.get("epoch", line["step"] / steps_per_epoch))
 
     @classmethod
     def read(cls, run: Path) -> "RunHistory":
-        """Read RUN/recipe.json and RUN/metrics.jsonl, while that is being written too.
+        """Read RUN/recipe.json and RUN/metrics.jsonl; the run may be in the middle of its training.
 
-        A training that was killed and went on may repeat a step or an epoch: its last account counts. The line that
-        is being written at this moment is left out.
+        A training that was killed and resumed may write a step or an epoch twice: the last line counts. A line that is
+        not complete yet is left out.
 
         Raises:
             FileNotFoundError: There is no recipe.json or no metrics.jsonl.
-            ValueError: A line is no event, or the first one is missing.
+            ValueError: A line is not an event, or the start event is missing.
         """
         path = run / "metrics.jsonl"
-        for needed in (run / "recipe.json", path):
-            if not needed.exists():
+        for file in (run / "recipe.json", path):
+            if not file.exists():
                 raise FileNotFoundError(
-                    f"run {run} must hold {needed.name}; there is none: start it with `alexnet train`"
+                    f"run {run} must have a {file.name}; there is none: start the run with `alexnet train`"
                 )
         start: dict[str, Any] = {}
         steps: dict[int, dict[str, Any]] = {}
         epochs: dict[int, dict[str, Any]] = {}
-        whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-        for number, text in enumerate(whole.splitlines(), 1):
-            try:
-                line = json.loads(text)
-                event = line["event"]
-            except (json.JSONDecodeError, TypeError, KeyError) as error:
-                raise ValueError(f"{path}, line {number} must be an event; got {text[:60]!r}: remove it") from error
-            if event == "start":
+        complete_lines, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+        for number, text in enumerate(complete_lines.splitlines(), 1):
+            line = _parse_line(path, number, text)
+            if line["event"] == "start":
                 start = line
-            elif event == "step":
+            elif line["event"] == "step":
                 steps[line["step"]] = line
-            elif event == "epoch":
+            elif line["event"] == "epoch":
                 epochs[line["epoch"]] = line
         if not start:
             raise ValueError(
@@ -69,3 +66,12 @@ class RunHistory:
             )
         recipe = Recipe.from_json((run / "recipe.json").read_text(encoding="utf-8"))
         return cls(recipe, start, [steps[n] for n in sorted(steps)], [epochs[n] for n in sorted(epochs)])
+
+
+def _parse_line(path: Path, number: int, text: str) -> dict[str, Any]:
+    try:
+        line: dict[str, Any] = json.loads(text)
+        line["event"]
+    except (json.JSONDecodeError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}, line {number} must be an event; got {text[:60]!r}: remove it") from error
+    return line

@@ -345,5 +345,5 @@ def test_a_local_first_layer_has_no_kernels_to_show(store: Path, tmp_path: Path)
     net = replace(local_net(), conv1=conv1, conv3=None, conv4=None, normalise=None)
     recipe = Recipe(net=net, store_size=32, batch_size=24, epochs=1)
     train(store, tmp_path / "run", recipe, device="cpu", progress=False)
-    assert report.first_kernels(load_best(tmp_path / "run")) is None
+    assert report.first_layer_kernels(load_best(tmp_path / "run")) is None
     assert "GPU 1" not in report.report(tmp_path / "run", store, progress=False).read_text(encoding="utf-8")

@@ -13,7 +13,8 @@ from PIL import Image
 
 from alexnet.recipe import Recipe
 from alexnet.results import figures
-from alexnet.results.figures import DARK, LIGHT, Example
+from alexnet.results.examples import Example
+from alexnet.results.figures import DARK, LIGHT
 from alexnet.results.run_history import RunHistory
 
 START = {"event": "start", "train_pictures": 100, "classes": 10, "store": "somewhere"}
@@ -47,8 +48,8 @@ def test_a_history_is_read_in_order(tmp_path: Path) -> None:
     assert history.start == START
     assert [line["step"] for line in history.steps] == [5, 15]
     assert [line["epoch"] for line in history.epochs] == [1, 2]
-    assert history.place({"step": 18}) == 1.5  # 100 pictures in batches of 9: 12 steps
-    assert history.place({"step": 18, "epoch": 1.25}) == 1.25
+    assert history.epoch_of({"step": 18}) == 1.5  # 100 pictures in batches of 9: 12 steps
+    assert history.epoch_of({"step": 18, "epoch": 1.25}) == 1.25
 
 
 def test_of_what_was_done_twice_after_a_kill_the_last_counts(tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_a_damaged_line_is_named(tmp_path: Path, end: str, what: str) -> None:
 
 
 def test_no_run_and_a_run_without_a_beginning(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"must hold recipe\.json"):
+    with pytest.raises(FileNotFoundError, match=r"must have a recipe\.json"):
         RunHistory.read(tmp_path)
     with pytest.raises(ValueError, match="must begin with a line of event"):
         RunHistory.read(write_run(tmp_path, epoch(1)))
@@ -78,27 +79,27 @@ def test_no_run_and_a_run_without_a_beginning(tmp_path: Path) -> None:
 
 def test_the_curves_show_the_metrics(tmp_path: Path) -> None:
     history = RunHistory.read(write_run(tmp_path, START, step(6), epoch(1), step(18), epoch(2)))
-    error = data(figures.curve("error", history))
+    error = data(figures.draw_curve("error", history))
     assert error["training"] == ([0.5, 1.5], [0.9, 0.45])  # means over an epoch, at its middle
     assert error["validation"] == ([1, 2], [0.8, 0.4])
     assert error["validation, top-5"] == ([1, 2], [0.2, 0.2])
-    loss = data(figures.curve("loss", history))
+    loss = data(figures.draw_curve("loss", history))
     assert ([0.5, 1.5], [0.5, 3.0 / 18]) in loss.values()  # by the steps: 12 in an epoch
     assert loss["training"] == ([0.5, 1.5], [2.0, 1.0])
     assert loss["validation"] == ([1, 2], [1.9, 1.9])
-    rate = figures.curve("rate", history).axes[0]
+    rate = figures.draw_curve("rate", history).axes[0]
     assert rate.get_yscale() == "log"
     assert list(rate.get_lines()[0].get_ydata()) == [0.01, 0.01]
 
 
 def test_of_few_classes_there_is_no_top5_curve(tmp_path: Path) -> None:
     history = RunHistory.read(write_run(tmp_path, START | {"classes": 5}, epoch(1)))
-    assert list(data(figures.curve("error", history))) == ["training", "validation"]
+    assert list(data(figures.draw_curve("error", history))) == ["training", "validation"]
 
 
 @pytest.mark.parametrize("lines", [(), (step(5),), (epoch(1),), (epoch(1, rate=0.0), step(14, rate=0.0))])
 def test_curves_of_a_training_that_has_hardly_begun(tmp_path: Path, lines: tuple[dict[str, Any], ...]) -> None:
-    figure = figures.curves(RunHistory.read(write_run(tmp_path, START, *lines)))
+    figure = figures.draw_curves(RunHistory.read(write_run(tmp_path, START, *lines)))
     image = Image.open(io.BytesIO(figures.to_png(figure)))
     assert image.format == "PNG"
     assert image.width > 3 * image.height
@@ -124,8 +125,8 @@ def test_a_kernel_of_one_value_is_drawn_too() -> None:
 
 def test_towers_are_labelled_as_the_papers_gpus() -> None:
     weights = np.random.default_rng(0).normal(size=(8, 3, 7, 7))
-    assert [axes.get_ylabel() for axes in figures.kernels(weights, 2).axes] == ["GPU 1", "GPU 2"]
-    assert [axes.get_ylabel() for axes in figures.kernels(weights, 1).axes] == [""]
+    assert [axes.get_ylabel() for axes in figures.draw_kernels(weights, 2).axes] == ["GPU 1", "GPU 2"]
+    assert [axes.get_ylabel() for axes in figures.draw_kernels(weights, 1).axes] == [""]
 
 
 def example(correct: str, *guesses: tuple[str, float]) -> Example:
@@ -134,17 +135,17 @@ def example(correct: str, *guesses: tuple[str, float]) -> Example:
 
 def test_the_correct_class_has_the_red_bar() -> None:
     shown = [example("cat", ("dog", 0.6), ("cat", 0.3), ("cow", 0.1)), example("owl", ("dog", 0.9), ("cat", 0.1))]
-    figure = figures.guesses(shown, DARK)
+    figure = figures.draw_guesses(shown, DARK)
     first, second = figure.axes[1], figure.axes[3]
     assert [bar.get_width() for bar in first.patches] == [0.6, 0.3, 0.1]
-    assert [to_hex(bar.get_facecolor()) for bar in first.patches] == [DARK.bar, DARK.right, DARK.bar]
-    assert DARK.right not in [to_hex(bar.get_facecolor()) for bar in second.patches]
+    assert [to_hex(bar.get_facecolor()) for bar in first.patches] == [DARK.bar, DARK.correct_bar, DARK.bar]
+    assert DARK.correct_bar not in [to_hex(bar.get_facecolor()) for bar in second.patches]
     assert [text.get_text() for text in first.texts] == ["dog", "cat", "cow"]
     assert figure.axes[0].get_xlabel() == "cat"
 
 
 def test_any_name_can_be_drawn() -> None:
     names = ["$x_", "猫", "<b>&", "кошка", "a name much too long to be written whole in a figure"]
-    figure = figures.guesses([example(name, (name, 1.0)) for name in names], LIGHT)
+    figure = figures.draw_guesses([example(name, (name, 1.0)) for name in names], LIGHT)
     assert figures.to_png(figure).startswith(b"\x89PNG")
     assert [axes.get_xlabel() for axes in figure.axes[::2]] == [*names[:4], "a name much too long to be …"]

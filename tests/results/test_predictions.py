@@ -93,32 +93,32 @@ def test_weights_are_chosen_on_one_part_and_measured_on_another(
 def test_what_does_not_fit_is_refused(runs: list[Path], pictures: Path, store: Path, tmp_path: Path) -> None:
     evaluate(runs[0], pictures, save=tmp_path / "kept")
     for arguments, message in (
-        ({"store": store}, "it is of others: save"),
-        ({"split": "test"}, "must hold predictions for 'test'; it has val: save them with --split test$"),
+        ({"store": store}, "it is for others: save"),
+        ({"split": "test"}, "must contain predictions for 'test'; it has val: save them with --split test$"),
         (
             {"split": "val", "weights_on": "test"},
-            "must hold predictions for 'test'; it has val: save them with --split val --weights-on test$",
+            "must contain predictions for 'test'; it has val: save them with --split val --weights-on test$",
         ),
-        ({"views": 10}, "must be of 10 views, as asked for; it is of 1"),
-        ({"weights_on": "val"}, "weights_on must be another part than the one measured on; got 'val' for both"),
+        ({"views": 10}, "must be from 10 views, as asked for; it is from 1"),
+        ({"weights_on": "val"}, "weights_on must be another split than the one that is evaluated; got 'val' for both"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(tmp_path / "kept", **({"store": pictures} | arguments))  # type: ignore[arg-type]
     other = replace(Predictions.load(tmp_path / "kept"), classes=("a", "b", "c"))
     other.save(tmp_path / "other")
-    with pytest.raises(ValueError, match="must know the classes of store"):
+    with pytest.raises(ValueError, match="must have the classes of store"):
         evaluate(tmp_path / "other", pictures)
     kept = Predictions.load(tmp_path / "kept")
     kept.probabilities["val"][0, 0] = torch.nan
     kept.save(tmp_path / "nan")
-    with pytest.raises(ValueError, match="not all of its probabilities are numbers"):
+    with pytest.raises(ValueError, match="not all of its probabilities are finite numbers"):
         evaluate(tmp_path / "nan", pictures)
-    with pytest.raises(FileNotFoundError, match="must be in a folder that there is"):
+    with pytest.raises(FileNotFoundError, match=r"no such folder .*: create it first"):
         evaluate(tmp_path / "kept", pictures, save=tmp_path / "nowhere" / "kept")
     (tmp_path / "text").write_text("no predictions")
-    with pytest.raises(ValueError, match="must hold predictions, as `alexnet evaluate --save` writes them"):
+    with pytest.raises(ValueError, match="must contain predictions written by `alexnet evaluate --save`"):
         evaluate(tmp_path / "text", pictures)
-    with pytest.raises(ValueError, match="must hold predictions, as"):  # a checkpoint is no predictions
+    with pytest.raises(ValueError, match="must contain predictions"):  # a checkpoint is no predictions
         evaluate(next((runs[0] / "checkpoints").iterdir()), pictures)
 
 
@@ -168,10 +168,10 @@ def test_a_submission_is_the_averaged_guesses_by_the_contest_s_numbers(
     ("spoil", "message"),
     [
         ("gap", "numbered from 1 without a gap; number 3 is missing"),
-        ("empty", "it holds none"),
+        ("empty", "it has none"),
         ("ids", "'discs' is missing"),
         ("text", "not a readable picture"),
-        ("few", "at least 5 classes, of which so many are guessed; got 3"),
+        ("few", "at least 5 classes, since so many are guessed; got 3"),
     ],
 )
 def test_a_submission_that_cannot_be_is_refused(

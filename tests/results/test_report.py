@@ -16,7 +16,10 @@ from alexnet.data.store.store import Store
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES, recipe_named
 from alexnet.results import report, report_html
+from alexnet.results.confusion import class_results, confusion_matrix, frequent_confusions
 from alexnet.results.evaluate import evaluate
+from alexnet.results.examples import balanced_sample, confident_mistakes
+from alexnet.results.report_html import ReportData, render_report
 from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import load_best
 from alexnet.training.error_rates import ErrorRates
@@ -94,7 +97,7 @@ def test_the_page_stands_by_itself_and_says_what_evaluate_says(odd: tuple[Path, 
     assert f"{ten['log_prob']:.3f} mean \N{MINUS SIGN}log p" in found.text
     assert "GPU 1" in found.text
     assert "GPU 2" in found.text
-    assert "says nothing of 3 classes" in found.text
+    assert "meaningless for 3 classes" in found.text
     assert "The epoch was chosen by the error on these same pictures" in found.text
     assert list(odd[0].glob(".*")) == []
 
@@ -103,16 +106,16 @@ def test_a_training_that_is_under_way(run: Path, odd: tuple[Path, Path]) -> None
     lines = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:30])
     text = Page(report.report(run, odd[1], progress=False).read_text(encoding="utf-8")).text
-    assert "Training has done 1 of at most 2 epochs" in text
+    assert "Training has finished 1 of at most 2 epochs" in text
 
 
 def test_before_the_end_of_the_first_epoch_and_on_the_training_pictures(run: Path, odd: tuple[Path, Path]) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text(lines[0] + "\n")
     text = Page(report.report(run, odd[1], split="train", progress=False).read_text(encoding="utf-8")).text
-    assert "the “train” part of the store" in text
+    assert "all pictures of the split “train”" in text
     assert "The epoch was chosen" not in text
-    assert "Training has done 0 of at most 2 epochs" in text
+    assert "Training has finished 0 of at most 2 epochs" in text
 
 
 def test_a_net_that_sees_whole_pictures_has_one_view(store: Path, tmp_path: Path) -> None:
@@ -127,20 +130,19 @@ def test_many_classes_and_no_convolution(odd: tuple[Path, Path]) -> None:
     classes = tuple(f"class {number}" for number in range(20))
     confusion = np.diag(np.arange(20))
     confusion[7, 3] = 5
-    text = Page(
-        report_html.render(
-            run="r",
-            history=RunHistory.read(odd[0]),
-            found=replace(load_best(odd[0]), classes=classes),
-            split="test",
-            chosen_here=False,
-            results={1: ErrorRates(195, 5 / 195, 0.0123, 0.5)},
-            kernels=None,
-            guesses=[],
-            mistakes=[],
-            confusion=confusion,
-        )
-    ).text
+    data = ReportData(
+        run="r",
+        history=RunHistory.read(odd[0]),
+        checkpoint=replace(load_best(odd[0]), classes=classes),
+        split="test",
+        chosen_on_split=False,
+        results={1: ErrorRates(195, 5 / 195, 0.0123, 0.5)},
+        kernels=None,
+        guesses=[],
+        mistakes=[],
+        confusion=confusion,
+    )
+    text = Page(render_report(data)).text
     assert "2.6% top-1 error" in text
     assert "1.2% top-5 error" in text
     assert "class 7 12 41.7% class 3 (5 of 5)" in text
@@ -163,32 +165,32 @@ def test_the_store_a_run_was_trained_on(run: Path, odd: tuple[Path, Path]) -> No
 
 
 def test_a_store_of_other_classes_is_refused(odd: tuple[Path, Path], store: Path) -> None:
-    with pytest.raises(ValueError, match="must know the same classes"):
+    with pytest.raises(ValueError, match="must have the same classes"):
         report.report(odd[0], store)
 
 
 def test_the_pictures_shown_are_of_as_many_classes_as_can_be() -> None:
     labels = np.array([0] * 50 + [1] * 3 + [2] * 2)
-    chosen = report.balanced_sample(labels, 8, seed=0)
+    chosen = balanced_sample(labels, 8, seed=0)
     assert sorted(labels[chosen[:3]]) == [0, 1, 2]
     assert np.bincount(labels[chosen]).tolist() == [3, 3, 2]
     assert len(set(chosen.tolist())) == 8
-    assert (report.balanced_sample(labels, 8, seed=0) == chosen).all()
-    assert len(report.balanced_sample(labels[:4], 8, seed=0)) == 4
+    assert (balanced_sample(labels, 8, seed=0) == chosen).all()
+    assert len(balanced_sample(labels[:4], 8, seed=0)) == 4
 
 
 def test_the_most_confident_mistakes_come_first() -> None:
     chances = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.45, 0.55]])
-    assert report.confident_mistakes(chances, np.array([0, 1, 0, 0]), 2).tolist() == [2, 1]
-    assert report.confident_mistakes(chances, np.array([0, 0, 1, 1]), 2).tolist() == []
+    assert confident_mistakes(chances, np.array([0, 1, 0, 0]), 2).tolist() == [2, 1]
+    assert confident_mistakes(chances, np.array([0, 0, 1, 1]), 2).tolist() == []
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))
 def test_confusions_are_counted(answers: list[tuple[int, int]]) -> None:
     labels, guessed = np.array(answers).T
-    confusion = report.confusions(guessed, labels, 4)
+    confusion = confusion_matrix(guessed, labels, 4)
     assert all(confusion[i, j] == answers.count((i, j)) for i in range(4) for j in range(4))
-    results = report_html.class_results("abcd", confusion)
+    results = class_results("abcd", confusion)
     assert [r.error for r in results] == sorted((r.error for r in results), reverse=True)
     assert {r.name for r in results} == {"abcd"[i] for i in labels}
     for r in results:
@@ -198,7 +200,7 @@ def test_confusions_are_counted(answers: list[tuple[int, int]]) -> None:
         if r.wrong:
             assert r.times == own.count("abcd".index(r.taken_for)) > 0
             assert r.taken_for != r.name
-    assert sum(times for *_, times, _ in report_html.pairs("abcd", confusion)) == sum(r.wrong for r in results)
+    assert sum(times for *_, times, _ in frequent_confusions("abcd", confusion)) == sum(r.wrong for r in results)
 
 
 def test_differences_from_the_paper() -> None:
@@ -225,7 +227,7 @@ def test_a_recipe_is_known_by_name_whatever_its_seed(name: str) -> None:
     ("seconds", "text"), [(3.4, "3 s"), (125, "2 min 5 s"), (7290, "2 h 1 min"), (500_000, "5 d 18 h")]
 )
 def test_times_are_told_in_two_units(seconds: float, text: str) -> None:
-    assert report_html.duration(seconds) == text
+    assert report_html.format_duration(seconds) == text
 
 
 def test_pictures_are_kept_small(odd: tuple[Path, Path]) -> None:

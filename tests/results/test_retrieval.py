@@ -143,7 +143,7 @@ def test_the_commands(run: Path, store: Path, tmp_path: Path, capsys: pytest.Cap
         (["similar", "{run}", "{picture}", "--count", "0"], "count must be from 1 to"),
         (["similar", "{run}", "{picture}", "--count", "100000"], "count must be from 1 to"),
         (["similar", "{run}", "nowhere.png"], "nowhere.png"),
-        (["similar", "{empty}", "{picture}"], "must hold an index; there is none"),
+        (["similar", "{empty}", "{picture}"], "must contain an index; there is none"),
         (["index", "{run}", "{store}", "--bits", "12"], "bits must be a multiple of 8; got 12"),
         (["index", "{run}", "{store}", "--split", "dev"], "no split 'dev'"),
         (["index", "{empty}", "{store}"], "must hold a trained net"),
@@ -166,13 +166,13 @@ def test_an_index_of_an_older_net_is_refused(run: Path, store: Path, tmp_path: P
     about = json.loads((copy / "index" / "about.json").read_text())
     (copy / "index" / "about.json").write_text(json.dumps(about | {"step": 3}))
     Image.fromarray(Store(store).split("train").image(0)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"must be of its net after step \d+; it is of step 3: make it anew"):
+    with pytest.raises(ValueError, match=r"must be of its net after step \d+; it is of step 3: build it again"):
         find_similar(copy, [tmp_path / "a.png"])
 
 
 def test_an_index_of_another_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "about.json").write_text('{"format": 99}')
-    with pytest.raises(ValueError, match="must be of format 1; it is of 99: make it anew"):
+    with pytest.raises(ValueError, match="must be of format 1; it is of 99: build it again"):
         Index(tmp_path)
 
 
@@ -180,7 +180,7 @@ def test_an_index_of_another_format_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_index_says_what_to_do(run: Path, tmp_path: Path, name: str) -> None:
     folder = shutil.copytree(run / "index", tmp_path / "index")
     (folder / name).write_bytes((folder / name).read_bytes()[:7])
-    with pytest.raises(ValueError, match=r"index .* is damaged .*: make it anew with alexnet index RUN STORE"):
+    with pytest.raises(ValueError, match=r"index .* is damaged .*: build it again with alexnet index RUN STORE"):
         Index(folder)
 
 
@@ -192,10 +192,10 @@ def test_a_damaged_encoder_says_what_to_do(run: Path, tmp_path: Path) -> None:
 
 
 def test_codes_of_another_length_are_kept(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = Index(run / "index").recoded(16)
+    first = Index(run / "index").with_code_length(16)
     assert first.codes.shape == (len(first), 2)
     monkeypatch.setattr(retrieval, "train_autoencoder", None)  # so that training again would fail
-    assert (Index(run / "index").recoded(16).codes == first.codes).all()
+    assert (Index(run / "index").with_code_length(16).codes == first.codes).all()
 
 
 def test_the_benchmark_measures_real_and_made_up_vectors(
