@@ -4,25 +4,22 @@ A shard is complete if its record is there. The records are the only truth about
 killed loses at most one shard, and any number of processes may go on.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
-
-from safetensors.numpy import save as safetensors_bytes
 
 from alexnet.data.prepare.failures import FailureLimit
 from alexnet.data.prepare.plan import Plan
 from alexnet.data.prepare.record import RECORD_NAME, read_skipped_count
 from alexnet.data.prepare.writer import clean_up
 from alexnet.data.store.format import (
-    METADATA_KEY,
     OFFSETS_FILE,
     PROGRESS_FILE,
     SHARD_NAME,
     SKIPPED_FILE,
     STATISTICS_FILE,
     read_safetensors,
+    safetensors_bytes,
 )
 from alexnet.utils.files import write_atomic
 
@@ -103,8 +100,7 @@ def _start(plan: Plan, names: set[str]) -> None:
         raise ValueError(
             f"{plan.store}: contains {min(names)!r} but no {PROGRESS_FILE}; remove the folder and prepare again"
         )
-    metadata = {METADATA_KEY: json.dumps(plan.progress_metadata, ensure_ascii=False)}
-    write_atomic(plan.store / PROGRESS_FILE, bytes(safetensors_bytes({}, metadata=metadata)))
+    write_atomic(plan.store / PROGRESS_FILE, safetensors_bytes({}, plan.progress_metadata))
 
 
 def _check_complete_store(plan: Plan) -> None:
