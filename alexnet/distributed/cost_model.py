@@ -1,4 +1,4 @@
-"""What a training step sends from process to process, counted on paper (section 4.2)."""
+"""The bytes that a training step sends between processes, computed from the net's layers (section 4.2)."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,51 +7,51 @@ from alexnet.architecture import Net
 from alexnet.checked import require
 
 SCHEMES = ("data", "towers", "hybrid")
-GRADIENT_BYTES = 4  # of a weight's gradient: weights are float32 whatever the precision of the activities
-# Of a picture in the softmax: each part's greatest output and whose it is (float64), given to all; then the sum of the
-# exponentials, the correct class's output and the sum of the outputs (float32), added over all.
-SOFTMAX_GATHERED, SOFTMAX_ADDED = 2 * 8, 3 * 4
+_GRADIENT_BYTES = 4  # of one weight: weights are float32, whatever the precision of the activations
+# For each picture of the softmax: a shard's greatest logit and its class (float64), gathered; then the sum of the
+# exponentials, the label's logit and the sum of the logits (float32), all-reduced.
+_SOFTMAX_GATHERED, _SOFTMAX_REDUCED = 2 * 8, 3 * 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
     """The bytes that the busiest process sends for one layer in one training step.
 
-    Gathering, its reverse and averaging are counted as a ring of n processes sends them: a part that the others need
-    n - 1 times, what is averaged 2 (n - 1) / n times.
+    The collectives are those of a ring of n processes: an all-gather or its backward pass sends a shard n - 1 times, an
+    all-reduce sends 2 (n - 1) / n times the bytes of a tensor.
 
     Args:
-        layer: Its name in `Net.layers`, or "softmax".
-        forward: Activities gathered before it; of the softmax, its five numbers a picture.
-        backward: Those activities' gradients, on their way back to where the activities came from.
-        weights: Its weights' and biases' gradients, averaged.
+        layer: The layer's name in `Net.layers`, or "softmax".
+        forward: The activations that are gathered before the layer; for the softmax, its five numbers for each picture.
+        backward: The gradients of these activations.
+        gradients: The gradients of the layer's weights and biases, which are averaged.
     """
 
     layer: str
     forward: int
     backward: int
-    weights: int
+    gradients: int
 
     @property
     def total(self) -> int:
-        """All three, in bytes."""
-        return self.forward + self.backward + self.weights
+        """The sum of all three, in bytes."""
+        return self.forward + self.backward + self.gradients
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a scheme spreads a net over processes.
+    """How a scheme shards a net over processes.
 
     Args:
-        scheme: "data": each process has the whole net and a part of the pictures. "towers": groups of `Net.towers`
-            processes share the pictures of a group; each has one tower and as large a part of the fully connected
-            layers (4.2). "hybrid": the convolutions as "data"; of the fully connected layers each process has a part,
-            through which it takes all pictures (Krizhevsky 2014).
-        processes: Their number.
-        towers: Of the net.
+        scheme: "data": each process has the full net and a shard of the pictures. "towers": groups of `Net.towers`
+            processes share the pictures of a group; each process has one tower, and a shard of the fully connected
+            layers (4.2). "hybrid": the convolutions as for "data"; each process has a shard of the fully connected
+            layers, for the pictures of all processes (Krizhevsky 2014).
+        processes: The number of processes.
+        towers: The number of towers of the net.
 
     Raises:
-        ValueError: No such scheme, or it fits neither net nor processes.
+        ValueError: There is no such scheme, or it does not suit the net or the number of processes.
     """
 
     scheme: str
@@ -63,22 +63,23 @@ class Layout:
         require(self.processes >= 1, "processes", "a whole number of at least 1", self.processes)
         if self.scheme == "towers":
             require(self.towers > 1, "net.towers", 'at least 2 for scheme "towers" (try "data")', self.towers)
-            whole = self.processes % self.towers == 0
-            require(whole, "processes", f'a multiple of net.towers {self.towers} for scheme "towers"', self.processes)
+            divisible = self.processes % self.towers == 0
+            rule = f'a multiple of net.towers {self.towers} for scheme "towers"'
+            require(divisible, "processes", rule, self.processes)
 
     @property
-    def conv_parts(self) -> int:
-        """Processes over which a convolution's maps are spread."""
+    def conv_shards(self) -> int:
+        """The number of processes that share the feature maps of a convolution."""
         return self.towers if self.scheme == "towers" else 1
 
     @property
-    def full_parts(self) -> int:
-        """Processes over which a fully connected layer's units are spread."""
+    def full_shards(self) -> int:
+        """The number of processes that share the units of a fully connected layer."""
         return {"data": 1, "towers": self.towers, "hybrid": self.processes}[self.scheme]
 
-    def parts(self, layer: "LayerSize") -> int:
-        """Processes over which a layer's maps or units are spread."""
-        return self.full_parts if layer.full else self.conv_parts
+    def shards(self, layer: "LayerSize") -> int:
+        """Return the number of processes that share the feature maps or units of a layer."""
+        return self.full_shards if layer.full else self.conv_shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,106 +87,134 @@ class LayerSize:
     """The sizes of a layer with weights (4.5).
 
     Args:
-        name: As in `Net.layers`.
-        full: Whether it is fully connected.
-        units: Its maps or units.
-        kernel: Weights of one map or unit at one place, without the bias.
-        places: Places that a kernel is applied at.
-        kernels: Different kernels of a map: 1, or one for each place (`Conv.shared`).
-        read: Maps or units of the layer before; 3 for the picture's channels.
-        area: Places of each of those, after pooling.
-        meets: Whether it reads what other towers made, the picture apart.
+        name: The layer's name in `Net.layers`.
+        full: Whether the layer is fully connected.
+        units: The number of feature maps or units.
+        fan_in: The number of weights of one output, without the bias.
+        positions: The number of outputs of a feature map.
+        filters_per_map: 1, or one for each position (`Conv.shared`).
+        inputs: The number of feature maps or units of the layer before; 3 for the channels of the picture.
+        input_area: The number of positions of each of those, after pooling.
+        reads_all_towers: Whether the layer reads what other towers have computed.
     """
 
     name: str
     full: bool
     units: int
-    kernel: int
-    places: int
-    kernels: int
-    read: int
-    area: int
-    meets: bool
+    fan_in: int
+    positions: int
+    filters_per_map: int
+    inputs: int
+    input_area: int
+    reads_all_towers: bool
 
     @property
-    def unit_parameters(self) -> int:
-        """Weights and biases of one map or unit."""
-        return (self.kernel + 1) * self.kernels
+    def parameters_per_unit(self) -> int:
+        """The number of weights and biases of one feature map or unit."""
+        return (self.fan_in + 1) * self.filters_per_map
 
     @property
-    def products(self) -> int:
-        """Multiplications for a picture's forward pass."""
-        return self.units * self.kernel * self.places
+    def multiplications(self) -> int:
+        """The number of multiplications in the forward pass of a picture."""
+        return self.units * self.fan_in * self.positions
 
 
 def layer_sizes(net: Net, classes: int) -> list[LayerSize]:
-    """The sizes of a net's layers with weights, in order (4.5, Figure 2)."""
-    sizes: list[LayerSize] = []
-    read, area, sides = 3, net.image_size**2, net.sides()
+    """Return the sizes of a net's layers with weights, in order (4.5, Figure 2)."""
+    layers: list[LayerSize] = []
+    inputs, input_area, sides = 3, net.image_size**2, net.sides()
     for name, conv in net.convs().items():
-        alone = 1 if not sizes or conv.all_towers else net.towers
-        kernel, places = conv.kernel**2 * read // alone, sides[name][0] ** 2
-        one = {"units": conv.maps, "kernel": kernel, "places": places, "kernels": 1 if conv.shared else places}
-        meets = bool(sizes) and conv.all_towers
-        sizes.append(LayerSize(name=name, full=False, read=read, area=area, meets=meets, **one))
-        read, area = conv.maps, sides[name][1] ** 2
-    for name in net.layers()[len(sizes) :]:
+        reads_all_towers = bool(layers) and conv.all_towers
+        groups = net.towers if layers and not conv.all_towers else 1
+        positions = sides[name][0] ** 2
+        layers.append(
+            LayerSize(
+                name=name,
+                full=False,
+                units=conv.maps,
+                fan_in=conv.kernel**2 * inputs // groups,
+                positions=positions,
+                filters_per_map=1 if conv.shared else positions,
+                inputs=inputs,
+                input_area=input_area,
+                reads_all_towers=reads_all_towers,
+            )
+        )
+        inputs, input_area = conv.maps, sides[name][1] ** 2
+    for name in net.layers()[len(layers) :]:
         full = getattr(net, name)
-        one = {"units": full.units or classes, "kernel": read * area, "places": 1, "kernels": 1}
-        sizes.append(LayerSize(name=name, full=True, read=read, area=area, meets=True, **one))
-        read, area = full.units, 1
-    return sizes
+        layers.append(
+            LayerSize(
+                name=name,
+                full=True,
+                units=full.units or classes,
+                fan_in=inputs * input_area,
+                positions=1,
+                filters_per_map=1,
+                inputs=inputs,
+                input_area=input_area,
+                reads_all_towers=True,
+            )
+        )
+        inputs, input_area = full.units, 1
+    return layers
 
 
 def traffic(
     net: Net, classes: int, batch: int, scheme: str, processes: int, *, activity_bytes: int = 4
 ) -> list[Traffic]:
-    """Count what the busiest process sends in a training step, layer by layer (4.2, Figure 2).
+    """Count the bytes that the busiest process sends in a training step, for each layer (4.2, Figure 2).
 
-    Where a batch or the classes cannot be cut evenly, the busiest process has the larger part.
+    Where the batch or the classes cannot be split evenly, the busiest process has the larger shard.
 
     Args:
-        net: The net.
-        classes: Number of classes.
-        batch: Pictures of a step, over all processes.
+        net: The architecture of the net.
+        classes: The number of classes.
+        batch: The number of pictures of a step, over all processes.
         scheme: "data", "towers" or "hybrid", as in `Layout`.
-        processes: Over all groups.
-        activity_bytes: Of an activity: 4 in float32, 2 in bfloat16.
+        processes: The number of processes, over all groups.
+        activity_bytes: The bytes of one activation: 4 in float32, 2 in bfloat16.
 
     Returns:
-        A row for each layer, in order, and one for the softmax.
+        One row for each layer, in order, and one for the softmax.
 
     Raises:
-        ValueError: Net or processes do not fit the scheme; a layer's units cannot be cut evenly; there are fewer
-            pictures or classes than parts to cut them into.
+        ValueError: The net or the number of processes does not suit the scheme; the units of a layer cannot be split
+            evenly; there are fewer pictures or classes than shards.
     """
     require(activity_bytes in (2, 4), "activity_bytes", "2 or 4", activity_bytes)
     layout = Layout(scheme=scheme, processes=processes, towers=net.towers)
-    groups = processes // layout.conv_parts
+    groups = processes // layout.conv_shards
     require(batch >= groups, "batch", f"at least {groups}, a picture for each part of {processes} processes", batch)
     rows = []
-    before = layout.conv_parts  # processes over which the activities that a layer reads are spread
-    pictures = -(-batch // groups)  # that those processes have
+    input_shards = layout.conv_shards  # the number of processes that share the inputs of a layer
+    pictures = -(-batch // groups)  # of these processes
     for layer in layer_sizes(net, classes):
-        parts = layout.parts(layer)
-        if layer.name == "fc8":
-            require(classes >= parts, "classes", f"at least {parts}, one for each process that shares them", classes)
-        else:
-            cut = f"divisible by the {parts} processes that share the layer"
-            require(layer.units % parts == 0, f"{layer.name}.units", cut, layer.units)
-        others = parts - 1 if layer.meets else 0
-        gathered = others * pictures * -(-layer.read // before) * layer.area * activity_bytes
-        same = processes // parts  # processes with the same weights
-        gradient = GRADIENT_BYTES * layer.unit_parameters * -(-layer.units // parts)
-        averaged = 2 * (same - 1) * gradient // same
-        rows.append(Traffic(layer=layer.name, forward=gathered, backward=gathered, weights=averaged))
-        before, pictures = parts, -(-batch // same)
-    softmax = (before - 1) * (SOFTMAX_GATHERED * pictures + 2 * SOFTMAX_ADDED * pictures // before)
-    rows.append(Traffic(layer="softmax", forward=softmax, backward=0, weights=0))
+        shards = layout.shards(layer)
+        _check_divisible(layer, classes, shards)
+        others = shards - 1 if layer.reads_all_towers else 0
+        gathered = others * pictures * -(-layer.inputs // input_shards) * layer.input_area * activity_bytes
+        replicas = processes // shards  # the number of processes with the same weights
+        gradient_bytes = _GRADIENT_BYTES * layer.parameters_per_unit * -(-layer.units // shards)
+        averaged = 2 * (replicas - 1) * gradient_bytes // replicas
+        rows.append(Traffic(layer=layer.name, forward=gathered, backward=gathered, gradients=averaged))
+        input_shards, pictures = shards, -(-batch // replicas)
+    others = input_shards - 1
+    softmax = others * (_SOFTMAX_GATHERED * pictures + 2 * _SOFTMAX_REDUCED * pictures // input_shards)
+    rows.append(Traffic(layer="softmax", forward=softmax, backward=0, gradients=0))
     return rows
 
 
-def every_layer_talks(net: Net) -> Net:
-    """The net whose every convolution reads the maps of all towers, for comparison (4.2, Figure 2)."""
-    all_towers: dict[str, Any] = {name: replace(conv, all_towers=True) for name, conv in net.convs().items()}
-    return replace(net, **all_towers)
+def _check_divisible(layer: LayerSize, classes: int, shards: int) -> None:
+    """Raise a ValueError unless the units of a layer can be split; the classes need not be split evenly."""
+    if layer.name == "fc8":
+        require(classes >= shards, "classes", f"at least {shards}, one for each process that shares them", classes)
+    else:
+        rule = f"divisible by the {shards} processes that share the layer"
+        require(layer.units % shards == 0, f"{layer.name}.units", rule, layer.units)
+
+
+def connect_all_towers(net: Net) -> Net:
+    """Return the net whose convolutions all read the feature maps of all towers, for comparison (4.2, Figure 2)."""
+    convs: dict[str, Any] = {name: replace(conv, all_towers=True) for name, conv in net.convs().items()}
+    return replace(net, **convs)
