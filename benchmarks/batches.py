@@ -30,9 +30,10 @@ import numpy as np
 import pipelines
 import pyarrow as pa
 import torch
-from machine import about, table, write_json
-from photographs import describe, draw_folder
+from environment import environment_info
+from output import markdown_table, write_json
 from pipelines import BATCH, Way, use
+from synthetic_photographs import describe, draw_folder
 
 from alexnet.data.loading.loader import Loader
 from alexnet.data.loading.sampler import epoch_order
@@ -121,13 +122,13 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         [name, f"{rate:,.0f}", f"{rate / medians[PIL]:.1f}", f"{min(found[name]):,.0f} to {max(found[name]):,.0f}"]
         for name, rate in medians.items()
     ]
-    print(table(rows, ["way", "pictures/s a core", "ratio", "lowest to highest"]), flush=True)
+    print(markdown_table(rows, ["way", "pictures/s a core", "ratio", "lowest to highest"]), flush=True)
     numbers = sorted({1, 2, 4, 8, 16, os.cpu_count() or 1} & set(range(1, (os.cpu_count() or 1) + 1)))
     clock = {n: [with_workers(stores[-1], n, 4 * options.count) for _ in range(3)] for n in numbers}
     speeds = {n: statistics.median(each) for n, each in clock.items()}
     rows = [[n, f"{speed:,.0f}", f"{speed / speeds[1]:.2f}"] for n, speed in speeds.items()]
     print(f"\n{stores[-1].encoding} store")
-    print(table(rows, ["workers", "pictures/s", "of one"]))
+    print(markdown_table(rows, ["workers", "pictures/s", "of one"]))
     return {"pictures": describe(files), "rates": found, "workers": clock}
 
 
@@ -176,7 +177,7 @@ def grow(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     opening(write_rows(folder / "first", 100))  # compiles
     found = {rows: opening(write_rows(folder / f"{rows}", rows)) for rows in options.rows}
     rows = [[f"{rows:,}", *(f"{value:,.1f}" for value in row.values())] for rows, row in found.items()]
-    print(table(rows, ["pictures", *next(iter(found.values()))]))
+    print(markdown_table(rows, ["pictures", *next(iter(found.values()))]))
     return {"opening": found}
 
 
@@ -194,10 +195,10 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     keep_freed_memory()  # as training does
-    print(about())
+    print(environment_info())
     with tempfile.TemporaryDirectory() as folder:
         found = (grow if options.rows else compare)(options, Path(folder))
-    write_json(options.json, {"machine": about()} | found)
+    write_json(options.json, {"machine": environment_info()} | found)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from types import ModuleType
 
 import numpy as np
 import simplejpeg
-from photographs import SIZES, describe, draw_folder
 from PIL import Image
+from synthetic_photographs import SIZES, describe, draw_folder
 
 from alexnet.data.prepare.decode import read_image, resize_central_square
 

@@ -22,9 +22,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine import about, in_turn, medians, table, write_json
-from photographs import draw_folder
+from environment import environment_info
+from output import markdown_table, write_json
 from PIL import Image
+from synthetic_photographs import draw_folder
+from timing import medians, time_interleaved
 from torch import Tensor, nn
 
 from alexnet.data.prepare.prepare import prepare
@@ -154,12 +156,12 @@ def main() -> None:
         store = Store(given.store or folder / "store")
         found = ways(store, folder, given.count, given.classes, device)
         count = min(given.count, len(store.validation()))
-        spent = medians(in_turn(found, given.repeats, device))
+        spent = medians(time_interleaved(found, given.repeats, device))
     rates = {name: count / seconds for name, seconds in spent.items()}
-    print(f"{count} pictures, ten views, {about(device)}")
+    print(f"{count} pictures, ten views, {environment_info(device)}")
     rows = [(name, f"{rate:.2f}", f"{1e3 / rate:.1f}", f"{rates['ours'] / rate:.2f}x") for name, rate in rates.items()]
-    print(table(rows, ("way", "pictures/s", "ms a picture", "ours against it")))
-    write_json(given.json, {"about": about(device), "pictures": count, "pictures_per_second": rates})
+    print(markdown_table(rows, ("way", "pictures/s", "ms a picture", "ours against it")))
+    write_json(given.json, {"about": environment_info(device), "pictures": count, "pictures_per_second": rates})
 
 
 if __name__ == "__main__":

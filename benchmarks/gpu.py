@@ -22,10 +22,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from environment import environment_info
 from evaluate import torchvision_alexnet
-from machine import about, in_turn, matrix_product, medians, memory_copy, replayed, synchronise, table, write_json
+from output import markdown_table, write_json
+from roofline import matrix_product, memory_copy
 from step import for_ever, trainer, training_flop
-from stores import write_store
+from synthetic_stores import write_store
+from timing import capture_graph, medians, synchronise, time_interleaved
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -122,7 +125,7 @@ def normalisation(run: Run, dtype: torch.dtype) -> None:
 
     ways = {"ours": ours, "theirs": theirs, "copy": lambda: target.copy_(x.detach())}
     calls = 1 if run.rehearsal else 20
-    found = medians(in_turn({n: replayed(w, run.device) for n, w in ways.items()}, 5, run.device, calls))
+    found = medians(time_interleaved({n: capture_graph(w, run.device) for n, w in ways.items()}, 5, run.device, calls))
     name = str(dtype).removeprefix("torch.")
     run.values[f"norm {name}"] = 1000 * found["ours"]
     run.values[f"norm {name} against torch"] = found["theirs"] / found["ours"]
@@ -148,8 +151,8 @@ def update(run: Run) -> None:
     given = {"lr": 1e-6, "momentum": 0.9, "weight_decay": 5e-4}
     ours = SGD(weights, rate=1e-6, momentum=0.9, decay=5e-4)
     theirs = torch.optim.SGD(weights, fused=True, **given)  # type: ignore[arg-type]
-    ways = {"ours": replayed(ours.step, run.device), "theirs": replayed(theirs.step, run.device)}
-    found = medians(in_turn(ways, 5, run.device, calls=1 if run.rehearsal else 20))
+    ways = {"ours": capture_graph(ours.step, run.device), "theirs": capture_graph(theirs.step, run.device)}
+    found = medians(time_interleaved(ways, 5, run.device, calls=1 if run.rehearsal else 20))
     moved = 5 * sum(weight.nbytes for weight in weights)
     run.values["update"] = 1000 * found["ours"]
     run.values["update against torch"] = found["theirs"] / found["ours"]
@@ -342,7 +345,7 @@ def main() -> None:
             reasons, spent = measure(run)
     else:
         reasons = dict.fromkeys(rows(batches), "not measured: no GPU")
-    facts = about(device)
+    facts = environment_info(device)
     report(run, reasons, facts | {"section_seconds": spent}, options.json, options.markdown)
 
 
@@ -376,7 +379,7 @@ def report(run: Run, reasons: dict[str, str], facts: dict, path: Path, markdown:
         kept.append({"row": text, "unit": unit, "wanted": wanted, "value": value,
                      "reason": None if value is not None else shown})  # fmt: skip
         cells.append((text, shown, unit, wanted))
-    text = table(cells, ("what", "measured", "unit", "at least"))
+    text = markdown_table(cells, ("what", "measured", "unit", "at least"))
     if run.rehearsal and run.values:
         text = f"A rehearsal on the CPU: these numbers mean nothing.\n\n{text}"
     print(f"{facts}\n\n{text}")

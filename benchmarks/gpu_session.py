@@ -168,7 +168,7 @@ def run_all(
 
 def rehearse(work: Path, out: Path) -> None:
     """The whole session on drawn data and with next to no work."""
-    from rehearsal import write_cifar10, write_pictures
+    from synthetic_archives import write_cifar10, write_pictures
 
     work.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)

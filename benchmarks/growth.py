@@ -27,8 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import about, seconds, table, write_json
-from stores import write_store
+from environment import environment_info
+from output import markdown_table, write_json
+from synthetic_stores import write_store
+from timing import time_call
 
 from alexnet.architecture import Conv, Net
 from alexnet.data.loading.loader import Loader
@@ -71,7 +73,7 @@ def steps(batch: int, classes: int, threads: int | None, least: float) -> dict[s
         step(images, labels)
     began, spent = time.perf_counter(), []
     while not spent or time.perf_counter() - began < least:
-        spent.append(seconds(lambda: step(images, labels), device))
+        spent.append(time_call(lambda: step(images, labels), device))
     typical = statistics.median(spent)
     peak = torch.cuda.max_memory_allocated() / 1e6 if DEVICE == "cuda" else peak_mb()
     return {"ms a step": 1000 * typical, "pictures/s": batch / typical, "peak MB": peak}
@@ -132,8 +134,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to write the numbers to")
     options = parser.parse_args()
     least = min(options.seconds, 2) if options.quick else options.seconds
-    print(about(DEVICE))
-    found: dict[str, Any] = {"machine": about(DEVICE)}
+    print(environment_info(DEVICE))
+    found: dict[str, Any] = {"machine": environment_info(DEVICE)}
     for section in options.only:
         cores = os.cpu_count() or 1
         sizes = [size for size in SECTIONS[section] if not options.quick or size <= LARGEST_QUICK[section]]
@@ -149,7 +151,7 @@ def main() -> None:
         found[section] = rows
         heads = list(dict.fromkeys(name for row in rows for name in row))
         cells = [[form(row.get(name, "")) for name in heads] for row in rows]
-        print(f"\n{table(cells, heads)}", flush=True)
+        print(f"\n{markdown_table(cells, heads)}", flush=True)
     write_json(options.json, found)
 
 

@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from machine import about, in_turn, matrix_product, medians, memory_copy, replayed, table, write_json
+from environment import environment_info
+from output import markdown_table, write_json
+from roofline import matrix_product, memory_copy
+from timing import capture_graph, medians, time_interleaved
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -142,11 +145,20 @@ def main() -> None:
         parts.append(loss_layer(net(images), labels))
     parts.append(update_layer(net, optimiser))
     product, copy = matrix_product(device, dtype), memory_copy(device)
-    ways = {part.name: replayed(part.way, device) for part in parts}
-    ways |= {"step": lambda: step(images, labels), "product": product.way, "copy": copy.way}
-    found = medians(in_turn(ways, options.repeats, device, calls=20 if device.type == "cuda" else 1, again=True))
+    ways = {part.name: capture_graph(part.way, device) for part in parts}
+    ways |= {"step": lambda: step(images, labels), "product": product.function, "copy": copy.function}
+    found = medians(
+        time_interleaved(ways, options.repeats, device, calls=20 if device.type == "cuda" else 1, warm_up_each=True)
+    )
     products, copies = product.amount / found["product"], copy.amount / found["copy"]
-    report(parts, found, products, copies, options.json, about(device) | {"batch": options.batch, "type": str(dtype)})
+    report(
+        parts,
+        found,
+        products,
+        copies,
+        options.json,
+        environment_info(device) | {"batch": options.batch, "type": str(dtype)},
+    )
 
 
 def report(
@@ -169,7 +181,7 @@ def report(
     for name, spent in (("sum", total), ("whole step", whole)):
         rows.append((name, f"{flop / 1e9:.1f}", "", f"{1000 * spent:.2f}", f"{1000 * least:.2f}", "",
                      f"{least / spent:.2f}", f"{100 * spent / whole:.1f}"))  # fmt: skip
-    print(table(rows, ("layer", "GFLOP", "MB", "ms", "bound ms", "bound by", "bound / time", "% of step")))
+    print(markdown_table(rows, ("layer", "GFLOP", "MB", "ms", "bound ms", "bound by", "bound / time", "% of step")))
     write_json(path, {"machine": facts, "flop_per_s": products, "bytes_per_s": copies, "layers": kept,
                       "sum_s": total, "bound_s": least, "step_s": whole})  # fmt: skip
 

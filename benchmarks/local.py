@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from machine import about, in_turn, medians, table, write_json
+from environment import environment_info
+from output import markdown_table, write_json
+from timing import medians, time_interleaved
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -56,7 +58,7 @@ def main() -> None:
     given = options.parse_args()
     keep_freed_memory()
     device, found, rows = torch.device(given.device), {}, []
-    print(f"forward and back, batch {given.batch}, {about(device)}")
+    print(f"forward and back, batch {given.batch}, {environment_info(device)}")
     for maps in (64, 32):
         x = torch.randn(given.batch, CHANNELS, SIDE, SIDE, device=device).to(memory_format=torch.channels_last)
         places, inputs = (SIDE, SIDE), KERNEL * KERNEL * CHANNELS
@@ -74,13 +76,13 @@ def main() -> None:
             )
             for name, both in shapes.items()
         }
-        spent = medians(in_turn(ways, given.repeats, device))
+        spent = medians(time_interleaved(ways, given.repeats, device))
         found[f"{CHANNELS} to {maps}"] = spent
         rows += [
             (f"{CHANNELS} to {maps}", name, f"{1e3 * s:.2f}", f"{s / spent['ours']:.2f}x") for name, s in spent.items()
         ]
-    print(table(rows, ("maps", "way", "ms", "against ours")))
-    write_json(given.json, {"about": about(device), "batch": given.batch, "seconds": found})
+    print(markdown_table(rows, ("maps", "way", "ms", "against ours")))
+    write_json(given.json, {"about": environment_info(device), "batch": given.batch, "seconds": found})
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import simplejpeg
-from photographs import SIZES, describe, draw_folder
+from synthetic_photographs import SIZES, describe, draw_folder
 
 from alexnet.data.prepare.prepare import prepare
 

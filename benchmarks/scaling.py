@@ -20,7 +20,7 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-from machine import table, write_json
+from output import markdown_table, write_json
 from scaling_measured import WORKLOADS, measure
 from scaling_model import DATASETS, BatchRule, Cluster, Predictions, ScalingModel, predict
 from scaling_tables import SUMMARY_HEADS, describe_step, draw_figure, speed_table, summary_rows, traffic_table
@@ -44,7 +44,7 @@ def print_predictions(options: argparse.Namespace) -> None:
             steps = predictions[dataset.name][rule.name]
             print(f"\n{rule.name[0].upper()}{rule.name[1:]}:\n\n{speed_table(dataset, steps)}")
             summary += summary_rows(dataset, rule, steps)
-    print(f"\nWhere each scheme stops paying\n\n{table(summary, SUMMARY_HEADS)}")
+    print(f"\nWhere each scheme stops paying\n\n{markdown_table(summary, SUMMARY_HEADS)}")
     if options.figure:
         draw_figure(options.figure, predictions, cluster)
     plain = {

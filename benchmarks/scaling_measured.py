@@ -21,9 +21,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from machine import about, activity_bytes, memory_copy, table, write_json
+from environment import activity_bytes, environment_info
+from output import markdown_table, write_json
+from roofline import memory_copy
 from scaling_model import WEIGHT_BYTES, Cluster, Dataset, ScalingModel
-from stores import write_store
+from synthetic_stores import write_store
 
 from alexnet.distributed.cost_model import SCHEMES
 from alexnet.recipes import recipe_named
@@ -61,7 +63,7 @@ def measure(names: Sequence[str], repeats: int, prefix: Sequence[str], json_path
     """
     exchange = _measure_exchange(prefix)
     bandwidth, latency = exchange["bytes_per_s"], exchange["latency"]
-    print(f"{about()}\ngloo between two processes: {bandwidth / 1e9:.2f} GB/s, {1e6 * latency:.0f} us")
+    print(f"{environment_info()}\ngloo between two processes: {bandwidth / 1e9:.2f} GB/s, {1e6 * latency:.0f} us")
     print(f"memory, two processes copying: {exchange['copied_bytes_per_s'] / 1e9:.1f} GB/s each")
     results: dict[str, Any] = {}
     for name in names:
@@ -78,7 +80,7 @@ def measure(names: Sequence[str], repeats: int, prefix: Sequence[str], json_path
         results[name] = {
             "trial": dataclasses.asdict(workload), "pictures_per_s": speeds, "ratios": ratios, "model": predicted,
         }  # fmt: skip
-    write_json(json_path, {"machine": about(), "link": exchange, "measured": results})
+    write_json(json_path, {"machine": environment_info(), "link": exchange, "measured": results})
 
 
 def _measure_speeds(workload: Workload, repeats: int, prefix: Sequence[str]) -> dict[str, list[float]]:
@@ -150,7 +152,7 @@ def _format_speeds(
         )
         for setup, values in speeds.items()
     ]
-    return table(rows, ("setup", "pictures/s", "from, to", "against 1 process, 1 thread", "predicted"))
+    return markdown_table(rows, ("setup", "pictures/s", "from, to", "against 1 process, 1 thread", "predicted"))
 
 
 def _run(command: list[str], threads: int) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from machine import table
+from output import markdown_table
 from scaling_model import DATASETS, GPU_COUNTS, BatchRule, Cluster, Dataset, Predictions, ScalingModel
 
 from alexnet.architecture import Net
@@ -32,7 +32,7 @@ def speed_table(dataset: Dataset, predictions: Predictions) -> str:
             best = max(suitable, key=lambda scheme: suitable[scheme].speed)
             duration = format_duration(dataset, suitable[best].speed)
             rows.append((f"{count:,}", *cells, best if count > 1 else "", suitable[best].limit, duration))
-    return table(rows, ("GPUs", *SCHEMES, "best", "limited by", "training takes"))
+    return markdown_table(rows, ("GPUs", *SCHEMES, "best", "limited by", "training takes"))
 
 
 def summary_rows(dataset: Dataset, rule: BatchRule, predictions: Predictions) -> Iterator[tuple[str, ...]]:
@@ -94,7 +94,7 @@ def traffic_table(batch: int, activity_bytes: int) -> str:
     cells = [[_format_kilobytes(count) for count in (*column, sum(column))] for column in columns]
     heads = ("layer", "towers: forward", "backward", "all towers connected: forward", "backward", "data: gradients",
              "hybrid: forward", "backward", "gradients")  # fmt: skip
-    return table(list(zip(names, *cells, strict=True)), heads)
+    return markdown_table(list(zip(names, *cells, strict=True)), heads)
 
 
 def _format_kilobytes(count: int) -> str:

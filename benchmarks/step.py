@@ -25,9 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from environment import environment_info
 from evaluate import torchvision_alexnet
-from machine import about, in_turn, matrix_product, medians, table, write_json
-from stores import write_store
+from output import markdown_table, write_json
+from roofline import matrix_product
+from synthetic_stores import write_store
+from timing import medians, time_interleaved
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -137,12 +140,12 @@ def compare(store: Store, recipe: Recipe, repeats: int, device: torch.device) ->
         "ours, tensors that are there": lambda: ours(x, y),
         "stock": stepper(peers[0], x, y, recipe),
         "torchvision's AlexNet": stepper(peers[1], x, y, recipe),
-        "product": product.way,
+        "product": product.function,
     }
     if device.type == "cuda":
         for _ in range(5):
             from_store()  # until its graph is captured
-    found = medians(in_turn(ways, repeats, device, calls=20 if device.type == "cuda" else 1))
+    found = medians(time_interleaved(ways, repeats, device, calls=20 if device.type == "cuda" else 1))
     rate = product.amount / found.pop("product")
     flop = training_flop(AlexNet(classes))
     speeds = {name: batch / spent for name, spent in found.items()}
@@ -174,14 +177,18 @@ def main() -> None:
         for precision in options.precision:
             recipe = Recipe(precision=precision, batch_size=options.batch, learning_rate=1e-6)
             found.append(compare(store, recipe, options.repeats, device))
-        facts = about(device) | {"batch": options.batch, "classes": len(store.classes), "encoding": store.encoding}
+        facts = environment_info(device) | {
+            "batch": options.batch,
+            "classes": len(store.classes),
+            "encoding": store.encoding,
+        }
     print(facts)
     for one in found:
         speeds = one["pictures_per_s"]
         ours = next(iter(speeds.values()))
         rows = [(name, f"{speed:,.1f}", f"{ours / speed:.2f}", WANTED.get(name, "")) for name, speed in speeds.items()]
         print(f"\n{one['type']}, matrix product {one['flop_per_s'] / 1e9:,.0f} GFLOP/s")
-        print(table(rows, ("way", "pictures/s", "ours against it", "wanted")))
+        print(markdown_table(rows, ("way", "pictures/s", "ours against it", "wanted")))
     write_json(options.json, {"machine": facts, "found": found})
 
 

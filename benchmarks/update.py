@@ -12,7 +12,10 @@ import argparse
 from pathlib import Path
 
 import torch
-from machine import about, in_turn, medians, memory_copy, table, write_json
+from environment import environment_info
+from output import markdown_table, write_json
+from roofline import memory_copy
+from timing import medians, time_interleaved
 from torch import Tensor, nn
 
 from alexnet.kernels.update import update_reference
@@ -64,18 +67,18 @@ def main() -> None:
         ).step,
     }
     copy = memory_copy(device)
-    found = medians(in_turn(ways | {"copy": copy.way}, options.repeats, device))
+    found = medians(time_interleaved(ways | {"copy": copy.function}, options.repeats, device))
     moved = 5 * sum(weight.nbytes for weight in weights)
     bound = moved / copy.amount * found.pop("copy")
     parameters, megabytes = sum(weight.numel() for weight in weights), moved / 1e6
-    print(about(device))
+    print(environment_info(device))
     print(f"{parameters:,} parameters, {megabytes:,.0f} MB in five streams, {1000 * bound:.1f} ms to copy them")
     ours = next(iter(found.values()))
     rows = [
         (name, f"{1000 * spent:.1f}", f"{spent / ours:.2f}x", f"{bound / spent:.2f}") for name, spent in found.items()
     ]
-    print(table(rows, ("way", "ms", "of one pass", "bound / time")))
-    write_json(options.json, {"machine": about(device), "bytes": moved, "bound_s": bound, "seconds": found})
+    print(markdown_table(rows, ("way", "ms", "of one pass", "bound / time")))
+    write_json(options.json, {"machine": environment_info(device), "bytes": moved, "bound_s": bound, "seconds": found})
 
 
 if __name__ == "__main__":

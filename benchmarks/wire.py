@@ -22,8 +22,9 @@ import tempfile
 from pathlib import Path
 
 import torch
-from machine import about, activity_bytes, table, write_json
-from stores import write_store
+from environment import activity_bytes, environment_info
+from output import markdown_table, write_json
+from synthetic_stores import write_store
 
 from alexnet.distributed.cost_model import SCHEMES, traffic
 from alexnet.recipe import Recipe
@@ -88,10 +89,13 @@ def main() -> int:
             measured = step_bytes(Path(folder), given.recipe, recipe, scheme, given.classes, given.steps)
             found[scheme] = {"computed": computed, "measured": measured}
             rows.append((scheme, f"{computed:,}", f"{measured:,.0f}", f"{measured / computed:.4f}"))
-    print(f"{about()}\n{given.recipe}, {given.classes} classes, batch {given.batch}, activities of {size} bytes each")
+    print(
+        f"{environment_info()}\n"
+        f"{given.recipe}, {given.classes} classes, batch {given.batch}, activities of {size} bytes each"
+    )
     print("\nBytes that two processes send in a step\n")
-    print(table(rows, ("scheme", "computed", "counted by the interface", "counted / computed")))
-    write_json(given.json, {"machine": about(), "recipe": given.recipe, "batch": given.batch,
+    print(markdown_table(rows, ("scheme", "computed", "counted by the interface", "counted / computed")))
+    write_json(given.json, {"machine": environment_info(), "recipe": given.recipe, "batch": given.batch,
                             "activity_bytes": size, "bytes": found})  # fmt: skip
     return 0
 
