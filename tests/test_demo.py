@@ -1,4 +1,4 @@
-"""The demonstration, made small: the drawing, and the main job on it and on CIFAR-10's layout."""
+"""The demonstration at a small size: the drawing, and the run with it and with pictures in CIFAR-10's layout."""
 
 import shlex
 import sys
@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from alexnet.cli import main
-from alexnet.demo import demo, demonstration
-from alexnet.demo.drawing import GREATEST_SIDE, KINDS, LEAST_SIDE, draw_picture, draw_pictures
+from alexnet.demo import run as run_module
+from alexnet.demo.drawing import CLASSES, MAX_SIDE, MIN_SIDE, draw_picture, draw_pictures
+from alexnet.demo.run import program_name, run_demo
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
 from alexnet.training.train import Outcome
@@ -21,26 +22,26 @@ from tests.conftest import small_net
 RECIPE = Recipe(net=small_net(), store_size=32, batch_size=10, schedule="cosine", epochs=1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_pictures_vary_and_are_the_same_for_the_same_seed(kind: str) -> None:
-    pictures = [draw_picture(kind, np.random.default_rng(seed)) for seed in range(6)]
-    assert (draw_picture(kind, np.random.default_rng(3)) == pictures[3]).all()
+@pytest.mark.parametrize("class_name", CLASSES)
+def test_pictures_vary_and_are_the_same_for_the_same_seed(class_name: str) -> None:
+    pictures = [draw_picture(class_name, np.random.default_rng(seed)) for seed in range(6)]
+    assert (draw_picture(class_name, np.random.default_rng(3)) == pictures[3]).all()
     assert len({picture.shape for picture in pictures}) > 3
-    assert all(LEAST_SIDE <= side <= GREATEST_SIDE for picture in pictures for side in picture.shape[:2])
+    assert all(MIN_SIDE <= side <= MAX_SIDE for picture in pictures for side in picture.shape[:2])
     assert all(picture.dtype == np.uint8 and picture.std() > 5 for picture in pictures)
 
 
-def test_a_set_begun_goes_on_to_the_same_files(tmp_path: Path) -> None:
-    folder = draw_pictures(tmp_path / "one", per_class=3, progress=False)
+def test_an_interrupted_drawing_is_resumed_to_the_same_files(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "first", per_class=3, progress=False)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    assert [len(list((folder / kind).iterdir())) for kind in KINDS] == [3] * len(KINDS)
+    assert [len(list((folder / class_name).iterdir())) for class_name in CLASSES] == [3] * len(CLASSES)
     assert {path.read_bytes()[:4] for path in files} == {b"\xff\xd8\xff\xe0", b"\x89PNG"}
     contents = {path: path.read_bytes() for path in files}
     files[4].unlink()
-    files[5].write_bytes(b"kept as it is")
+    files[5].write_bytes(b"not drawn again")
     draw_pictures(folder, per_class=3, progress=False)
     assert files[4].read_bytes() == contents[files[4]]
-    assert files[5].read_bytes() == b"kept as it is"
+    assert files[5].read_bytes() == b"not drawn again"
     other = draw_pictures(tmp_path / "other", per_class=1, seed=1, progress=False)
     assert (other / "star" / "star-0000.jpg").read_bytes() != contents[folder / "star" / "star-0000.jpg"]
 
@@ -51,22 +52,22 @@ def test_the_demonstration_from_drawing_to_report(
     monkeypatch.setattr("sys.argv", ["bin/alexnet", "demo"])
     monkeypatch.setattr("shutil.which", lambda _: None)
     threads = torch.get_num_threads()
-    found = demo(tmp_path / "a folder", per_class=5, recipe=RECIPE)
-    told = capsys.readouterr().out
-    assert set(found) == {1, 10}
-    assert found[10]["images"] == len(KINDS)
-    assert all(f"\n{number}. " in f"\n{told}" for number in range(1, 6))
-    assert f"10 views of 10 pictures: top-1 error {found[10]['top1_error']:.1%}" in told
+    results = run_demo(tmp_path / "a folder", per_class=5, recipe=RECIPE)
+    printed = capsys.readouterr().out
+    assert set(results) == {1, 10}
+    assert results[10]["images"] == len(CLASSES)
+    assert all(f"\n{number}. " in f"\n{printed}" for number in range(1, 6))
+    assert f"10 views of 10 pictures: top-1 error {results[10]['top1_error']:.1%}" in printed
     assert (tmp_path / "a folder" / "drawn" / "run" / "report.html").is_file()
     assert torch.get_num_threads() == threads
 
-    again = demo(tmp_path / "a folder", per_class=5, recipe=RECIPE)
-    assert again == found
-    said = capsys.readouterr()
-    assert "complete already" in said.out
-    assert "epoch" not in said.err  # nothing was trained again
+    again = run_demo(tmp_path / "a folder", per_class=5, recipe=RECIPE)
+    assert again == results
+    captured = capsys.readouterr()
+    assert "complete already" in captured.out
+    assert "epoch" not in captured.err  # nothing was trained again
 
-    commands = [shlex.split(line, comments=True) for line in told.splitlines()[-3:]]
+    commands = [shlex.split(line, comments=True) for line in printed.splitlines()[-3:]]
     assert [command[:2] for command in commands] == [["bin/alexnet", name] for name in ("predict", "train", "prepare")]
     assert main(commands[0][1:]) == 0
     assert capsys.readouterr().out.count("%") == 10
@@ -75,17 +76,17 @@ def test_the_demonstration_from_drawing_to_report(
 def test_the_demonstration_on_cifar10(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demonstration, "download_cifar10", lambda _: fake_cifar10(tmp_path))
+    monkeypatch.setattr(run_module, "download_cifar10", lambda _: write_cifar10_archive(tmp_path))
     recipe = replace(recipe_named("cifar10-80sec"), epochs=1, batch_size=8)
-    found = demo(tmp_path / "demo", data="cifar10", recipe=recipe)
-    assert found[1]["images"] == 10
-    assert set(found) == {1}  # whole pictures: no ten views that differ
+    results = run_demo(tmp_path / "demo", data="cifar10", recipe=recipe)
+    assert results[1]["images"] == 10
+    assert set(results) == {1}  # the net sees full pictures, so ten views do not differ
     commands = [shlex.split(line, comments=True) for line in capsys.readouterr().out.splitlines()[-3:]]
     assert main(commands[0][commands[0].index("evaluate") :]) == 0
 
 
-def fake_cifar10(folder: Path) -> Path:
-    """An archive in CIFAR-10's layout, ten pictures of noise in each batch."""
+def write_cifar10_archive(folder: Path) -> Path:
+    """Write an archive in CIFAR-10's layout, with ten pictures of noise in each batch."""
     random = np.random.RandomState(0)
     inner = folder / "cifar-10-batches-bin"
     inner.mkdir()
@@ -102,23 +103,23 @@ def fake_cifar10(folder: Path) -> Path:
 def test_a_training_stopped_by_a_signal_stops_the_demonstration(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demonstration, "train", lambda *_: Outcome(False, 0, 3, 1.0, 1.0, 2))
+    monkeypatch.setattr(run_module, "train", lambda *_: Outcome(False, 0, 3, 1.0, 1.0, 2))
     with pytest.raises(KeyboardInterrupt):
-        demo(tmp_path, per_class=5, recipe=RECIPE)
-    assert "Stopped after step 3, all saved: the same command goes on from there" in capsys.readouterr().out
+        run_demo(tmp_path, per_class=5, recipe=RECIPE)
+    assert "Stopped after step 3. The same command resumes from there." in capsys.readouterr().out
 
 
-def test_no_such_data(tmp_path: Path) -> None:
+def test_unknown_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="data must be drawn or cifar10; got 'imagenet'"):
-        demo(tmp_path, data="imagenet")  # type: ignore[arg-type]
+        run_demo(tmp_path, data="imagenet")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_how_the_program_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_program_name_is_how_it_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
     monkeypatch.setattr("sys.argv", [".venv/bin/alexnet"])
-    assert demonstration.command() == ".venv/bin/alexnet"
+    assert program_name() == ".venv/bin/alexnet"
     monkeypatch.setattr("sys.argv", ["pytest"])
-    assert demonstration.command() == f"{shlex.quote(sys.executable)} -m alexnet"
+    assert program_name() == f"{shlex.quote(sys.executable)} -m alexnet"
     monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/alexnet")
-    assert demonstration.command() == "alexnet"
+    assert program_name() == "alexnet"

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from alexnet.demo import demo
+    from alexnet.demo.run import run_demo
 
-    demo(options.folder, data=options.data)
+    run_demo(options.folder, data=options.data)
     return 0

@@ -1,5 +1,1 @@
-"""The demonstration: a labelled picture set drawn here, and the main job from pictures to report on it."""
-
-from alexnet.demo.demonstration import demo
-
-__all__ = ["demo"]
+"""The demonstration: draw labelled pictures, prepare them, train on them, evaluate and report."""
