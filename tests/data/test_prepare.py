@@ -39,8 +39,8 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "JPEG_SHARD_FACTOR", 2)
 
 
-def draw_pictures(root: Path, classes: int = 3, each: int = 20, broken: int = 0) -> Path:
-    """Draw JPEG and PNG files by class. The first `broken` files of the first class are damaged."""
+def write_pictures(root: Path, classes: int = 3, each: int = 20, broken: int = 0) -> Path:
+    """Write JPEG and PNG files by class. The first `broken` files of the first class are damaged."""
     rng = np.random.default_rng(0)
     for label in range(classes):
         folder = root / f"class{label}"
@@ -66,7 +66,7 @@ def read_files(store: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
 def test_a_store_has_every_picture_with_its_label(tmp_path: Path, encoding: str) -> None:
-    source = draw_pictures(tmp_path / "source")
+    source = write_pictures(tmp_path / "source")
     summary = prepare_small(source, tmp_path / "store", encoding=encoding)
     store = Store(tmp_path / "store")
     assert summary.counts == {"train": 54, "val": 6}
@@ -86,7 +86,7 @@ def test_a_store_has_every_picture_with_its_label(tmp_path: Path, encoding: str)
 
 
 def test_statistics_are_those_of_the_training_pictures(tmp_path: Path) -> None:
-    prepare_small(draw_pictures(tmp_path / "source"), tmp_path / "store")
+    prepare_small(write_pictures(tmp_path / "source"), tmp_path / "store")
     store = Store(tmp_path / "store")
     train = store.split("train")
     images = np.stack([train.image(index) for index in range(len(train))])
@@ -97,14 +97,14 @@ def test_statistics_are_those_of_the_training_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
 def test_the_bytes_do_not_depend_on_the_number_of_threads(tmp_path: Path, encoding: str) -> None:
-    source = draw_pictures(tmp_path / "source", broken=2)
+    source = write_pictures(tmp_path / "source", broken=2)
     for workers in (1, 2, 5):
         prepare_small(source, tmp_path / str(workers), workers=workers, encoding=encoding)
     assert read_files(tmp_path / "1") == read_files(tmp_path / "2") == read_files(tmp_path / "5")
 
 
 def test_the_summary_has_the_sizes_of_both_encodings(tmp_path: Path) -> None:
-    source = draw_pictures(tmp_path / "source")
+    source = write_pictures(tmp_path / "source")
     raw, jpeg = prepare_small(source, tmp_path / "raw"), prepare_small(source, tmp_path / "jpeg", encoding="jpeg")
     assert raw.raw_bytes == jpeg.raw_bytes == 60 * 16 * 16 * 3
     assert jpeg.jpeg_bytes / raw.jpeg_bytes == pytest.approx(1, abs=0.1)  # measured, estimated
@@ -113,7 +113,7 @@ def test_the_summary_has_the_sizes_of_both_encodings(tmp_path: Path) -> None:
 
 
 def test_unreadable_files_are_skipped_named_and_counted(tmp_path: Path) -> None:
-    source = draw_pictures(tmp_path / "source", broken=2)
+    source = write_pictures(tmp_path / "source", broken=2)
     (source / "class1" / "005.jpg").unlink()
     (source / "class1" / "005.jpg").symlink_to(source / "nowhere")
     (source / "class1" / "notes.txt").touch()
@@ -130,7 +130,7 @@ def test_unreadable_files_are_skipped_named_and_counted(tmp_path: Path) -> None:
 
 
 def test_too_many_unreadable_files_stop_the_work(tmp_path: Path) -> None:
-    source = draw_pictures(tmp_path / "source", broken=6)
+    source = write_pictures(tmp_path / "source", broken=6)
     with pytest.raises(ValueError, match=r"\d of 60 files are not readable pictures, but only 3 are allowed") as caught:
         prepare_small(source, tmp_path / "store")
     assert "\n" not in str(caught.value)
@@ -142,20 +142,20 @@ def test_too_many_unreadable_files_stop_the_work(tmp_path: Path) -> None:
 
 
 def test_two_failures_never_stop_the_work_unless_none_is_allowed(tmp_path: Path) -> None:
-    source = draw_pictures(tmp_path / "source", each=3, broken=2)
+    source = write_pictures(tmp_path / "source", each=3, broken=2)
     assert prepare_small(source, tmp_path / "a", seed=1).skipped == 2
     with pytest.raises(ValueError, match="1 of 9 files are not readable pictures, but only 0 are allowed"):
         prepare_small(source, tmp_path / "b", max_failures=0, seed=1)
 
 
 def test_a_class_without_readable_pictures_is_refused(tmp_path: Path) -> None:
-    source = draw_pictures(tmp_path / "source", each=3, broken=3)
+    source = write_pictures(tmp_path / "source", each=3, broken=3)
     with pytest.raises(ValueError, match=r"class 'class0' has no readable picture.*skipped\.jsonl.*prepare it again"):
         prepare_small(source, tmp_path / "store", max_failures=1)
 
 
 def test_preparing_again_does_nothing_or_is_refused(tmp_path: Path) -> None:
-    source, store = draw_pictures(tmp_path / "source"), tmp_path / "store"
+    source, store = write_pictures(tmp_path / "source"), tmp_path / "store"
     first = prepare_small(source, store)
     before = read_files(store)
     again = prepare_small(source, store, workers=1, max_failures=0.5)
@@ -197,7 +197,7 @@ def stop_after(writes: int, source: Path, store: Path, monkeypatch: pytest.Monke
 def test_a_store_stopped_anywhere_is_resumed_to_the_same_bytes(
     tmp_path: Path, writes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = draw_pictures(tmp_path / "source", broken=2)
+    source = write_pictures(tmp_path / "source", broken=2)
     prepare_small(source, tmp_path / "expected")
     stop_after(writes, source, tmp_path / "store", monkeypatch)
     with pytest.raises(ValueError, match="partly prepared"):
@@ -210,7 +210,7 @@ def test_a_store_stopped_anywhere_is_resumed_to_the_same_bytes(
 
 
 def test_a_killed_process_is_resumed_to_the_same_bytes(tmp_path: Path) -> None:
-    source = draw_pictures(tmp_path / "source", classes=4, each=60)
+    source = write_pictures(tmp_path / "source", classes=4, each=60)
     code = (
         "import sys, time\n"
         "from alexnet.data.prepare import chunk, plan, prepare\n"
@@ -242,7 +242,7 @@ def test_a_killed_process_is_resumed_to_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_folders_of_other_files_are_refused(tmp_path: Path) -> None:
-    source = draw_pictures(tmp_path / "source", each=3)
+    source = write_pictures(tmp_path / "source", each=3)
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "thesis.tex").write_text("mine")
     with pytest.raises(ValueError, match=r"contains 'thesis\.tex', which is not part of a store"):
@@ -259,7 +259,7 @@ def test_folders_of_other_files_are_refused(tmp_path: Path) -> None:
 def test_a_jpeg_store_of_another_quality_is_read_but_not_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = draw_pictures(tmp_path / "source", each=3)
+    source = write_pictures(tmp_path / "source", each=3)
     with monkeypatch.context() as patch:
         patch.setattr(plan, "JPEG_QUALITY", 95)
         prepare_small(source, tmp_path / "store", encoding="jpeg")
@@ -269,14 +269,14 @@ def test_a_jpeg_store_of_another_quality_is_read_but_not_resumed(
 
 
 def test_two_calls_at_once_are_refused(tmp_path: Path) -> None:
-    source = draw_pictures(tmp_path / "source", each=3)
+    source = write_pictures(tmp_path / "source", each=3)
     with files.exclusive_lock(tmp_path / "store"), pytest.raises(ValueError, match="another process is using it"):
         prepare_small(source, tmp_path / "store")
     prepare_small(source, tmp_path / "store")
 
 
 def test_a_full_disk_is_reported_and_the_work_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = draw_pictures(tmp_path / "source", broken=2)
+    source = write_pictures(tmp_path / "source", broken=2)
     prepare_small(source, tmp_path / "expected")
     real_fsync = os.fsync
     for successes in range(5):
@@ -304,7 +304,7 @@ def test_too_little_space_is_reported_before_the_work(tmp_path: Path, monkeypatc
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(prepare_module.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(ValueError, match=r"raw pictures need .* GB more"):
-        prepare_small(draw_pictures(tmp_path / "source", each=3), tmp_path / "store")
+        prepare_small(write_pictures(tmp_path / "source", each=3), tmp_path / "store")
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_too_little_space_is_reported_before_the_work(tmp_path: Path, monkeypatc
 )
 def test_arguments_outside_their_range_are_refused(tmp_path: Path, options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
-        prepare_small(draw_pictures(tmp_path / "source", each=2), tmp_path / "store", **options)
+        prepare_small(write_pictures(tmp_path / "source", each=2), tmp_path / "store", **options)
     assert not (tmp_path / "store").exists()
 
 
@@ -320,7 +320,7 @@ def test_without_a_terminal_progress_is_printed_in_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    prepare_small(draw_pictures(tmp_path / "source", each=3), tmp_path / "store", progress=True)
+    prepare_small(write_pictures(tmp_path / "source", each=3), tmp_path / "store", progress=True)
     out, err = capsys.readouterr()
     assert out == ""
     assert "of 9 pictures, " in err
@@ -333,11 +333,11 @@ def test_an_error_in_a_thread_is_raised(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(chunk, "read_image", fail)
     with pytest.raises(RuntimeError, match="a bug"):
-        prepare_small(draw_pictures(tmp_path / "source", each=3), tmp_path / "store")
+        prepare_small(write_pictures(tmp_path / "source", each=3), tmp_path / "store")
 
 
 def test_a_complete_store_has_no_other_files(tmp_path: Path) -> None:
-    prepare_small(draw_pictures(tmp_path / "source", each=3), tmp_path / "store")
+    prepare_small(write_pictures(tmp_path / "source", each=3), tmp_path / "store")
     assert set(read_files(tmp_path / "store")) == {
         "train-00000.arrow",
         "val-00000.arrow",
@@ -358,7 +358,7 @@ def test_a_complete_store_has_no_other_files(tmp_path: Path) -> None:
 def test_a_progress_file_of_another_program_or_version_is_refused(
     tmp_path: Path, missing: str | None, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = draw_pictures(tmp_path / "source")
+    source = write_pictures(tmp_path / "source")
     stop_after(1, source, tmp_path / "store", monkeypatch)
     path = tmp_path / "store" / PROGRESS_FILE
     metadata = read_safetensors(path)[1]
@@ -371,7 +371,7 @@ def test_a_progress_file_of_another_program_or_version_is_refused(
 def test_a_damaged_record_is_reported_and_its_shard_is_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, store = draw_pictures(tmp_path / "source"), tmp_path / "store"
+    source, store = write_pictures(tmp_path / "source"), tmp_path / "store"
     prepare_small(source, tmp_path / "expected")
     stop_after(3, source, store, monkeypatch)
     path = store / "train-00001.safetensors"
@@ -387,7 +387,7 @@ def test_a_damaged_record_is_reported_and_its_shard_is_written_again(
 
 
 def test_failures_of_an_earlier_call_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, store = draw_pictures(tmp_path / "source", broken=2), tmp_path / "store"
+    source, store = write_pictures(tmp_path / "source", broken=2), tmp_path / "store"
     stop_after(8, source, store, monkeypatch)
     with pytest.raises(ValueError, match=r"of 60 files are not readable .* only 0 are allowed; the last is class0"):
         prepare_small(source, store, max_failures=0)
@@ -397,4 +397,4 @@ def test_failures_of_an_earlier_call_count(tmp_path: Path, monkeypatch: pytest.M
 def test_a_store_that_prepare_did_not_write_is_refused(tmp_path: Path, store: Path) -> None:
     copy = shutil.copytree(store, tmp_path / "store")
     with pytest.raises(ValueError, match="a store that `prepare` did not write; use another STORE"):
-        prepare_small(draw_pictures(tmp_path / "source"), copy)
+        prepare_small(write_pictures(tmp_path / "source"), copy)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_prepare import draw_pictures, prepare_small, read_files, stop_after
+from test_prepare import prepare_small, read_files, stop_after, write_pictures
 from torch.distributed import HashStore
 
 from alexnet.data.prepare import plan
@@ -108,7 +108,7 @@ def run_in_threads(monkeypatch: pytest.MonkeyPatch, count: int, call: Callable[[
 
 
 def test_two_processes_write_the_store_of_one(tmp_path: Path) -> None:
-    source = draw_pictures(tmp_path / "source", broken=2)
+    source = write_pictures(tmp_path / "source", broken=2)
     summary = prepare_small(source, tmp_path / "one")
     assert torchrun(tmp_path, 2, source, tmp_path / "two").wait() == 0
     assert read_files(tmp_path / "two") == read_files(tmp_path / "one")
@@ -118,7 +118,7 @@ def test_two_processes_write_the_store_of_one(tmp_path: Path) -> None:
 
 
 def test_too_many_failures_in_two_processes_are_one_line(tmp_path: Path) -> None:
-    source = draw_pictures(tmp_path / "source", broken=16)  # in both processes' first shards
+    source = write_pictures(tmp_path / "source", broken=16)  # in both processes' first shards
     assert torchrun(tmp_path, 2, source, tmp_path / "store").wait() != 0
     assert printed_lines(tmp_path, "stdout") == []
     (line,) = printed_lines(tmp_path, "stderr")
@@ -129,7 +129,7 @@ def test_too_many_failures_in_two_processes_are_one_line(tmp_path: Path) -> None
 
 
 def test_after_a_kill_other_numbers_of_processes_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, store, ready = draw_pictures(tmp_path / "source", broken=2), tmp_path / "store", tmp_path / "ready"
+    source, store, ready = write_pictures(tmp_path / "source", broken=2), tmp_path / "store", tmp_path / "ready"
     prepare_small(source, tmp_path / "expected")
     ready.mkdir()
     launcher = torchrun(tmp_path, 3, source, store, PICTURES="14", READY=str(ready))
@@ -168,7 +168,7 @@ def test_after_a_kill_other_numbers_of_processes_resume(tmp_path: Path, monkeypa
 def test_any_number_of_processes_writes_the_same_store(
     tmp_path: Path, count: int, each: int, encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = draw_pictures(tmp_path / "source", each=each, broken=1)  # each=3: two shards for three processes
+    source = write_pictures(tmp_path / "source", each=each, broken=1)  # each=3: two shards for three processes
     expected = prepare_small(source, tmp_path / "expected", encoding=encoding)
     results = run_in_threads(
         monkeypatch, count, lambda _: prepare_small(source, tmp_path / "s", encoding=encoding, parallel=True)
@@ -186,7 +186,7 @@ def test_any_number_of_processes_writes_the_same_store(
 
 
 def test_the_missing_shards_are_divided_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = draw_pictures(tmp_path / "source")
+    source = write_pictures(tmp_path / "source")
     stop_after(2, source, tmp_path / "store", monkeypatch)  # the first shard is complete
     shares: dict[str, list[str]] = {"0": [], "1": [], "2": []}
     real_save = ShardRecord.save
@@ -205,7 +205,7 @@ def test_the_missing_shards_are_divided_evenly(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_failures_of_all_processes_count_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = draw_pictures(tmp_path / "source", broken=20)
+    source = write_pictures(tmp_path / "source", broken=20)
     results = run_in_threads(
         monkeypatch, 3, lambda _: prepare_small(source, tmp_path / "store", max_failures=0.2, parallel=True)
     )
@@ -216,7 +216,7 @@ def test_the_failures_of_all_processes_count_together(tmp_path: Path, monkeypatc
 def test_processes_with_different_arguments_or_sources_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, other = draw_pictures(tmp_path / "a" / "source"), draw_pictures(tmp_path / "b" / "source", each=21)
+    source, other = write_pictures(tmp_path / "a" / "source"), write_pictures(tmp_path / "b" / "source", each=21)
     results = run_in_threads(
         monkeypatch, 2, lambda rank: prepare_small(source, tmp_path / "s", seed=rank, parallel=True)
     )
@@ -236,7 +236,7 @@ def test_processes_with_different_arguments_or_sources_are_refused(
 
 def test_a_store_on_a_disk_that_is_not_shared_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare_module, "VISIBLE_SECONDS", 0.01)
-    source = draw_pictures(tmp_path / "source")
+    source = write_pictures(tmp_path / "source")
     results = run_in_threads(
         monkeypatch, 2, lambda rank: prepare_small(source, tmp_path / f"store{rank}", parallel=True)
     )
@@ -245,7 +245,7 @@ def test_a_store_on_a_disk_that_is_not_shared_is_refused(tmp_path: Path, monkeyp
 
 
 def test_the_main_process_gives_up_on_silent_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, key_value_store = draw_pictures(tmp_path / "source"), HashStore()
+    source, key_value_store = write_pictures(tmp_path / "source"), HashStore()
     monkeypatch.setattr(prepare_module, "SILENT_SECONDS", 0.05)
     monkeypatch.setattr(Coordinator, "from_torchrun", lambda: Coordinator(key_value_store, 0, 2))
     with pytest.raises(ValueError, match=r"1 of 2 processes have made no progress for 0 minutes; .* it resumes"):
@@ -263,11 +263,11 @@ def test_a_lost_connection_is_reported(tmp_path: Path, monkeypatch: pytest.Monke
         LostConnectionError,
         match=r"process 0 of 2 has lost the connection to the others \(Broken pipe\); run the same command again",
     ):
-        prepare_small(draw_pictures(tmp_path / "source", broken=1), tmp_path / "store", parallel=True)
+        prepare_small(write_pictures(tmp_path / "source", broken=1), tmp_path / "store", parallel=True)
 
 
 def test_several_processes_need_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(ValueError, match="several processes must be started by torchrun, which sets RANK"):
-        prepare_small(draw_pictures(tmp_path / "source"), tmp_path / "store", parallel=True)
+        prepare_small(write_pictures(tmp_path / "source"), tmp_path / "store", parallel=True)
     assert not (tmp_path / "store").exists()

@@ -4,6 +4,7 @@ import gc
 import os
 import tarfile
 import zipfile
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from alexnet.data.sources.archive import TarTree, ZipTree
 from alexnet.data.sources.base import Source, SourceOptions, fingerprint
 from alexnet.data.sources.cifar10 import TRAIN_FILES
-from alexnet.data.sources.kinds import open_source
+from alexnet.data.sources.kinds import KINDS, open_source
 
 
 def write_files(root: Path, *paths: str) -> Path:
@@ -48,6 +49,12 @@ def write_cifar10(root: Path, pictures: int = 3) -> dict[str, np.ndarray]:
         files[name] = rows
     (root / "batches.meta.txt").write_text("\n".join(f"class{number}" for number in range(10)) + "\n\n")
     return files
+
+
+def test_every_kind_has_its_own_name_and_existing_options() -> None:
+    options = {field.name for field in fields(SourceOptions)}
+    assert len({kind.NAME for kind in KINDS}) == len(KINDS)
+    assert all(set(kind.OPTIONS) <= options for kind in KINDS)
 
 
 def test_a_share_of_each_class_is_held_out(tmp_path: Path) -> None:

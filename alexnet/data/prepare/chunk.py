@@ -9,6 +9,7 @@ from alexnet.data.prepare.colour_sums import colour_sums
 from alexnet.data.prepare.decode import read_image
 from alexnet.data.prepare.encode import encode_jpeg
 from alexnet.data.prepare.plan import Plan, Shard
+from alexnet.data.sources.base import printable_name
 
 _SAMPLE_EVERY = 32  # of a raw store, one picture in so many is encoded as JPEG to estimate the size of a JPEG store
 
@@ -75,7 +76,7 @@ def _read_pictures(
     names: list[str] = []
     skipped: list[tuple[str, str]] = []
     for index in range(start, stop):
-        name = pictures.picture_name(index).encode("utf-8", "backslashreplace").decode()
+        name = printable_name(pictures.picture_name(index))
         try:
             data = plan.source.read(split, index)
             pixels[len(names)] = read_image(data, plan.size) if isinstance(data, bytes) else data

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from alexnet.data.prepare.resize import area_weights, enlarge, resample
 
 # How pictures are resized; part of the key of each store.
-FILTER = (
+RESAMPLING_FILTER = (
     "area average of the central square (linear interpolation where it is smaller); "
     "JPEG is first divided by 2, 4 or 8 in the decoder's DCT where twice the size is left"
 )
@@ -47,9 +47,10 @@ _FORMATS = (
 def read_image(source: str | Path | bytes, size: int = 256) -> np.ndarray:
     """Return the central square of a picture as 8-bit RGB (section 3: shorter side to 256, central 256 x 256 patch).
 
-    The square is cropped first and then resized by `FILTER`. This differs from the paper's order by less than a pixel
-    of the file. Grey and palette pictures become RGB, 16 bits a channel become 8, transparent pixels are laid on white,
-    CMYK is converted without a profile, the EXIF orientation is applied, and an animation is its first picture.
+    The square is cropped first and then resized (see `RESAMPLING_FILTER`). This differs from the paper's order by less
+    than a pixel of the file. Grey and palette pictures become RGB, 16 bits a channel become 8, transparent pixels are
+    laid on white, CMYK is converted without a profile, the EXIF orientation is applied, and an animation is its first
+    picture.
 
     Args:
         source: The path of a picture file, or its bytes.

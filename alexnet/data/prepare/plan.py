@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from alexnet.data.prepare.decode import FILTER
+from alexnet.data.prepare.decode import RESAMPLING_FILTER
 from alexnet.data.prepare.encode import JPEG_QUALITY
 from alexnet.data.sources.base import Source, SourceOptions, fingerprint
 from alexnet.data.store.format import STORE_FORMAT, shard_name, shard_schema
@@ -80,7 +80,7 @@ class Plan:
         size = source.size or size
         key = {"size": size, "encoding": encoding}
         key |= {"held_out": options.held_out, "train_per_class": options.train_per_class, "seed": options.seed}
-        key |= {"filter": FILTER, "format": STORE_FORMAT, "fingerprint": fingerprint(source)}
+        key |= {"filter": RESAMPLING_FILTER, "format": STORE_FORMAT, "fingerprint": fingerprint(source)}
         if options.val_batch is not None:
             key["val_batch"] = options.val_batch
         if encoding == "jpeg":

@@ -142,6 +142,11 @@ class SourceKind(Protocol):
         ...
 
 
+def printable_name(name: str) -> str:
+    """Return the name of a file or folder with its undecodable bytes as backslash escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def fingerprint(source: Source) -> str:
     """Return a digest of the classes of a source and of the names, labels and file sizes in its splits."""
     digest = hashlib.sha256(repr((source.classes, source.size)).encode())

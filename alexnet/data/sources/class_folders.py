@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pyarrow as pa
 
-from alexnet.data.sources.base import SourceOptions, SourceSplit
+from alexnet.data.sources.base import SourceOptions, SourceSplit, printable_name
 from alexnet.data.sources.file_tree import FileTree, PictureFiles
 from alexnet.data.sources.hold_out import hold_out
 
@@ -58,7 +58,7 @@ class _FileList:
 
 
 def open_class_folders(path: Path, tree: FileTree, options: SourceOptions) -> PictureFiles:
-    """Return the source in a tree that has a folder for each class, with or without folders for the splits above.
+    """Return the source in a tree with a folder for each class, which may be in a folder for each split.
 
     Args:
         path: The folder or archive, for messages.
@@ -75,10 +75,10 @@ def open_class_folders(path: Path, tree: FileTree, options: SourceOptions) -> Pi
     files = {split: _group_by_class(folders, folder, ignored) for split, folder in split_folders.items()}
     _check_classes(path, files, ignored)
     splits = {
-        split: SourceSplit.concatenate([files.to_split(label) for label, files in enumerate(by_class.values())])
+        split: SourceSplit.concatenate([pictures.to_split(label) for label, pictures in enumerate(by_class.values())])
         for split, by_class in files.items()
     }
-    classes = tuple(name.encode("utf-8", "backslashreplace").decode() for name in files["train"])
+    classes = tuple(map(printable_name, files["train"]))
     if list(splits) == ["train"]:
         splits = hold_out(path, classes, splits["train"], options)
     else:
