@@ -14,7 +14,7 @@ from alexnet.data.sources.base import Source, SourceOptions
 from alexnet.data.sources.class_folders import open_class_folders
 from alexnet.data.sources.file_tree import FileEntry, check_file_size, is_hidden
 
-NAME = "a .tar or .zip archive with a folder of pictures for each class"
+NAME = "a .tar or .zip of class folders"
 OPTIONS: tuple[str, ...] = ("train_per_class",)
 _TAR_BLOCK = 512  # bytes; headers and files in a .tar start at multiples of it
 

@@ -8,7 +8,7 @@ from alexnet.data.sources.base import Source, SourceOptions
 from alexnet.data.sources.class_folders import open_class_folders
 from alexnet.data.sources.file_tree import FileEntry, check_file_size, is_hidden
 
-NAME = "a folder with a folder of pictures for each class"
+NAME = "a folder of class folders"
 OPTIONS: tuple[str, ...] = ("train_per_class",)
 
 

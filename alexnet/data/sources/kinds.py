@@ -27,14 +27,15 @@ def open_source(path: str | Path, options: SourceOptions | None = None) -> Sourc
         ValueError: The source is of no known kind, has too few classes or pictures, or cannot use an option.
     """
     path, options = Path(path), options or SourceOptions()
-    names = ", ".join(kind.NAME for kind in KINDS)
+    names = " or ".join(kind.NAME for kind in KINDS)
+    remedy = f"give {names}, where a class folder contains the pictures of one class"
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such folder or archive; SOURCE must be one of: {names}")
+        raise FileNotFoundError(f"{path}: no such folder or archive; {remedy}")
     kind = next((kind for kind in KINDS if kind.matches(path)), None)
     if kind is None:
-        raise ValueError(f"{path}: not a source that can be read; SOURCE must be one of: {names}")
+        raise ValueError(f"{path}: not a source that can be read; {remedy}")
     for option in fields(options):
         if option.default is None and option.name not in kind.OPTIONS:
-            users = " and ".join(other.NAME for other in KINDS if option.name in other.OPTIONS)
-            options.refuse(option.name, path, f"{option.name} is an option for {users}, and this is {kind.NAME}")
+            users = " or ".join(other.NAME for other in KINDS if option.name in other.OPTIONS)
+            options.refuse(option.name, path, f"{option.name} is an option for {users}, but this is {kind.NAME}")
     return kind.open(path, options)
