@@ -15,7 +15,7 @@ from alexnet.architecture import Conv, Net
 from alexnet.experiments.lab import ILSVRC2012, Experiment, ExperimentResult, ResultRow, format_settings
 from alexnet.recipe import Recipe
 from alexnet.recipes import one_gpu_net
-from alexnet.training.train import DivergenceError
+from alexnet.training.divergence import DivergenceError
 
 DATA = ILSVRC2012
 Numbers = tuple[float | None, float | None]

@@ -20,7 +20,7 @@ from alexnet.experiments.lab import CIFAR10, Experiment, ExperimentResult, Resul
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
 from alexnet.results.figures import LIGHT
-from alexnet.training.train import DivergenceError
+from alexnet.training.divergence import DivergenceError
 
 DATA = CIFAR10
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)

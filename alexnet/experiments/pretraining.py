@@ -35,7 +35,7 @@ from alexnet.experiments.lab import (
 from alexnet.experiments.table2 import finetuning
 from alexnet.recipe import Recipe
 from alexnet.results.figures import LIGHT
-from alexnet.training.train import DivergenceError
+from alexnet.training.divergence import DivergenceError
 
 DATA = CALTECH101
 FEWEST_CLASSES = 10  # of which two are left to fine-tune on

@@ -1,14 +1,11 @@
-"""What a training tells: metrics.jsonl, TensorBoard's files, and lines on standard error."""
+"""What a training writes down: metrics.jsonl, and TensorBoard's event files."""
 
 import json
 import os
-import sys
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import torch
-from tqdm import tqdm
 
 from alexnet.data.store.store import Store
 from alexnet.distributed.team import Team
@@ -17,67 +14,74 @@ from alexnet.recipe import Recipe
 from alexnet.training.checkpoint import TrainState
 from alexnet.training.error_rates import ErrorRates
 from alexnet.training.precision import uses_bfloat16
-from alexnet.training.schedule import LearningRates
+
+
+class EpochStats(NamedTuple):
+    """How an epoch of training went.
+
+    Args:
+        rate: Learning rate of its last step.
+        pictures_per_second: Speed of the steps, over all processes.
+        waited_seconds: Seconds that the loop waited for batches.
+    """
+
+    rate: float
+    pictures_per_second: float
+    waited_seconds: float
 
 
 class MetricsWriter:
-    """metrics.jsonl, a line per event, cut to what the checkpoint knows of; TensorBoard's files beside it if asked.
+    """Writes metrics.jsonl, one line per event, and TensorBoard's event files.
 
-    Without a run nothing is written: of several processes one tells.
+    Args:
+        run: The run's folder; None to write nothing, since only one of several processes writes.
+        length: Bytes of metrics.jsonl to keep: those written before the checkpoint from which the training resumes.
+        step: Steps done.
+        tensorboard: Whether to write TensorBoard event files, too.
+
+    Raises:
+        ValueError: TensorBoard is not installed.
     """
 
     def __init__(self, run: Path | None, length: int, step: int, *, tensorboard: bool) -> None:
-        self.board: Any = None
-        self.path = run / "metrics.jsonl" if run else Path(os.devnull)
+        self._tensorboard: Any = None
+        self._path = run / "metrics.jsonl" if run else Path(os.devnull)
         if run is None:
-            self.file: TextIO = self.path.open("a", encoding="utf-8")
+            self._file: TextIO = self._path.open("a", encoding="utf-8")
             return
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise ValueError("--tensorboard needs a package: pip install tensorboard") from error
-            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step)
-        self.file = self.path.open("a", encoding="utf-8")
-        # Lines after the checkpoint are cut off; a file that has lost some stays as it is.
-        self.file.truncate(min(length, self.length()))
+            self._tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=step)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._file.truncate(min(length, self.length()))  # a file that has lost lines stays as it is
 
     def write(self, event: str, **values: Any) -> None:
-        """Add a line."""
-        self.file.write(json.dumps({"event": event, **values}) + "\n")
-        self.file.flush()
-        for name, value in values.items() if self.board else ():
+        """Write a line."""
+        self._file.write(json.dumps({"event": event, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items() if self._tensorboard else ():
             if isinstance(value, (int, float)) and name != "step":
-                self.board.add_scalar(f"{event}/{name}", value, values.get("step", 0))
+                self._tensorboard.add_scalar(f"{event}/{name}", value, values.get("step", 0))
 
     def length(self) -> int:
-        """Bytes written."""
-        return self.path.stat().st_size
+        """Return the number of bytes in the file."""
+        return self._path.stat().st_size
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
-        if self.board:
-            self.board.close()
+        self._file.close()
+        if self._tensorboard:
+            self._tensorboard.close()
 
 
-def progress_bar(at: TrainState, total_epochs: int | None, batches: int, *, shown: bool) -> Any:
-    """A bar for the rest of the epoch, on a terminal only; it is gone when the epoch's line is printed."""
-    return tqdm(
-        desc=f"epoch {at.epoch + 1}/{total_epochs or '?'}",
-        total=batches,
-        initial=at.batch,
-        unit="batch",
-        leave=False,
-        disable=not (shown and sys.stderr.isatty()),
-    )
-
-
-def describe_start(recipe: Recipe, store: Store, team: Team) -> dict[str, Any]:
-    """The facts of the first line of metrics.jsonl."""
-    with torch.device("meta"):  # the whole net, of which a process may have a part
+def start_metrics(recipe: Recipe, store: Store, team: Team) -> dict[str, Any]:
+    """Return the values of the line "start": the data, the size of the net, the hardware."""
+    with torch.device("meta"):  # the full net, of which a process may have a shard only
         net = AlexNet(len(store.classes), recipe.net)
     return {
         "store": str(store.path.resolve()),
@@ -96,32 +100,18 @@ def describe_start(recipe: Recipe, store: Store, team: Team) -> dict[str, Any]:
     }
 
 
-def epoch_metrics(at: TrainState, now: LearningRates, found: ErrorRates, speed: float, waited: float) -> dict[str, Any]:
-    """What an epoch's line of metrics.jsonl says."""
+def epoch_metrics(state: TrainState, stats: EpochStats, errors: ErrorRates) -> dict[str, Any]:
+    """Return the values of a line "epoch"."""
     return {
-        "epoch": at.epoch,
-        "step": at.step,
-        "rate": now.highest,
-        "train_loss": at.totals["loss"] / at.totals["pictures"],
-        "train_error": at.totals["errors"] / at.totals["pictures"],
-        "val_top1_error": found.top1_error,
-        "val_top5_error": found.top5_error,
-        "val_log_prob": found.log_prob,
-        "pictures_per_second": speed,
-        "waited_seconds": waited,
-        "seconds": at.seconds,
+        "epoch": state.epoch,
+        "step": state.step,
+        "rate": stats.rate,
+        "train_loss": state.totals["loss"] / state.totals["pictures"],
+        "train_error": state.totals["errors"] / state.totals["pictures"],
+        "val_top1_error": errors.top1_error,
+        "val_top5_error": errors.top5_error,
+        "val_log_prob": errors.log_prob,
+        "pictures_per_second": stats.pictures_per_second,
+        "waited_seconds": stats.waited_seconds,
+        "seconds": state.seconds,
     }
-
-
-def print_epoch(line: dict[str, Any], total: int | None) -> None:
-    """Print an epoch's progress line on standard error; `total` epochs are to be done, if that is known."""
-    left: timedelta | str = "?"
-    if total is not None:
-        left = timedelta(seconds=round(line["seconds"] / line["epoch"] * (total - line["epoch"])))
-    tqdm.write(
-        f"epoch {line['epoch']:3d}/{total or '?'}  rate {line['rate']:.2g}  loss {line['train_loss']:.4f}  "
-        f"train error {line['train_error']:.2%}  validation error {line['val_top1_error']:.2%} "
-        f"(top-5 {line['val_top5_error']:.2%})  {line['pictures_per_second']:.0f} pictures/s  "
-        f"{left} left",
-        file=sys.stderr,
-    )

@@ -47,7 +47,8 @@ class Step:
         self.team, self.micro_batch = team or Team(), micro_batch
         self.model = self.team.wrap_model(net)
         self.device = net.fc8.weight.device
-        self._wants_graph = graph and self.device.type == "cuda" and self.team.world_size == 1 and micro_batch is None
+        full_batch = (micro_batch or recipe.batch_size) >= recipe.batch_size
+        self._wants_graph = graph and self.device.type == "cuda" and self.team.world_size == 1 and full_batch
         self._graph: torch.cuda.CUDAGraph | None = None
         self._eager_steps = 0
         if self.device.type == "cuda":

@@ -39,7 +39,8 @@ from alexnet.results import binary_codes
 from alexnet.results.evaluate import evaluate
 from alexnet.results.report import report
 from alexnet.results.run_history import RunHistory
-from alexnet.training.train import DivergenceError, train
+from alexnet.training.divergence import DivergenceError
+from alexnet.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RECIPE = Recipe(net=small_net(), store_size=32, batch_size=10, schedule="cosine", epochs=2)

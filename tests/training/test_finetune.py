@@ -2,9 +2,9 @@
 
 import contextlib
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Change, Recipe
 from alexnet.training.checkpoint import list_checkpoints, load_best, load_checkpoint
 from alexnet.training.finetune import take_weights
+from alexnet.training.signals import StopRequest
 from alexnet.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -72,7 +73,7 @@ def test_a_layer_that_does_not_fit_is_refused(first: Path, layers: list[str], re
 def test_a_half_finished_run_is_refused(store: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "alexnet.training.train.stopped_by_signal", lambda: contextlib.nullcontext(SimpleNamespace(number=2))
+            "alexnet.training.train.stop_on_signal", lambda: contextlib.nullcontext(StopRequest(signal.SIGINT))
         )
         assert not train(store, tmp_path / "half", RECIPE, progress=False).finished
     with pytest.raises(ValueError, match="must be finished to take weights from it; it has done 0 epochs: go on with"):

@@ -31,10 +31,12 @@ from alexnet.recipe import Change, Recipe
 from alexnet.recipes import recipe_named
 from alexnet.training import train as loop
 from alexnet.training.checkpoint import list_checkpoints, load_best, load_checkpoint
+from alexnet.training.divergence import DivergenceError
 from alexnet.training.error_rates import error_rates, measure_errors
+from alexnet.training.progress import print_epoch
 from alexnet.training.schedule import make_schedule
 from alexnet.training.sgd import SGD, parameter_groups
-from alexnet.training.train import DivergenceError, Outcome, train
+from alexnet.training.train import Outcome, train
 from alexnet.utils.files import exclusive_lock
 from alexnet.utils.memory import keep_freed_memory
 
@@ -286,7 +288,7 @@ CHILD = """
 import sys, time
 from pathlib import Path
 import torch
-from alexnet.training import checkpoint, train as loop
+from alexnet.training import checkpoint, signals, train as loop
 from alexnet.recipe import Recipe
 
 store, run, recipe, place, minutes = sys.argv[1:]
@@ -295,11 +297,11 @@ torch.set_num_threads(1)
 
 def halt():
     print("here", flush=True)
-    while stops[-1].number is None:  # not signal.pause(), which a signal just before it does not end
+    while stops[-1].signal is None:  # not signal.pause(), which a signal just before it does not end
         time.sleep(0.02)
 
-stops, make_stop = [], loop.Stop
-loop.Stop = lambda: stops.append(make_stop()) or stops[-1]
+stops, make_stop = [], signals.StopRequest
+signals.StopRequest = lambda: stops.append(make_stop()) or stops[-1]
 step, save_file, count = loop.SGD.step, checkpoint.save_file, 0
 
 def step_and_halt(self):
@@ -596,7 +598,7 @@ def test_a_store_of_another_size_is_refused_and_leaves_no_run(recipe: Recipe, tm
 
 def test_a_folder_that_holds_other_things_is_refused(store: Path, recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"run .* must be a new or empty folder.*holds other things"):
+    with pytest.raises(ValueError, match=r"run .* must be a new or empty folder.*holds other files"):
         train(store, tmp_path, recipe, progress=False)
     with pytest.raises(ValueError, match=r"run .* must be a new or empty folder"):
         train(store, tmp_path / "holiday.jpg", recipe, progress=False)
@@ -604,7 +606,7 @@ def test_a_folder_that_holds_other_things_is_refused(store: Path, recipe: Recipe
 
 
 def test_a_new_run_needs_a_recipe(store: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"has no recipe.json yet: say which recipe with --recipe NAME"):
+    with pytest.raises(ValueError, match=r"has no recipe.json yet: name a recipe with --recipe NAME"):
         train(store, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
@@ -654,7 +656,8 @@ def test_speed_and_time_are_those_of_the_clock_whatever_is_saved_between(
         if n == 8:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for module in ("train", "checkpointer"):
+        monkeypatch.setattr(f"alexnet.training.{module}.time", SimpleNamespace(monotonic=lambda: now[0]))
     after_step(tick)
     assert train(store, tmp_path / "run", recipe, checkpoint_minutes=0, progress=False).seconds == 8
     now[0] += 1000
@@ -683,9 +686,9 @@ def test_a_line_per_epoch_is_told_on_standard_error(
 
 def test_days_left_are_told_as_days(capsys: pytest.CaptureFixture[str]) -> None:
     fields = ("rate", "train_loss", "train_error", "val_top1_error", "val_top5_error", "pictures_per_second")
-    loop.print_epoch({"epoch": 1, "seconds": 5400.0, **dict.fromkeys(fields, 0.5)}, 90)
+    print_epoch({"epoch": 1, "seconds": 5400.0, **dict.fromkeys(fields, 0.5)}, 90)
     assert "5 days, 13:30:00 left" in capsys.readouterr().err  # 89 epochs of an hour and a half
-    loop.print_epoch({"epoch": 1, "seconds": 5400.0, **dict.fromkeys(fields, 0.5)}, None)
+    print_epoch({"epoch": 1, "seconds": 5400.0, **dict.fromkeys(fields, 0.5)}, None)
     told = capsys.readouterr().err
     assert told.startswith("epoch   1/?")
     assert "? left" in told

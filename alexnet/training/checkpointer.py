@@ -1,0 +1,179 @@
+"""Saving a training to its run's folder, and resuming it from there."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alexnet.data.store.store import Store
+from alexnet.distributed.team import Team
+from alexnet.models.alexnet import AlexNet
+from alexnet.recipe import Recipe
+from alexnet.training.checkpoint import (
+    Checkpoint,
+    TrainState,
+    gather_tensors,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from alexnet.training.divergence import DivergenceError, advise_lower_rate
+from alexnet.training.metrics import MetricsWriter
+from alexnet.training.schedule import Schedule
+from alexnet.training.sgd import SGD
+from alexnet.utils.files import exclusive_lock, write_atomic
+
+
+class Checkpointer:
+    """Writes the checkpoints of a run, and loads the latest one.
+
+    Args:
+        run: The run's folder.
+        recipe: The recipe.
+        store: The store that is trained on.
+        net, optimiser: This process's shard of what is trained.
+        team: The processes that train together.
+        keep: How many checkpoints to keep, besides the best one.
+        minutes: Time between two checkpoints within an epoch.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        recipe: Recipe,
+        store: Store,
+        net: AlexNet,
+        optimiser: SGD,
+        team: Team,
+        *,
+        keep: int,
+        minutes: float,
+    ) -> None:
+        self.run, self.recipe, self.store, self.team = run, recipe, store, team
+        self.net, self.optimiser = net, optimiser
+        self._keep, self._minutes, self._last_save = keep, minutes, time.monotonic()
+
+    def is_due(self) -> bool:
+        """Return whether it is time for a checkpoint; the main process decides."""
+        return self.team.is_main and time.monotonic() - self._last_save > 60 * self._minutes
+
+    def save(self, state: TrainState, schedule: Schedule, metrics: MetricsWriter, *, best: bool = False) -> None:
+        """Write a checkpoint to resume from, and remove the oldest ones. All processes must call this.
+
+        Args:
+            state: The state of the training.
+            schedule: The schedule, whose state is saved too.
+            metrics: The metrics written so far; on resuming, later lines are removed.
+            best: Whether to write the net as the best one, too.
+
+        Raises:
+            DivergenceError: A weight is not finite, which the next loss would show; the checkpoints before remain.
+        """
+        finite = all(bool(weight.isfinite().all()) for weight in self.net.parameters())
+        if not self.team.all_agree(finite):
+            raise DivergenceError(
+                f"weights must stay finite; one is not after step {state.step}: {advise_lower_rate(self.recipe)}"
+            )
+        self.team.watchdog.report_progress(state.step, "saving")
+        tensors = gather_tensors(self.net, self.optimiser, self.team)
+        with self.team.raise_together():
+            if self.team.is_main:
+                state = dataclasses.replace(state, metrics_bytes=metrics.length(), **schedule.state_dict())
+                self._write(tensors, state, best)
+        self._last_save = time.monotonic()
+
+    def _write(self, tensors: dict[str, Tensor], state: TrainState, best: bool) -> None:
+        folder = self.run / "checkpoints"
+        files = {f"step-{state.step:09d}.safetensors": tensors}
+        if best:  # written first: if the process is killed in between, the epoch is repeated
+            net = {name: tensor for name, tensor in tensors.items() if name.startswith("net.")}
+            files = {"best.safetensors": net} | files
+        for name, contents in files.items():
+            save_checkpoint(
+                folder / name,
+                contents,
+                recipe=self.recipe,
+                classes=self.store.classes,
+                statistics=self.store.statistics,
+                state=state,
+            )
+        for old in list_checkpoints(self.run)[: -self._keep]:
+            old.unlink()
+
+    def resume(self) -> TrainState:
+        """Load the latest checkpoint into net, optimiser and random state. All processes must call this.
+
+        Returns:
+            The state of the training: that of the checkpoint, or of a new training if there is none.
+
+        Raises:
+            ValueError: The checkpoint is damaged, or of another recipe or store.
+        """
+        team, checkpoint = self.team, None
+        with team.raise_together():
+            if team.is_main:
+                checkpoint = _load_latest(self.run, self.recipe, self.store)
+        state: TrainState | None = team.broadcast(checkpoint.state if checkpoint else None)
+        if state is None:
+            return TrainState()
+        weights = dict(self.net.named_parameters())
+        team.scatter(checkpoint.with_prefix("net") if checkpoint else None, weights)
+        velocities = {name: self.optimiser.velocity(weight) for name, weight in weights.items()}
+        team.scatter(checkpoint.with_prefix("velocity") if checkpoint else None, velocities)
+        # The same in all processes, since they draw the same dropout masks.
+        random_state = team.broadcast(checkpoint.with_prefix("random") if checkpoint else None)
+        torch.set_rng_state(random_state["cpu"])
+        if team.device.type == "cuda" and "cuda" in random_state:
+            torch.cuda.set_rng_state(random_state["cuda"], team.device)
+        return state
+
+
+def _load_latest(run: Path, recipe: Recipe, store: Store) -> Checkpoint | None:
+    """Load the latest checkpoint of a run, None if there is none, and check that it fits recipe and store."""
+    (run / "checkpoints").mkdir(exist_ok=True)
+    for unfinished in (run / "checkpoints").glob(".*.writing"):  # left by a process that was killed
+        unfinished.unlink()
+    paths = list_checkpoints(run)
+    if not paths:
+        return None
+    checkpoint = load_checkpoint(paths[-1])
+    saved, current = checkpoint.statistics, store.statistics
+    same = checkpoint.classes == store.classes and saved.count == current.count
+    if not same or not np.array_equal(saved.mean, current.mean):
+        raise ValueError(f"run {run} must go on with the store it was begun with; {store.path} holds other pictures")
+    if checkpoint.recipe != recipe:
+        raise ValueError(f"{paths[-1]} is of another recipe than {run / 'recipe.json'}: use another RUN folder")
+    return checkpoint
+
+
+@contextlib.contextmanager
+def open_run(checkpointer: Checkpointer, tensorboard: bool) -> Iterator[tuple[TrainState, MetricsWriter]]:
+    """Lock a run's folder, and resume its training or begin a new one.
+
+    Args:
+        checkpointer: The run's checkpointer.
+        tensorboard: Whether to write TensorBoard event files, too.
+
+    Yields:
+        The state of the training and the writer of its metrics.
+
+    Raises:
+        ValueError: Another process has locked the folder; or as `Checkpointer.resume`.
+    """
+    run, team = checkpointer.run, checkpointer.team
+    with contextlib.ExitStack() as stack:
+        with team.raise_together():
+            if team.is_main:
+                stack.enter_context(exclusive_lock(run))
+                if not (run / "recipe.json").exists():
+                    write_atomic(run / "recipe.json", f"{checkpointer.recipe.to_json()}\n".encode())
+        state = checkpointer.resume()
+        with team.raise_together():
+            folder = run if team.is_main else None
+            metrics = MetricsWriter(folder, state.metrics_bytes, state.step, tensorboard=tensorboard)
+        yield state, stack.enter_context(metrics)

@@ -1,0 +1,141 @@
+"""What is settled before the first step: the recipe, the same in all processes, and the net with its start values."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from alexnet.data.store.store import Store
+from alexnet.distributed.team import Team
+from alexnet.models.alexnet import AlexNet
+from alexnet.recipe import Recipe, recipe_differences
+from alexnet.training.checkpoint import list_checkpoints
+from alexnet.training.consistency import shared_settings
+from alexnet.training.finetune import take_weights
+from alexnet.training.precision import uses_bfloat16
+from alexnet.utils.memory import keep_freed_memory
+
+
+def sync_recipe(team: Team, run: Path, recipe: Recipe | None, store: Store, micro_batch: int | None) -> Recipe:
+    """Resolve the recipe in the main process, check that all processes train the same, and form their groups.
+
+    Args:
+        team: The processes, all of which must call this.
+        run: The run's folder.
+        recipe: The recipe that the caller asks for; None for the run's own.
+        store: The store to train on.
+        micro_batch: The micro-batch that the caller asks for.
+
+    Returns:
+        The recipe to train by.
+
+    Raises:
+        ValueError: As `resolve_recipe`; or the processes differ in what they are to train, or do not suit the scheme.
+    """
+    with team.raise_together():
+        resolved = resolve_recipe(run, recipe, store) if team.is_main else None
+    agreed: Recipe = team.broadcast(resolved)
+    is_new = not team.broadcast((run / "recipe.json").exists())
+    with team.raise_together():
+        store.validation()
+    settings = {
+        "parallel": team.scheme,
+        "micro_batch": micro_batch,
+        "the precision (to fix it, use --set precision=float32)": (
+            "bfloat16" if uses_bfloat16(team.device, agreed) else "float32"
+        ),
+    }
+    team.check_same(lambda: shared_settings(recipe or agreed, store) | settings)
+    with team.raise_together():
+        team.form_groups(agreed.net, len(store.classes))
+        if is_new and agreed.batch_size % team.data_group.size:  # a run may be resumed with fewer processes
+            raise ValueError(
+                f"batch_size must be divisible by the {team.data_group.size} processes that share a batch; got "
+                f"{agreed.batch_size}: change --nproc-per-node, or use --batch-size"
+            )
+    return agreed
+
+
+def resolve_recipe(run: Path, recipe: Recipe | None, store: Store) -> Recipe:
+    """Return the recipe to train by: that of the run if it has begun, else the one that the caller asks for.
+
+    Args:
+        run: The run's folder.
+        recipe: The recipe that the caller asks for; None for the run's own.
+        store: The store to train on.
+
+    Raises:
+        ValueError: There is no recipe, or two that differ; the store does not suit it; the folder is no run.
+    """
+    path = run / "recipe.json"
+    saved = Recipe.from_json(path.read_text(encoding="utf-8")) if path.exists() else None
+    if saved and recipe and recipe != saved:
+        fields = dict.fromkeys(path.partition(".")[0] for path, _, _ in recipe_differences(saved, recipe))
+        raise ValueError(
+            f"run {run} was begun with another recipe (differs in {', '.join(fields)}): use another RUN folder"
+        )
+    resolved = saved or recipe
+    if resolved is None:
+        raise ValueError(f"run {run} has no recipe.json yet: name a recipe with --recipe NAME")
+    size = resolved.store_size
+    if store.size != size:
+        raise ValueError(
+            f"store {store.path} must hold pictures of the recipe's store_size {size}; got {store.size}: "
+            f"prepare another with --size {size}, or train a new run with --set store_size={store.size}"
+        )
+    if resolved.folds_in_validation and "val" not in store.splits:
+        raise ValueError(
+            f'store {store.path} must have val pictures for schedule "fold"; it has {", ".join(store.splits)}: prepare '
+            "another (CIFAR-10 with --val-batch 5), or use --set schedule=changes"
+        )
+    others = {p.name for p in run.iterdir()} - {"recipe.json.part"} if run.is_dir() else run.exists()
+    if saved is None and others:
+        raise ValueError(f"run {run} must be a new or empty folder, or a run; it holds other files: use another RUN")
+    return resolved
+
+
+def build_net(
+    team: Team, run: Path, recipe: Recipe, store: Store, start_from: str | Path | None, take: Sequence[str]
+) -> tuple[AlexNet, tuple[str, ...]]:
+    """Build this process's shard of the net, with its start values.
+
+    Args:
+        team: The processes, all of which must call this.
+        run: The run's folder.
+        recipe: The recipe.
+        store: The store to train on.
+        start_from: Another run to take start values from; None to draw them all.
+        take: Names of the layers to take from it; empty for all that fit.
+
+    Returns:
+        The net on the process's device, and the names of the layers taken.
+    """
+    keep_freed_memory()
+    torch.manual_seed(recipe.seed)  # in all processes: they draw the same start values, and later the same masks
+    net = AlexNet(len(store.classes), recipe.net)
+    taken: tuple[str, ...] = ()
+    with team.raise_together():
+        if team.is_main and start_from and not _has_begun_from(run, start_from):
+            taken = take_weights(net, store.classes, start_from, take)
+    taken = team.broadcast(taken)
+    full = net.state_dict() if taken and team.is_main else None
+    team.shard_model(net)
+    net.to_channels_last(team.device)
+    if taken and team.world_size > 1:
+        team.scatter(full, dict(net.named_parameters()))
+    return net, taken
+
+
+def _has_begun_from(run: Path, start_from: str | Path) -> bool:
+    """Return whether a run has begun, with start values of this other run; raise a ValueError if with others."""
+    if not list_checkpoints(run):
+        return False
+    with (run / "metrics.jsonl").open(encoding="utf-8") as file:
+        origin = json.loads(file.readline()).get("from")
+    if origin != str(start_from):
+        raise ValueError(
+            f"run {run} was begun from {origin or 'start values that were drawn'}, not from {start_from}: go on "
+            "without --from, or use another RUN folder"
+        )
+    return True
