@@ -32,17 +32,17 @@ def run(options: argparse.Namespace) -> int:
         for name, claim in describe_experiments().items():
             print(f"{name:20} {claim}")
         return 0
-    finding = reproduce(
+    result = reproduce(
         options.name,
         options.folder,
         options.data,
-        more=options.more,
+        pretraining_data=options.more,
         recipe=recipe_named(options.recipe) if options.recipe else None,
         epochs=options.epochs,
         seeds=options.seeds,
         device=options.device,
         workers=options.workers,
     )
-    print(finding.markdown(), end="")
+    print(result.to_markdown(), end="")
     print(f"\nAll in {options.folder / options.name}.")
     return 0

@@ -1,11 +1,13 @@
-"""One short file per claim of the paper: a list of nets that differ in one thing, and a table or a figure."""
+"""The experiments: a short file for each figure, table or claim of the paper."""
 
 import importlib
 from pathlib import Path
 from typing import Any
 
 from alexnet.data.store.store import Store
-from alexnet.experiments.lab import Experiment, ExperimentResult, PaperDataset
+from alexnet.experiments.experiment import Experiment
+from alexnet.experiments.paper_datasets import PaperDataset
+from alexnet.experiments.result import ExperimentResult
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES, recipe_named
 
@@ -28,67 +30,67 @@ def reproduce(
     folder: str | Path,
     data: str | Path | None = None,
     *,
-    more: str | Path | None = None,
+    pretraining_data: str | Path | None = None,
     recipe: Recipe | None = None,
     epochs: int | None = None,
     seeds: int | None = None,
     device: str | None = None,
     workers: int | None = None,
 ) -> ExperimentResult:
-    """Do an experiment of the paper, or go on with it, and write down what is found.
+    """Run an experiment of the paper, or resume it, and write its result.
 
     Args:
         name: One of EXPERIMENTS.
-        folder: Where the nets, table, figure and figures' numbers go: FOLDER/NAME. What is finished there is not done
-            again.
-        data: The store to do it on. Where it is not the set that the paper used, the result is called a stand-in.
-        more: A store of a larger set to pre-train on, for table2.
-        recipe: What the nets differ from, in place of the experiment's own.
-        epochs: Shorten every training to this many epochs, its schedule in proportion.
-        seeds: How often each net is trained, from seed 0 on; by default what the experiment can afford.
-        device: Where; the first GPU or else the CPU by default.
-        workers: Threads that make batches.
+        folder: The folder to work in. Nets, table and figures are written to FOLDER/NAME; what is finished there is not
+            done again.
+        data: The store to use. If it is not the set that the paper used, the result calls it a stand-in.
+        pretraining_data: A store of a larger set to pre-train on, for table2.
+        recipe: The recipe to vary, in place of the experiment's own.
+        epochs: The number of epochs that every training is shortened to, its schedule in proportion.
+        seeds: How often each net is trained, from seed 0 on; by default the experiment's own number.
+        device: The device to compute on; by default the first GPU, or the CPU if there is none.
+        workers: The number of threads that load batches.
 
     Returns:
-        What was found; also in FOLDER/NAME/finding.json and finding.md.
+        The result; it is also in FOLDER/NAME/finding.json and finding.md.
 
     Raises:
-        ValueError: No such experiment, or a store or recipe that it cannot use.
-        FileNotFoundError: No store given, or none there; the message says what to get.
+        ValueError: There is no such experiment, or it cannot use the store or the recipe.
+        FileNotFoundError: No store is given, or there is none; the message says what to get.
     """
     if name not in EXPERIMENTS:
         raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}; got {name!r}")
-    experiment: Any = importlib.import_module(EXPERIMENTS[name])
-    wanted: PaperDataset | None = experiment.DATA
-    if data is None and wanted is not None:
-        raise FileNotFoundError(f"{name} needs a store (--data) {wanted.needed()}; or any other, as a stand-in")
-    lab = Experiment(
+    module: Any = importlib.import_module(EXPERIMENTS[name])
+    dataset: PaperDataset | None = module.DATASET
+    if data is None and dataset is not None:
+        raise FileNotFoundError(f"{name} needs a store (--data) {dataset.instructions()}; or any other, as a stand-in")
+    experiment = Experiment(
         Path(folder) / name,
-        Store(data) if data is not None and wanted is not None else None,
-        wanted,
-        more=Store(more) if more is not None else None,
+        Store(data) if data is not None and dataset is not None else None,
+        dataset,
+        pretraining_store=Store(pretraining_data) if pretraining_data is not None else None,
         recipe=recipe,
         epochs=epochs,
         seeds=seeds,
         device=device,
         workers=workers,
     )
-    finding: ExperimentResult = experiment.run(lab)
-    finding.notes += lab.without_top5(finding)
-    if lab.named is not None:
-        finding.notes.append(f"The recipe: `{lab.named}`, and what a row says that it differs in.")
-    given = {"data": data, "more": more, "epochs": epochs, "seeds": seeds}
-    finding.command = " ".join(
-        ["alexnet reproduce", name, *(f"--{option} {value}" for option, value in given.items() if value is not None)]
+    result: ExperimentResult = module.run(experiment)
+    result.notes += experiment.missing_top5_notes(result)
+    if experiment.recipe_name is not None:
+        result.notes.append(f"The recipe: `{experiment.recipe_name}`, with the differences that a row names.")
+    options = {"data": data, "more": pretraining_data, "epochs": epochs, "seeds": seeds}
+    result.command = " ".join(
+        ["alexnet reproduce", name, *(f"--{option} {value}" for option, value in options.items() if value is not None)]
     )
     if recipe is not None:
-        finding.command += f" --recipe {next((n for n in RECIPES if recipe_named(n) == recipe), '(one of its own)')}"
-    finding.write(lab.folder)
-    return finding
+        result.command += f" --recipe {next((n for n in RECIPES if recipe_named(n) == recipe), '(one of its own)')}"
+    result.write(experiment.folder)
+    return result
 
 
 def describe_experiments() -> dict[str, str]:
-    """The experiments' names, and what each shows."""
+    """Return for each experiment, by name, a line that says what it shows."""
     return {
         name: (importlib.import_module(module).__doc__ or "").splitlines()[0] for name, module in EXPERIMENTS.items()
     }

@@ -1,10 +1,14 @@
-"""Figure 4: the net's guesses at eight pictures, and the training pictures nearest to five by its last hidden layer.
+"""Figure 4: the net's guesses for eight pictures, and the training pictures nearest to five by its last hidden layer.
 
     alexnet reproduce figure4 --data STORE
 
-The right part adds what the paper only mentions: the nearest by raw pixels, beside the nearest by activities. The table
-says how many of the six nearest are of the query's class, over many queries: by pixels, by activities, and by the
-binary codes that section 7.1 proposes.
+The right part adds what the paper only mentions: beside the nearest pictures by activities, the nearest by raw pixels.
+The table says how many of the six nearest pictures are of the query's class, over many queries: by pixels, by
+activities, and by the binary codes that section 7.1 proposes.
+
+Expected: the paper has no numbers. Here, on Caltech-101 with photos: 10.8 % by pixels, 34.0 % by activities, 34.9 to
+35.8 % by codes.
+Duration: a training, then three autoencoders of 200 s each (one core).
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,101 +18,110 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from alexnet.data.store.base import Split
-from alexnet.experiments.lab import ILSVRC2010, Experiment, ExperimentResult, ResultRow, percent
+from alexnet.experiments.experiment import Experiment
+from alexnet.experiments.paper_datasets import ILSVRC2010
+from alexnet.experiments.result import ExperimentResult, ResultRow, to_percent
 from alexnet.results.examples import balanced_sample, predict_examples
 from alexnet.results.figures import draw_guesses, to_png
 from alexnet.results.retrieval import Features, Index, build_index, import_faiss, nearest_neighbours
 from alexnet.training.checkpoint import load_best
 
-DATA = ILSVRC2010
-SHOWN, QUERIES, NEIGHBOURS, BITS = 5, 200, 6, (64, 128, 256)
-PIXEL_BLOCK = 256  # pictures compared at a time: of 256 pixels a side, 200 MB
+DATASET = ILSVRC2010
+BITS = (64, 128, 256)
+_GUESSES_SHOWN, _QUERIES_SHOWN = 8, 5
+_QUERIES, _NEIGHBOURS = 200, 6
+_PIXEL_BLOCK = 256  # pictures compared at a time: of 256 pixels a side, 200 MB
 
 
-def pixel_vectors(split: Split, places: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Pictures as vectors of their raw bytes, (N, 3 * size * size) float32."""
-    return np.stack([split.image(int(i)).reshape(-1) for i in places]).astype(np.float32)
+def pixel_vectors(split: Split, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return pictures as vectors of their raw pixels, (N, 3 * size * size) float32."""
+    return np.stack([split.image(int(index)).reshape(-1) for index in indices]).astype(np.float32)
 
 
 def pixel_vector_blocks(split: Split) -> Iterator[np.ndarray]:
-    """All pictures of a split as such vectors, some at a time."""
-    for start in range(0, len(split), PIXEL_BLOCK):
-        yield pixel_vectors(split, range(start, min(start + PIXEL_BLOCK, len(split))))
+    """Yield all pictures of a split as vectors of their raw pixels, in blocks."""
+    for start in range(0, len(split), _PIXEL_BLOCK):
+        yield pixel_vectors(split, range(start, min(start + _PIXEL_BLOCK, len(split))))
 
 
-def precision_at_k(found: np.ndarray, labels: np.ndarray, among: np.ndarray) -> float:
-    """The share of the pictures found, (N, count) places, that have the label of their query."""
-    return float((among[found] == labels[:, None]).mean())
+def precision_at_k(neighbours: np.ndarray, labels: np.ndarray, train_labels: np.ndarray) -> float:
+    """Return the share of the neighbours that have the label of their query.
+
+    Args:
+        neighbours: (N, k) int, the indices of each query's neighbours.
+        labels: (N,) int, the labels of the queries.
+        train_labels: The labels of the pictures that were searched.
+    """
+    return float((train_labels[neighbours] == labels[:, None]).mean())
 
 
-def run(lab: Experiment) -> ExperimentResult:
-    """Train a net, draw both parts of the figure, and measure the three ways of searching."""
-    import_faiss()  # or it is missed only after the training
-    base = lab.base("photos", "alexnet-2012-run-2010")
-    trained = lab.trained("net-0", base)
-    of, among = lab.store.split(lab.tested()), lab.store.split("train")
-    queries = balanced_sample(of.labels, min(QUERIES, len(of)), 0)
-    asked = Features(load_best(trained), lab.device)([of.image(int(i)) for i in queries])
-    count = min(NEIGHBOURS, len(among))
-    by_pixels = nearest_neighbours(pixel_vectors(of, queries), pixel_vector_blocks(among), count)[1]
+def run(experiment: Experiment) -> ExperimentResult:
+    """Train a net, draw both parts of the figure, and compare the three ways to search."""
+    import_faiss()  # if it is missing, the error must come before the training
+    run_folder = experiment.train("net-0", experiment.base_recipe("photos", "alexnet-2012-run-2010"))
+    test, train = experiment.store.split(experiment.test_split()), experiment.store.split("train")
+    queries = balanced_sample(test.labels, min(_QUERIES, len(test)), 0)
+    count = min(_NEIGHBOURS, len(train))
+    measures = (f"precision at {count} (%)", "bytes a picture")
+    result = ExperimentResult("Figure 4: guesses and neighbours", experiment.describe_data(), measures)
 
-    measure = f"precision at {count} (%)"
-    finding = ExperimentResult("Figure 4: guesses and neighbours", lab.data(), (measure, "bytes a picture"))
-    size = 3 * of.size**2
-    finding.rows = [row("raw pixels", by_pixels, size, of.labels[queries], among.labels)]
-    if not (trained / "index" / "about.json").exists():
-        build_index(trained, lab.store.path, bits=BITS[0], device=lab.device)
-    found = Index(trained / "index")
-    by_activities = found.search(asked, count)[1]
-    bytes_of = found.activities[0].nbytes
-    finding.rows.append(row("activities", by_activities, bytes_of, of.labels[queries], among.labels))
+    def add_row(name: str, neighbours: np.ndarray, size: int) -> None:
+        precision = to_percent(precision_at_k(neighbours, test.labels[queries], train.labels))
+        result.rows.append(ResultRow(name, (None, None), ((precision, size),)))
+
+    by_pixels = nearest_neighbours(pixel_vectors(test, queries), pixel_vector_blocks(train), count)[1]
+    add_row("raw pixels", by_pixels, 3 * test.size**2)
+    if not (run_folder / "index" / "about.json").exists():
+        build_index(run_folder, experiment.store.path, bits=BITS[0], device=experiment.device)
+    index, checkpoint = Index(run_folder / "index"), load_best(run_folder)
+    activities = Features(checkpoint, experiment.device)([test.image(int(query)) for query in queries])
+    by_activities = index.search(activities, count)[1]
+    add_row("activities", by_activities, index.activities[0].nbytes)
     for bits in BITS:
-        coded = found if bits == BITS[0] else found.with_code_length(bits)
-        by_codes = coded.search(asked, count, codes=True)[1]
-        name = f"codes of {bits} bits, then activities"
-        finding.rows.append(row(name, by_codes, bits // 8, of.labels[queries], among.labels))
-    finding.notes = [f"Over {len(queries)} pictures of split {of.name!r}; bytes are those that are searched through."]
+        coded = index if bits == BITS[0] else index.with_code_length(bits)
+        by_codes = coded.search(activities, count, codes=True)[1]
+        add_row(f"codes of {bits} bits, then activities", by_codes, bits // 8)
+    result.notes = [f"Over {len(queries)} pictures of split {test.name!r}; the bytes are those that are searched."]
 
-    save(
-        draw_guesses(predict_examples(load_best(trained), of, queries[:8], lab.device)),
-        lab.folder / "figure4-left.png",
-        finding,
-    )
-    shown = slice(0, SHOWN)
-    right = draw_neighbours(of, among, queries[shown], by_activities[shown], by_pixels[shown])
-    save(right, lab.folder / "figure4-right.png", finding)
-    return finding
+    examples = predict_examples(checkpoint, test, queries[:_GUESSES_SHOWN], experiment.device)
+    _save(draw_guesses(examples), experiment.folder / "figure4-left.png", result)
+    shown = slice(0, _QUERIES_SHOWN)
+    right = draw_neighbours(test, train, queries[shown], by_activities[shown], by_pixels[shown])
+    _save(right, experiment.folder / "figure4-right.png", result)
+    return result
 
 
-def row(name: str, found: np.ndarray, size: int, labels: np.ndarray, among: np.ndarray) -> ResultRow:
-    """A way of searching: how good it is, and how many bytes it reads for each picture."""
-    return ResultRow(name, (None, None), ((percent(precision_at_k(found, labels, among)), size),))
-
-
-def save(figure: Figure, path: Path, finding: ExperimentResult) -> None:
-    """Write a figure and name it in the finding."""
+def _save(figure: Figure, path: Path, result: ExperimentResult) -> None:
+    """Write a figure and add its name to the result."""
     path.write_bytes(to_png(figure))
-    finding.figures.append(path.name)
+    result.figures.append(path.name)
 
 
 def draw_neighbours(
-    of: Split, among: Split, queries: np.ndarray, by_activities: np.ndarray, by_pixels: np.ndarray
+    test: Split, train: Split, queries: np.ndarray, by_activities: np.ndarray, by_pixels: np.ndarray
 ) -> Figure:
-    """A row for each query: the picture, its nearest by activities, its nearest by pixels."""
+    """Draw a row for each query: the picture, its nearest by activities, its nearest by pixels.
+
+    Args:
+        test: The split of the queries.
+        train: The split that was searched.
+        queries: (N,) int, indices into `test`.
+        by_activities, by_pixels: (N, count) int, indices into `train`.
+    """
     count = by_activities.shape[1]
     figure = Figure(figsize=(2 + 2 * count * 0.95, 1.05 * len(queries) + 0.4), layout="constrained")
     widths = [1, 0.15, *[1] * count, 0.15, *[1] * count]
+    titles = {0: "test picture", 2: "nearest by activities", 3 + count: "nearest by raw pixels"}  # by column
     grid = figure.add_gridspec(len(queries), len(widths), width_ratios=widths)
-    for number, query in enumerate(queries):
-        line = [(0, of.image(int(query)))]
-        line += [(2 + n, among.image(int(place))) for n, place in enumerate(by_activities[number])]
-        line += [(3 + count + n, among.image(int(place))) for n, place in enumerate(by_pixels[number])]
-        for column, picture in line:
-            axes = figure.add_subplot(grid[number, column])
+    for row, query in enumerate(queries):
+        pictures = [(0, test.image(int(query)))]
+        pictures += [(2 + n, train.image(int(index))) for n, index in enumerate(by_activities[row])]
+        pictures += [(3 + count + n, train.image(int(index))) for n, index in enumerate(by_pixels[row])]
+        for column, picture in pictures:
+            axes = figure.add_subplot(grid[row, column])
             axes.imshow(picture)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-            if number == 0 and column in (0, 2, 3 + count):
-                title = {0: "test picture", 2: "nearest by activities", 3 + count: "nearest by raw pixels"}[column]
-                axes.set_title(title, loc="left", fontsize=8)
+            if row == 0 and column in titles:
+                axes.set_title(titles[column], loc="left", fontsize=8)
     return figure

@@ -1,0 +1,210 @@
+"""What the experiments share: they train each net once, keep its predictions and measure its errors."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alexnet.checked import require
+from alexnet.data.store.store import Store
+from alexnet.experiments.paper_datasets import PaperDataset
+from alexnet.experiments.result import ExperimentResult, to_percent
+from alexnet.recipe import Recipe
+from alexnet.recipes import recipe_named
+from alexnet.results.evaluate import evaluate
+from alexnet.results.run_history import RunHistory
+from alexnet.training.inference import default_views
+from alexnet.training.train import train
+
+_TOP5_CLASSES = 10  # with fewer classes, five guesses are more than half of them
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """A signal has stopped a training; the same command resumes it.
+
+    Args:
+        signal: The number of the signal.
+    """
+
+    def __init__(self, signal: int | None) -> None:
+        super().__init__()
+        self.signal = signal or 2
+
+
+class Experiment:
+    """The folder, the pictures and the budget of an experiment.
+
+    Args:
+        folder: The folder of the experiment; it is created.
+        store: The pictures; None for an experiment that needs none.
+        dataset: The set that the paper used; None for an experiment that needs no pictures.
+        pretraining_store: A larger set to pre-train on.
+        recipe: The recipe to vary, in place of the experiment's own.
+        epochs: The number of epochs that every training is shortened to.
+        seeds: How often each net is trained; None for the experiment's own number.
+        device, workers: As for `train`.
+
+    Attributes:
+        stand_in: Whether the pictures stand in for those that the paper used.
+        recipe_name: The name of the experiment's own recipe, once `base_recipe` has chosen one; else None.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        store: Store | None,
+        dataset: PaperDataset | None,
+        *,
+        pretraining_store: Store | None = None,
+        recipe: Recipe | None = None,
+        epochs: int | None = None,
+        seeds: int | None = None,
+        device: str | None = None,
+        workers: int | None = None,
+    ) -> None:
+        require(epochs is None or epochs >= 1, "epochs", "a whole number of at least 1", epochs)
+        require(seeds is None or seeds >= 1, "seeds", "a whole number of at least 1", seeds)
+        self.folder, self._store, self._dataset = folder, store, dataset
+        self.pretraining_store, self.recipe, self.epochs, self.seeds = pretraining_store, recipe, epochs, seeds
+        self.device, self._workers = device, workers
+        self.recipe_name: str | None = None
+        self.stand_in = store is not None and dataset is not None and not dataset.matches(store)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def store(self) -> Store:
+        """The pictures."""
+        assert self._store is not None, "an experiment without pictures must not use the store"
+        return self._store
+
+    def describe_data(self) -> str:
+        """Return a description of the pictures, in a line."""
+        pictures = f"{len(self.store.split('train')):,} pictures of {len(self.store.classes)} classes"
+        dataset = self._dataset
+        assert dataset is not None
+        if not self.stand_in:
+            return f"On {dataset.name}: {pictures}."
+        line = f"On a stand-in for {dataset.name}, {self.store.path.resolve().name}: {pictures}."
+        if dataset.train and len(self.store.classes) == dataset.classes:  # it may be the set, prepared otherwise
+            validation = f", {dataset.val:,} in val/" if dataset.val else ""
+            line += f" (The set itself has {dataset.train:,} to train on{validation}.)"
+        return line
+
+    def base_recipe(self, name: str, on_paper_data: str | None = None) -> Recipe:
+        """Return the recipe to vary: the one asked for, or else the experiment's own, which the result then names.
+
+        Args:
+            name: The experiment's own recipe.
+            on_paper_data: The experiment's own recipe for the pictures that the paper used, if it is another.
+        """
+        name = name if self.stand_in else on_paper_data or name
+        if self.recipe is None:
+            self.recipe_name = name
+        return self.recipe or recipe_named(name)
+
+    def train(
+        self, name: str, recipe: Recipe, *, full_length: bool = False, store: Store | None = None, **options: Any
+    ) -> Path:
+        """Train a net to its end, or do nothing if that was done before.
+
+        Args:
+            name: The name of the run's folder.
+            recipe: The recipe; it is shortened to the experiment's epochs.
+            full_length: Whether to train all epochs of the recipe.
+            store: The pictures; by default the experiment's.
+            options: Further options of `train`.
+
+        Returns:
+            The folder of the run.
+
+        Raises:
+            TrainingInterrupted: A signal stopped the training; the same command resumes it.
+        """
+        if self.epochs is not None and not full_length:
+            recipe = shorten_schedule(recipe, self.epochs)
+        self.check_store_size([recipe], store)
+        run = self.folder / name
+        outcome = train(store or self.store, run, recipe, device=self.device, workers=self._workers, **options)
+        if not outcome.finished:
+            raise TrainingInterrupted(outcome.signal)
+        return run
+
+    def check_store_size(self, recipes: Iterable[Recipe], store: Store | None = None) -> None:
+        """Check that recipes can be trained on a store, before the first of them is.
+
+        Raises:
+            ValueError: The size of the store's pictures is not the recipe's.
+        """
+        store = store or self.store
+        for recipe in recipes:
+            if recipe.store_size != store.size:
+                raise ValueError(
+                    f"store {store.path} must have pictures of the recipe's store_size {recipe.store_size}; got "
+                    f"{store.size}: prepare another with --size {recipe.store_size}, or name another --recipe"
+                )
+
+    def test_split(self) -> str:
+        """Return the split to evaluate if the paper used its test pictures: "test" if there is one, else "val"."""
+        return "test" if "test" in self.store.splits else self.store.validation().name
+
+    def evaluate(
+        self, runs: Sequence[Path], views: int | None = None, *, split: str | None = None, store: Store | None = None
+    ) -> Mapping[str, Any]:
+        """Evaluate finished runs, their predictions averaged.
+
+        Args:
+            runs: The folders of the runs.
+            views: As for `evaluate`; by default the recipe's number, or 1 if the crops are as large as the pictures.
+            split: "val", "test" or "train"; by default "val" if the store has it, else "test".
+            store: The pictures; by default the experiment's.
+
+        Returns:
+            What `alexnet.results.evaluate.evaluate` returns.
+        """
+        store = store or self.store
+        views = default_views(RunHistory.read(runs[0]).recipe) if views is None else views
+        split = split or store.validation().name
+        files = [self._save_predictions(run, views, split, store) for run in runs]
+        return evaluate(files, store.path, views=views, split=split)
+
+    def _save_predictions(self, run: Path, views: int, split: str, store: Store) -> Path:
+        """Return the file of a finished run's predictions; it is written once."""
+        path = self.folder / "predictions" / f"{run.name}, {split}, {views} views"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            evaluate(run, store.path, views=views, split=split, save=path, device=self.device)
+        return path
+
+    def top1_and_top5(self, errors: Mapping[str, Any]) -> tuple[float, float | None]:
+        """Return the top-1 and the top-5 error in percent; no top-5 error if five guesses are most of the classes."""
+        meaningful = len(self.store.classes) >= _TOP5_CLASSES
+        return to_percent(errors["top1_error"]), to_percent(errors["top5_error"]) if meaningful else None
+
+    def missing_top5_notes(self, result: ExperimentResult) -> list[str]:
+        """Return a note that says why the table has no top-5 error of ours; empty if it has one."""
+        if self._store is None or "top-5" not in " ".join(result.measures):
+            return []
+        classes = len(self._store.classes)
+        if classes >= _TOP5_CLASSES:
+            return []
+        return [
+            f"No top-5 error here: five guesses name more than half of {classes} classes; a store of at least "
+            f"{_TOP5_CLASSES} has one."
+        ]
+
+
+def training_errors(run: Path) -> list[float]:
+    """Return the training error of each epoch of a run, measured during training, as a fraction."""
+    return [float(line["train_error"]) for line in RunHistory.read(run).epochs]
+
+
+def shorten_schedule(recipe: Recipe, epochs: int) -> Recipe:
+    """Return a recipe whose schedule takes this number of epochs, all its times in proportion."""
+    share = epochs / recipe.epochs
+    return dataclasses.replace(
+        recipe,
+        epochs=epochs,
+        warmup=recipe.warmup * share,
+        patience=max(1, round(recipe.patience * share)),
+        changes=tuple(dataclasses.replace(change, epoch=change.epoch * share) for change in recipe.changes),
+    )

@@ -1,0 +1,101 @@
+"""The result of an experiment: a table with the paper's numbers beside ours, in finding.md and finding.json."""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alexnet.recipe import Recipe, recipe_differences
+from alexnet.utils.files import write_atomic
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """A row of the table. The fields are keys of finding.json.
+
+    Args:
+        name: What was measured.
+        paper: The paper's numbers, one for each measure of the table; None if the paper gives none.
+        ours: Our numbers, a tuple for each seed; empty if nothing was measured, None for a measure that is meaningless.
+        how: The settings in which the recipe differs from the first row's, as for `--set`.
+    """
+
+    name: str
+    paper: tuple[float | None, ...]
+    ours: tuple[tuple[float | None, ...], ...] = ()
+    how: str = ""
+
+    def format_ours(self, measure: int) -> str:
+        """Return our mean of a measure, with the standard deviation over the seeds if there are several.
+
+        A single whole number is a count and has no decimals. "-" stands for a measure that is meaningless.
+        """
+        values = [value for numbers in self.ours if (value := numbers[measure]) is not None]
+        if not values:
+            return "-" if self.ours else "not measured"
+        if len(values) == 1 and isinstance(values[0], int):
+            return str(values[0])
+        deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        return f"{statistics.mean(values):.2f}{deviation}"
+
+
+@dataclass
+class ExperimentResult:
+    """The result of an experiment. The fields are keys of finding.json.
+
+    Args:
+        title: The title, with the paper's section or figure.
+        data: A description of the pictures; it says so if they stand in for the paper's.
+        measures: The measures of the table, with units.
+        rows: The rows of the table.
+        notes: Notes below the table.
+        figures: The names of picture files in the folder of the experiment.
+        numbers: The numbers that the figures are drawn from.
+        command: The command that made it.
+    """
+
+    title: str
+    data: str
+    measures: tuple[str, ...]
+    rows: list[ResultRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    figures: list[str] = field(default_factory=list)
+    numbers: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
+
+    def to_markdown(self) -> str:
+        """Return the table, the notes and the figures as Markdown."""
+        columns = (f"{measure}, {source}" for measure in self.measures for source in ("paper", "here"))
+        heading = ["", *columns, "seeds", "differs in"]
+        lines = [f"# {self.title}", "", *([f"    {self.command}", ""] if self.command else [])]
+        lines += [self.data, "", _format_cells(heading), _format_cells(["---"] * len(heading))]
+        for row in self.rows:
+            cells = [row.name]
+            for measure, paper in enumerate(row.paper):
+                cells += ["-" if paper is None else str(round(paper, 2)), row.format_ours(measure)]
+            lines.append(_format_cells([*cells, str(len(row.ours)), f"`{row.how}`" if row.how else ""]))
+        lines += ["", *(f"- {note}" for note in self.notes)]
+        lines += ["", *(f"![{Path(name).stem}]({name})" for name in self.figures)]
+        return "\n".join(lines).rstrip() + "\n"
+
+    def write(self, folder: Path) -> None:
+        """Write finding.md and finding.json."""
+        write_atomic(folder / "finding.md", self.to_markdown().encode())
+        write_atomic(folder / "finding.json", json.dumps(dataclasses.asdict(self), indent=1).encode())
+
+
+def _format_cells(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def format_settings(base: Recipe, recipe: Recipe) -> str:
+    """Return the values of `--set` that turn `base` into `recipe`, separated by spaces."""
+    return " ".join(f"{path}={json.dumps(value)}" for path, _, value in recipe_differences(base, recipe))
+
+
+def to_percent(fraction: float) -> float:
+    """Return a fraction in percent."""
+    return 100 * fraction

@@ -1,0 +1,125 @@
+"""The experiments that draw Figures 1 to 4 of the paper."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_experiments import RECIPE, record_trainings
+
+from alexnet.data.store.store import Store
+from alexnet.experiments import figure1, figure2, figure3, figure4, reproduce
+from alexnet.recipe import Recipe
+from alexnet.recipes import RECIPES, recipe_named
+from alexnet.results import binary_codes
+from alexnet.results.run_history import RunHistory
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_figure1_searches_rates_and_compares_epochs(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = record_trainings(monkeypatch)
+    monkeypatch.setattr(figure1, "RATES", (0.0001, 0.001, 0.01))
+    monkeypatch.setattr(figure1, "ROUNDS", (("search", 1, None, 2), ("final", 2, 0.25, 1)))
+    result = reproduce("figure1", tmp_path, store, recipe=RECIPE, epochs=12)
+    assert trained[:3] == ["search-relu-0.0001", "search-relu-0.001", "search-relu-0.01"]
+    assert (trained[5], trained[-1]) == ("relu-0", "tanh-0")
+    errors = {name: RunHistory.read(tmp_path / "figure1" / name).epochs[-1]["train_error"] for name in trained[:5]}
+    finals = [name.replace("final", "search") for name in trained[3:5]]
+    (dropped,) = set(trained[:3]) - set(finals)
+    assert max(errors[name] for name in finals) <= errors[dropped]
+    best = result.notes[0].removeprefix("ReLU: learning rate ").split(", of")[0]
+    assert errors[f"final-relu-{best}"] == min(errors[name] for name in trained[3:5])
+    curves = result.numbers["training_error"]
+    for activation in ("relu", "tanh"):
+        recipe = Recipe.from_json((tmp_path / f"figure1/{activation}-0/recipe.json").read_text(encoding="utf-8"))
+        assert (recipe.net.activation, recipe.decay, recipe.net.normalise) == (activation, 0, None)
+        # It ends with the first epoch at or under 25 %.
+        (errors,) = curves[activation]
+        assert all(error > 0.25 for error in errors[:-1])
+        assert errors[-1] <= 0.25 or len(errors) == 12
+    assert (tmp_path / "figure1/figure1.png").stat().st_size > 10_000
+
+
+def test_epochs_to_the_target_are_interpolated_between_epochs() -> None:
+    assert figure1.epochs_to_target([0.6, 0.3, 0.2]) == pytest.approx(2.5)
+    assert figure1.epochs_to_target([0.25]) == pytest.approx(1)
+    assert figure1.epochs_to_target([0.6, 0.3]) is None
+
+
+def test_figure2_has_the_paper_s_numbers_of_neurons(tmp_path: Path) -> None:
+    result = reproduce("figure2", tmp_path)
+    assert {row.name: row.ours[0][0] for row in result.rows} == figure2.PAPER_NEURONS
+    assert all(row.paper[0] == row.ours[0][0] for row in result.rows)
+    for name in RECIPES:
+        assert figure2.draw(figure2.drawn_layers(recipe_named(name).net)).axes
+
+
+@pytest.mark.parametrize(
+    ("recipe", "captions"),
+    [
+        (
+            "alexnet-2012-paper",
+            {"conv1": "stride 4\nnormalised\nmax pooling 3/2", "conv2": "normalised\nmax pooling 3/2"},
+        ),
+        (
+            "alexnet-2012-run",
+            {
+                "conv1": "stride 4\nnormalised\nmax pooling 3/2",
+                "conv2": "normalised\nnormalised in maps\nmax pooling 3/2",
+            },
+        ),
+        ("cifar10-11pct", {"conv1": "max pooling 3/2\nnormalised", "conv2": "normalised\nmax pooling 3/2"}),
+    ],
+)
+def test_figure2_names_normalisation_and_pooling_in_the_net_s_order(recipe: str, captions: dict[str, str]) -> None:
+    layers = {layer.name: layer.caption for layer in figure2.drawn_layers(recipe_named(recipe).net)}
+    assert {name: layers[name] for name in captions} == captions
+
+
+def test_colour_shares_and_the_permutation_test() -> None:
+    random = np.random.default_rng(0)
+    grey = np.repeat(random.normal(size=(10, 1, 5, 5)), 3, axis=1)
+    coloured = random.normal(size=(10, 3, 5, 5))
+    coloured -= coloured.mean(1, keepdims=True)
+    assert figure3.colour_shares(grey) == pytest.approx(np.zeros(10), abs=1e-12)
+    assert figure3.colour_shares(coloured) == pytest.approx(np.ones(10))
+    assert figure3.colour_shares(grey + coloured)[0] == pytest.approx(
+        (coloured[0] ** 2).sum() / ((grey[0] ** 2).sum() + (coloured[0] ** 2).sum())
+    )
+    separated = np.r_[np.zeros(10), np.ones(10)]
+    assert figure3.permutation_p_value(separated, 1.0) < 0.001
+    assert figure3.permutation_p_value(np.tile([0.0, 1.0], 10), 0.0) == 1.0
+
+
+def test_figure3_numbers_the_towers_by_colour(store: Path, tmp_path: Path) -> None:
+    result = reproduce("figure3", tmp_path, store, recipe=RECIPE, seeds=2, epochs=1)
+    for row in result.rows:
+        less, more, chance = row.ours[0]
+        assert 0 <= less <= more <= 100
+        assert 0 < chance <= 100
+    assert result.figures == ["figure3-0.png", "figure3-1.png"]
+
+
+def test_figure4_measures_three_ways_of_searching(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binary_codes, "STEPS", 20)
+    monkeypatch.setattr(figure4, "BITS", (16, 32))
+    result = reproduce("figure4", tmp_path, store, recipe=RECIPE, epochs=1)
+    assert [row.name for row in result.rows] == [
+        "raw pixels",
+        "activities",
+        "codes of 16 bits, then activities",
+        "codes of 32 bits, then activities",
+    ]
+    assert [row.ours[0][1] for row in result.rows] == [32 * 32 * 3, 4 * 16, 2, 4]
+    test, train = Store(store).validation(), Store(store).split("train")
+    vectors = np.stack([train.image(index).reshape(-1).astype(float) for index in range(len(train))])
+    precisions = []
+    for query in range(len(test)):
+        distances = np.linalg.norm(vectors - test.image(query).reshape(-1).astype(float), axis=1)
+        nearest = distances.argsort(kind="stable")[:6]
+        precisions.append((train.labels[nearest] == test.labels[query]).mean())
+    assert result.rows[0].ours[0][0] == pytest.approx(100 * np.mean(precisions))
+    for name in result.figures:
+        assert (tmp_path / "figure4" / name).stat().st_size > 10_000

@@ -1,0 +1,141 @@
+"""The experiments that end in a table: the ablations, CIFAR-10, Tables 1 and 2, Fall 2009."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import write_store
+from small_experiments import RECIPE, record_trainings
+
+from alexnet.experiments import ablations, cifar_normalisation, reproduce
+from alexnet.experiments.experiment import shorten_schedule
+from alexnet.recipe import Recipe, recipe_differences
+from alexnet.recipes import one_gpu_net, recipe_named
+from alexnet.results.evaluate import evaluate
+from alexnet.results.report import report
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# ---- Ablations ------------------------------------------------------------------------------------------------------
+
+
+def test_every_variant_differs_and_fits_the_paper_s_net() -> None:
+    for base in (recipe_named("alexnet-2012-run"), recipe_named("photos"), recipe_named("tiny")):
+        recipes = {name: change(base) for name, (change, _) in ablations.VARIANTS.items()}
+        assert recipes.pop("the net") == base
+        for name, recipe in recipes.items():
+            if base.colour_deviation == 0 and "colour" in name:
+                continue
+            assert recipe != base, name
+            recipe.net.sides()  # it can be built
+            settings = [f"{path}={json.dumps(value)}" for path, _, value in recipe_differences(base, recipe)]
+            assert base.with_settings(settings) == recipe, name
+
+
+def test_the_one_gpu_net_is_run_145_half() -> None:
+    net = one_gpu_net(recipe_named("alexnet-2012-run").net)
+    assert [conv.maps for conv in net.convs().values()] == [48, 128, 192, 192, 256]
+    assert (net.towers, [full.units for full in net.hidden().values()]) == (1, [4096, 4096])
+
+
+def test_without_a_layer_the_last_maps_are_as_large_as_before() -> None:
+    net = recipe_named("alexnet-2012-paper").net
+    last_sides = {
+        name: list(change(Recipe()).net.sides().values())[-1][1] for name, (change, _) in ablations.VARIANTS.items()
+    }
+    assert net.sides()["conv5"] == (13, 6)
+    assert {side for name, side in last_sides.items() if "overlap" not in name} == {6}
+    assert last_sides["pooling without overlap (147; 4.4)"] == 7
+
+
+def test_ablations_train_each_net_once(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = record_trainings(monkeypatch)
+    variants = {name: ablations.VARIANTS[name] for name in ("the net", "tanh (4.1)", "without conv3")}
+    monkeypatch.setattr(ablations, "VARIANTS", variants)
+    result = reproduce("ablations", tmp_path, store, recipe=RECIPE, seeds=2, epochs=1)
+    assert trained == [f"{name}-{seed}" for name in ("the-net", "tanh", "without-conv3") for seed in (0, 1)]
+    assert reproduce("ablations", tmp_path, store, recipe=RECIPE, seeds=2, epochs=1) == result
+    assert len(trained) == 6
+    assert [row.how for row in result.rows][:2] == ["", 'net.activation="tanh"']
+    assert [len(row.ours) for row in result.rows] == [2, 2, 2]
+    assert "a stand-in for ILSVRC-2012" in result.data
+    text = (tmp_path / "ablations" / "finding.md").read_text(encoding="utf-8")
+    assert "| the net | 40.66 | " in text
+    assert result.command.startswith(f"alexnet reproduce ablations --data {store} --epochs 1 --seeds 2")
+    assert f"    {result.command}" in text
+    recipe = json.loads((tmp_path / "ablations" / "tanh-1" / "recipe.json").read_text(encoding="utf-8"))
+    assert (recipe["net"]["activation"], recipe["seed"], recipe["epochs"]) == ("tanh", 1, 1)
+
+
+# ---- Normalisation on CIFAR-10 --------------------------------------------------------------------------------------
+
+
+def test_cifar_normalisation_compares_nets_with_equal_schedules(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = record_trainings(monkeypatch)
+    fixed = cifar_normalisation.with_fixed_schedule(recipe_named("cifar10-11pct"))
+    assert (fixed.epochs, [change.epoch for change in fixed.changes]) == (520, [500, 510])
+    result = reproduce("cifar-normalisation", tmp_path, store, epochs=1)
+    assert trained == ["with-normalisation-0", "the-net-without-normalisation-0", "the-same-net-without-it-0"]
+    assert [row.paper for row in result.rows] == [(11.0,), (13.0,), (None,)]
+    without = Recipe.from_json((tmp_path / "cifar-normalisation" / trained[2] / "recipe.json").read_text())
+    assert without == shorten_schedule(replace(fixed, net=replace(fixed.net, normalise=None)), 1)
+
+
+def test_the_test_pictures_are_evaluated_if_the_validation_pictures_are_folded_in(tmp_path: Path) -> None:
+    drawn = write_store(tmp_path / "store", train=20, val=10, test=10)
+    fold = replace(RECIPE, schedule="fold", patience=1, epochs=1)
+    result = reproduce("cifar-normalisation", tmp_path, drawn, recipe=fold)
+    run = tmp_path / "cifar-normalisation" / "with-normalisation-0"
+    for row, name in zip(result.rows, ("with-normalisation-0", "the-same-net-without-it-0"), strict=True):
+        on_test = evaluate(tmp_path / "cifar-normalisation" / name, drawn, split="test", views=10)
+        assert row.ours == ((100 * on_test["top1_error"],),)
+    assert evaluate(run, drawn)["split"] == "test"
+    text = report(run, drawn, progress=False).read_text(encoding="utf-8")
+    assert "chosen by the error on these same pictures" not in text
+
+
+# ---- Tables ---------------------------------------------------------------------------------------------------------
+
+
+def test_table1_evaluates_the_test_pictures_with_ten_views_and_one(tmp_path: Path) -> None:
+    drawn = write_store(tmp_path / "store", train=20, val=6, test=10)
+    result = reproduce("table1", tmp_path, drawn, recipe=RECIPE, epochs=1)
+    assert [row.paper for row in result.rows] == [(47.1, 28.2), (45.7, 25.7), (37.5, 17.0), (39.0, 18.3)]
+    for row, views in zip(result.rows[2:], (10, 1), strict=True):
+        errors = evaluate(tmp_path / "table1/cnn-0", drawn, views=views, split="test")
+        assert row.ours == ((100 * errors["top1_error"], None),)  # five guesses are meaningless for three classes
+        assert row.format_ours(1) == "-"
+    assert result.notes[-1] == (
+        "No top-5 error here: five guesses name more than half of 3 classes; a store of at least 10 has one."
+    )
+
+
+def test_table2_averages_and_pre_trains(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = record_trainings(monkeypatch)
+    alone = reproduce("table2", tmp_path / "alone", store, recipe=RECIPE, epochs=1, seeds=2)
+    assert [(row.name, len(row.ours)) for row in alone.rows] == [
+        ("1 CNN", 2),
+        ("2 CNNs", 1),
+        ("1 CNN*", 0),
+        ("7 CNNs*", 0),
+    ]
+    runs = [tmp_path / f"alone/table2/cnn-{seed}" for seed in (0, 1)]
+    assert alone.rows[1].ours[0][0] == 100 * evaluate(runs, store, views=10)["top1_error"]
+    trained.clear()
+    result = reproduce("table2", tmp_path, store, pretraining_data=store, recipe=RECIPE, epochs=1, seeds=1)
+    assert trained == ["cnn-0", "pretrained-5", "finetuned-5", "pretrained-6", "finetuned-6"]
+    assert [(row.name, len(row.ours)) for row in result.rows][2:] == [("1 CNN*", 2), ("3 CNNs*", 1)]
+    start = json.loads((tmp_path / "table2/finetuned-5/metrics.jsonl").read_text().splitlines()[0])
+    assert start["taken"] == ["conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7"]
+
+
+def test_fall2009_has_conv6(store: Path, tmp_path: Path) -> None:
+    result = reproduce("fall2009", tmp_path, store, recipe=RECIPE, epochs=1)
+    assert [row.paper for row in result.rows] == [(78.1, 60.9), (67.4, 40.9)]
+    assert result.notes[0] == "48 pictures to train on, 20 to test on."
+    recipe = Recipe.from_json((tmp_path / "fall2009/conv6-0/recipe.json").read_text(encoding="utf-8"))
+    assert recipe.net.conv6 is not None
