@@ -22,7 +22,7 @@ from types import ModuleType
 import numpy as np
 import simplejpeg
 from PIL import Image
-from synthetic_photographs import SIZES, describe, draw_folder
+from synthetic_photographs import SIZES, describe_files, draw_folder
 
 from alexnet.data.prepare.decode import read_image, resize_central_square
 
@@ -139,7 +139,7 @@ def main() -> None:
         folder = arguments.pictures or draw_folder(Path(scratch), arguments.count, arguments.kind)
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
         paths = paths[:: max(1, len(paths) // arguments.count)][: arguments.count]
-        print(describe(paths))
+        print(describe_files(paths))
         files = [path.read_bytes() for path in paths]
     decoders = found()
     sample = files[:: max(1, len(files) // 20)]

@@ -25,7 +25,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import simplejpeg
-from synthetic_photographs import SIZES, describe, draw_folder
+from synthetic_photographs import SIZES, describe_files, draw_folder
 
 from alexnet.data.prepare.prepare import prepare
 
@@ -120,7 +120,7 @@ def main() -> None:
         scratch = Path(name)
         folder = arguments.pictures or draw_folder(scratch / "drawn", arguments.count, arguments.kind)
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-        print(f"{describe(paths)}; {arguments.workers} threads")
+        print(f"{describe_files(paths)}; {arguments.workers} threads")
         rates(folder, paths, arguments.store or scratch / "store", arguments.workers, arguments.repeats)
         print(f"\n{'peak memory, MB':20} {'1,000 pictures':>15} {'4,000 pictures':>15}")
         for encoding in ("raw", "jpeg"):

@@ -1,4 +1,4 @@
-"""Small data sets in the true formats, to rehearse with."""
+"""Small archives in the formats of real datasets, for rehearsals of `gpu_session.py`."""
 
 import io
 import tarfile
@@ -9,12 +9,13 @@ import numpy as np
 
 from alexnet.demo.drawing import draw_pictures
 
+_CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
 
 def write_cifar10(path: Path, pictures: int = 32) -> None:
-    """CIFAR-10's binary archive, with so many random pictures in each of its six files."""
+    """Write an archive like CIFAR-10's binary one, with `pictures` random pictures in each of its six files."""
     random = np.random.default_rng(0)
-    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    files = {"batches.meta.txt": ("\n".join(names) + "\n").encode()}
+    files = {"batches.meta.txt": ("\n".join(_CIFAR10_CLASSES) + "\n").encode()}
     for name in (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"):
         records = random.integers(0, 256, (pictures, 1 + 3072), dtype=np.uint8)
         records[:, 0] = np.arange(pictures) % 10
@@ -27,7 +28,7 @@ def write_cifar10(path: Path, pictures: int = 32) -> None:
 
 
 def write_pictures(path: Path, per_class: int = 8) -> None:
-    """A tar of a folder per class, of drawn pictures."""
+    """Write a tar file with a folder per class of drawn pictures."""
     with tempfile.TemporaryDirectory() as folder:
         draw_pictures(Path(folder) / "pictures", per_class=per_class, seed=0)
         with tarfile.open(path, "w") as archive:
