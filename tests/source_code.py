@@ -52,40 +52,47 @@ def imported_modules(tree: ast.Module) -> set[str]:
 
 def definitions(tree: ast.Module) -> list[str]:
     """Return the names of a module's own functions, classes and constants."""
-    names: list[str] = []
-    for node in tree.body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            names.append(node.name)
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names += [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+    return [name for node in tree.body for name in _defined_by(node)]
+
+
+def _defined_by(node: ast.stmt) -> list[str]:
+    """Return the names that a statement defines."""
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return [node.name]
+    if isinstance(node, (ast.Assign, ast.AnnAssign)):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        return [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+    return []
+
+
+def reachable(tree: ast.Module, public: set[str]) -> set[str]:
+    """Return the names of a module that are part of what is public.
+
+    They are types of arguments, results and fields, base classes, and elements of constants: `photos` is in `RECIPES`.
+    """
+    nodes = {name: node for node in tree.body for name in _defined_by(node)}
+    names: set[str] = set()
+    waiting = set(public)
+    while waiting:
+        new = _parts(nodes[waiting.pop()]) & set(nodes) - names
+        names |= new
+        waiting |= new
     return names
 
 
-def public_types(tree: ast.Module, public: set[str]) -> set[str]:
-    """Return the names of a module that annotate what is public: arguments, results, fields, base classes."""
-    nodes = {node.name: node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-    types: set[str] = set()
-    waiting = set(public)
-    while waiting:
-        node = nodes.get(waiting.pop())
-        new = _annotations(node) & set(definitions(tree)) - types if node else set()
-        types |= new
-        waiting |= new
-    return types
-
-
-def _annotations(node: ast.FunctionDef | ast.ClassDef) -> set[str]:
-    """Return the names in the annotations and base classes of a function or class, and of what is in it."""
-    expressions: list[ast.expr | None] = []
+def _parts(node: ast.stmt) -> set[str]:
+    """Return the names in the annotations, base classes and constant values of a definition."""
+    parts: list[ast.expr | None] = []
     for inner in ast.walk(node):
         if isinstance(inner, (ast.arg, ast.AnnAssign)):
-            expressions.append(inner.annotation)
+            parts.append(inner.annotation)
         elif isinstance(inner, ast.FunctionDef):
-            expressions.append(inner.returns)
+            parts.append(inner.returns)
         elif isinstance(inner, ast.ClassDef):
-            expressions += inner.bases
-    return {word for expression in expressions if expression for word in re.findall(r"\w+", ast.unparse(expression))}
+            parts += inner.bases
+    if isinstance(node, (ast.Assign, ast.AnnAssign)):
+        parts.append(node.value)
+    return {word for part in parts if part for word in re.findall(r"\w+", ast.unparse(part))}
 
 
 def uses(tree: ast.Module) -> set[str]:
