@@ -40,7 +40,7 @@ MISTAKES = """
 import torch, torch.distributed as dist
 from torch.nn import functional as F
 from alexnet.kernels.dropout import dropout
-from alexnet.kernels.dropout_triton import _drop
+from alexnet.kernels.dropout_triton import dropout_kernel
 
 def says(call):
     try:
@@ -68,7 +68,7 @@ print(float(x[0, 0]), end=" ")
 graph.replay()
 print(float(x[0, 0]), float(doubled[0, 0]))
 key = torch.tensor([1], device="cuda:1")
-print(says(lambda: _drop[(4, 1)](y, y, key, 0, 0, 0, 0, 4, 4, 1, SHIFT=0, QUADS=1)))
+print(says(lambda: dropout_kernel[(4, 1)](y, y, key, 0, 0, 0, 0, 4, 4, 1, SHIFT=0, QUADS=1)))
 print(says(lambda: dropout(y, key, p=0.5)))
 dist.init_process_group("cpu:gloo,cuda:nccl", store=dist.HashStore(), rank=0, world_size=1)
 print(says(lambda: dist.all_reduce(y)))

@@ -1,4 +1,4 @@
-"""Just-in-time compilation: Numba for the CPU; whether Triton is there for a GPU."""
+"""Just-in-time compilation: Numba for the CPU; whether Triton is installed for a GPU."""
 
 import importlib.util
 from collections.abc import Callable
@@ -13,16 +13,17 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def jit(function: Function) -> Function:
-    """`function` compiled by Numba at its first call, to run without Python's lock.
+    """Return `function` compiled by Numba at its first call, to run without the interpreter lock.
 
-    Arithmetic keeps its order, so that results are the same everywhere (but for subnormal numbers in bfloat16, see
-    vectors.py); vectors are used where that allows it. The machine code is kept beside the source (or in the user's
-    cache folder), so that a second process starts at once; where neither can be written each process compiles anew.
+    Arithmetic keeps its order, so that results are the same everywhere (except subnormal numbers in bfloat16, see
+    vectors.py). Vector instructions are used where that allows it. The machine code is cached beside the source, or in
+    the user's cache folder, so that a second process starts at once. Where neither can be written each process compiles
+    again.
     """
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
         result: Function = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder to keep the machine code in
+    except RuntimeError:  # no folder to cache the machine code in
         note_once(
             "kernels are compiled anew in each process, some seconds each: their folder and the cache's are read-only"
         )
@@ -30,7 +31,16 @@ def jit(function: Function) -> Function:
     return result
 
 
+def constexpr(number: int) -> tuple[int, ...]:
+    """Return a number as a constant of functions compiled by `jit`: a tuple of that length.
+
+    Numba compiles a function anew for each length. (Closures would do it too, but Numba does not find cached functions
+    again that are closures and call each other.)
+    """
+    return (0,) * number
+
+
 @cache
 def has_triton() -> bool:
-    """Whether Triton is installed, in which the kernels for a GPU are written."""
+    """Return whether Triton is installed; the kernels for a GPU are written in it."""
     return importlib.util.find_spec("triton") is not None

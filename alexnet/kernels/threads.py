@@ -28,7 +28,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 @cache
-def _openmp() -> Any:
+def find_openmp() -> Any:
     """What calls a function on a team of torch's threads, the caller among them; None where torch has no OpenMP.
 
     It is what compilers make of `#pragma omp parallel`. It is looked up in the libraries that torch's own needs: of
@@ -60,7 +60,7 @@ def _on_torchs_threads(work: Callable[[], None], threads: int) -> None:
     missed: list[sys.UnraisableHookArgs] = []
     hook, sys.unraisablehook = sys.unraisablehook, missed.append
     try:
-        _openmp()(_CALLED(call), None, threads, 0)
+        find_openmp()(_CALLED(call), None, threads, 0)
     finally:
         sys.unraisablehook = hook
     if threading.get_ident() not in ended:
@@ -112,7 +112,7 @@ def parallel_for(kernel: Callable[[int, int], None], count: int) -> None:
         for start, stop in remaining:
             kernel(start, stop)
 
-    if threading.current_thread() is threading.main_thread() and not _forked and _openmp():
+    if threading.current_thread() is threading.main_thread() and not _forked and find_openmp():
         _on_torchs_threads(work, threads)
     else:
         _on_our_threads(work, threads)

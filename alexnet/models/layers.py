@@ -11,8 +11,9 @@ from alexnet.architecture import Conv, MapNorm, Net, ResponseNorm
 from alexnet.geometry import conv_side
 from alexnet.kernels.dropout import dropout
 from alexnet.kernels.locally_connected import locally_connected
+from alexnet.kernels.map_norm import map_norm
 from alexnet.kernels.pool import average_pool, max_pool
-from alexnet.kernels.response_norm import map_norm, response_norm
+from alexnet.kernels.response_norm import response_norm
 from alexnet.kernels.space_to_depth import space_to_depth, space_to_depth_reference
 
 _FEW = 4  # maps

@@ -1,4 +1,4 @@
-"""Dropout by place: the CPU's loops, plain torch and Triton against Philox in NumPy, bit for bit."""
+"""Dropout by position: the CPU's loops, plain torch and Triton against Philox in NumPy, bit for bit."""
 
 import subprocess
 import sys
@@ -11,28 +11,27 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensors import DEVICE, random_tensor
 from torch import Tensor
 
-from alexnet.kernels import dropout as kernel
 from alexnet.kernels.compile import has_triton
 from alexnet.kernels.dropout import dropout, dropout_reference
 
 pytestmark = pytest.mark.gpu
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 KEY = 0x0123_4567_89AB_CDEF
 
 
 def by_triton(x: Tensor, key: Tensor, *, p: float, layer: int = 0, row: int = 0, column: int = 0) -> Tensor:
-    """The GPU's kernel; interpreted without one."""
-    from alexnet.kernels.dropout_triton import dropout_triton
+    """`dropout` by the GPU's kernel; interpreted without a GPU."""
+    from alexnet.kernels import dropout_triton
 
-    y = dropout_triton(x.to(DEVICE), key.to(DEVICE), round(p * 2**32), layer, row, column)
-    assert y.is_contiguous()
+    y = torch.empty(x.shape, dtype=x.dtype, device=DEVICE)
+    dropout_triton.dropout(x.to(DEVICE), key.to(DEVICE), p, layer, row, column, y)
     return y.cpu()
 
 
-WAYS = [
+IMPLEMENTATIONS = [
     pytest.param(dropout, id="loops"),
     pytest.param(dropout_reference, id="torch"),
     pytest.param(by_triton, id="triton", marks=pytest.mark.skipif(not has_triton(), reason="triton is not installed")),
@@ -40,53 +39,49 @@ WAYS = [
 
 
 @pytest.fixture(autouse=True)
-def _overflow_is_no_warning() -> Iterator[None]:
-    """Words wrap around, which Triton's interpreter does with NumPy's numbers."""
+def _overflow_gives_no_warning() -> Iterator[None]:
+    """Random numbers wrap around, which Triton's interpreter does with NumPy's numbers."""
     with np.errstate(over="ignore"):
         yield
 
 
 def philox(counter: Sequence[Any], key: Sequence[int]) -> list[np.ndarray]:
-    """Philox4x32-10 by its definition: Python's whole numbers, which never wrap, cut to 32 bits."""
-    words = [np.asarray(word, dtype=object) for word in counter]
+    """Philox4x32-10 by its definition, in Python's integers, which never wrap, cut to 32 bits."""
+    numbers = [np.asarray(number, dtype=object) for number in counter]
     k = list(key)
     for _ in range(10):
-        first, second = words[0] * 0xD2511F53, words[2] * 0xCD9E8D57
-        words = [
-            second // 2**32 ^ words[1] ^ k[0],
+        first, second = numbers[0] * 0xD2511F53, numbers[2] * 0xCD9E8D57
+        numbers = [
+            second // 2**32 ^ numbers[1] ^ k[0],
             second % 2**32,
-            first // 2**32 ^ words[3] ^ k[1],
+            first // 2**32 ^ numbers[3] ^ k[1],
             first % 2**32,
         ]
         k = [(k[0] + 0x9E3779B9) % 2**32, (k[1] + 0xBB67AE85) % 2**32]
-    return words
+    return numbers
 
 
 def expected(x: Tensor, key: int, *, p: float, layer: int = 0, row: int = 0, column: int = 0) -> Tensor:
-    """What dropout is to give."""
+    """Return the right result of `dropout`."""
     key %= 2**64
     r = np.arange(row, row + x.shape[0]).astype(object)[:, None]
     c = np.arange(column, column + x.shape[1]).astype(object)[None, :]
     r, c = np.broadcast_arrays(r, c)
-    words = philox((c // 4, r, layer, 0), (key % 2**32, key // 2**32))
-    word = np.choose((c % 4).astype(int), words) if c.size else c
-    kept = torch.from_numpy((word >= round(p * 2**32)).astype(bool))
-    return torch.where(kept, x, torch.zeros((), dtype=x.dtype))
+    numbers = philox((c // 4, r, layer, 0), (key % 2**32, key // 2**32))
+    number = np.choose((c % 4).astype(int), numbers) if c.size else c
+    mask = torch.from_numpy((number >= round(p * 2**32)).astype(bool))
+    return torch.where(mask, x, torch.zeros((), dtype=x.dtype))
 
 
-def drawn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-
-def same_bits(got: Tensor, wanted: Tensor) -> None:
+def assert_same_bits(result: Tensor, reference: Tensor) -> None:
     """Equal, the signs of zeros and NaN included."""
-    assert got.dtype == wanted.dtype
-    number = {2: torch.int16, 4: torch.int32, 8: torch.int64}[got.itemsize]
-    assert torch.equal(got.contiguous().view(number), wanted.contiguous().view(number))
+    assert result.dtype == reference.dtype
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[result.itemsize]
+    assert torch.equal(result.contiguous().view(bits), reference.contiguous().view(bits))
 
 
 @pytest.mark.parametrize(
-    ("counter", "key", "words"),
+    ("counter", "key", "numbers"),
     [
         ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
         ((2**32 - 1,) * 4, (2**32 - 1,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
@@ -97,29 +92,29 @@ def same_bits(got: Tensor, wanted: Tensor) -> None:
         ),
     ],
 )
-def test_what_we_compare_with_gives_the_words_that_its_authors_published(
-    counter: tuple[int, ...], key: tuple[int, int], words: tuple[int, ...]
+def test_the_generator_of_the_tests_gives_the_numbers_that_its_authors_published(
+    counter: tuple[int, ...], key: tuple[int, int], numbers: tuple[int, ...]
 ) -> None:
-    assert tuple(map(int, philox(counter, key))) == words  # kat_vectors of Random123
+    assert tuple(map(int, philox(counter, key))) == numbers  # kat_vectors of Random123
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_an_entry_is_dropped_just_above_its_published_word(way: Callable[..., Tensor]) -> None:
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_an_entry_is_dropped_where_p_is_just_above_its_published_number(implementation: Callable[..., Tensor]) -> None:
     x, key = torch.ones(1, 4), torch.tensor([0])
-    for column, word in enumerate((0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)):
-        assert way(x, key, p=word / 2**32)[0, column] == 1
-        assert way(x, key, p=(word + 1) / 2**32)[0, column] == 0
+    for column, number in enumerate((0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)):
+        assert implementation(x, key, p=number / 2**32)[0, column] == 1
+        assert implementation(x, key, p=(number + 1) / 2**32)[0, column] == 0
 
 
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "whole": lambda x: x,
+    "contiguous": lambda x: x,
     "transposed": lambda x: x.t().contiguous().t(),
-    "part": lambda x: torch.cat([x, x, x], 1)[:, x.shape[1] : 2 * x.shape[1]],
-    "every second": lambda x: x.repeat_interleave(2, 0).repeat_interleave(2, 1)[::2, ::2],
+    "columns of a matrix": lambda x: torch.cat([x, x, x], 1)[:, x.shape[1] : 2 * x.shape[1]],
+    "every second entry": lambda x: x.repeat_interleave(2, 0).repeat_interleave(2, 1)[::2, ::2],
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @settings(max_examples=40)
 @given(
     rows=st.integers(0, 4),
@@ -132,8 +127,8 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     row=st.integers(0, 20) | st.integers(2**31 - 2, 2**31 + 2) | st.just(2**32 - 4),
     column=st.integers(0, 20) | st.sampled_from([2048, 2**31 - 3, 2**31 + 1, 2**32 - 1031]),
 )
-def test_every_way_gives_the_same_bits_at_any_place(
-    way: Callable[..., Tensor],
+def test_all_implementations_give_the_same_bits_at_any_position(
+    implementation: Callable[..., Tensor],
     rows: int,
     columns: int,
     dtype: torch.dtype,
@@ -144,75 +139,83 @@ def test_every_way_gives_the_same_bits_at_any_place(
     row: int,
     column: int,
 ) -> None:
-    x = LAYOUTS[layout](drawn(rows, columns, dtype=dtype, seed=columns))
-    where = {"p": p, "layer": layer, "row": row, "column": column}
-    got = way(x, torch.tensor([key]), **where)
-    same_bits(got, expected(x, key, **where))
+    x = LAYOUTS[layout](random_tensor(rows, columns, dtype=dtype, seed=columns))
+    position = {"p": p, "layer": layer, "row": row, "column": column}
+    y = implementation(x, torch.tensor([key]), **position)
+    assert_same_bits(y, expected(x, key, **position))
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_dropped_is_plain_zero_and_kept_is_untouched_whatever_it_was(way: Callable[..., Tensor]) -> None:
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_what_is_dropped_is_zero_and_the_rest_unchanged_whatever_the_value(
+    implementation: Callable[..., Tensor],
+) -> None:
     values = torch.tensor([torch.nan, torch.inf, -torch.inf, -1.0, -0.0, 1e-45, 3e38, 2.0])
     x = values.repeat_interleave(32)[None].repeat(3, 1)
-    got = way(x, torch.tensor([KEY]), p=0.5)
-    same_bits(got, expected(x, KEY, p=0.5))
-    assert (got.view(3, 8, 32).view(torch.int32) == 0).any(2).all()  # each value is dropped somewhere
+    y = implementation(x, torch.tensor([KEY]), p=0.5)
+    assert_same_bits(y, expected(x, KEY, p=0.5))
+    assert (y.view(3, 8, 32).view(torch.int32) == 0).any(2).all()  # each value is dropped somewhere
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_the_ends_of_p(way: Callable[..., Tensor]) -> None:
-    x, key = drawn(5, 300), torch.tensor([KEY])
-    same_bits(way(x, key, p=0.0), x)
-    for p in (1.0, 1 - 2**-34):  # the latter rounds to all words
-        assert not way(x, key, p=p).any()
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_the_ends_of_p(implementation: Callable[..., Tensor]) -> None:
+    x, key = random_tensor(5, 300), torch.tensor([KEY])
+    assert_same_bits(implementation(x, key, p=0.0), x)
+    for p in (1.0, 1 - 2**-34):  # the latter rounds to 2**32, all numbers
+        assert not implementation(x, key, p=p).any()
     near = 1 - 2**-6
-    got = way(x, key, p=near)
-    same_bits(got, expected(x, KEY, p=near))
-    assert 8 < got.count_nonzero() < 48  # 1500 / 64 on average
+    y = implementation(x, key, p=near)
+    assert_same_bits(y, expected(x, KEY, p=near))
+    assert 8 < y.count_nonzero() < 48  # 1500 / 64 on average
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @settings(max_examples=5)
 @given(data=st.data())
-def test_the_mask_does_not_depend_on_how_rows_and_columns_are_split(way: Callable[..., Tensor], data: Any) -> None:
+def test_the_mask_does_not_depend_on_how_rows_and_columns_are_split(
+    implementation: Callable[..., Tensor], data: Any
+) -> None:
     n, c, key = 5, 90, torch.tensor([KEY])
-    x = drawn(n, c)
-    whole = way(x, key, p=0.4, layer=3, row=10, column=6)
+    x = random_tensor(n, c)
+    full = implementation(x, key, p=0.4, layer=3, row=10, column=6)
     rows, columns = ([0, *sorted(data.draw(st.sets(st.integers(1, k - 1), max_size=2))), k] for k in (n, c))
     for top, bottom in pairwise(rows):
         for left, right in pairwise(columns):
-            part = way(x[top:bottom, left:right], key, p=0.4, layer=3, row=10 + top, column=6 + left)
-            same_bits(part, whole[top:bottom, left:right])
+            part = implementation(x[top:bottom, left:right], key, p=0.4, layer=3, row=10 + top, column=6 + left)
+            assert_same_bits(part, full[top:bottom, left:right])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_threads_divide_the_rows_to_the_same_bits(threads: int) -> None:
-    x, before = drawn(19, 1100), torch.get_num_threads()
+def test_threads_divide_the_rows_to_the_assert_same_bits(threads: int) -> None:
+    x, before = random_tensor(19, 1100), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        got = dropout(x, torch.tensor([KEY]), p=0.5, row=3, column=2)
+        y = dropout(x, torch.tensor([KEY]), p=0.5, row=3, column=2)
     finally:
         torch.set_num_threads(before)
-    same_bits(got, expected(x, KEY, p=0.5, row=3, column=2))
+    assert_same_bits(y, expected(x, KEY, p=0.5, row=3, column=2))
 
 
-# ---- As an operator -------------------------------------------------------------------------------------------------
+# ---- As an operation ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("operation", [dropout, dropout_reference])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_gradient_is_dropped_where_the_activity_was(operation: Callable[..., Tensor], dtype: torch.dtype) -> None:
-    x, g, key = drawn(6, 41, dtype=dtype).requires_grad_(), drawn(6, 41, dtype=dtype, seed=1), torch.tensor([KEY])
-    where = {"p": 0.3, "layer": 2, "row": 5, "column": 7}
-    y = operation(x, key, **where)
+def test_the_gradient_is_dropped_where_the_activation_was(operation: Callable[..., Tensor], dtype: torch.dtype) -> None:
+    x, g, key = (
+        random_tensor(6, 41, dtype=dtype).requires_grad_(),
+        random_tensor(6, 41, dtype=dtype, seed=1),
+        torch.tensor([KEY]),
+    )
+    position = {"p": 0.3, "layer": 2, "row": 5, "column": 7}
+    y = operation(x, key, **position)
     (dx,) = torch.autograd.grad(y, x, g)
-    same_bits(dx, expected(g, KEY, **where))
-    (dx,) = torch.autograd.grad(operation(x, key, **where).sum(), x)  # a gradient without memory of its own
-    same_bits(dx, expected(torch.ones(6, 41, dtype=dtype), KEY, **where))
+    assert_same_bits(dx, expected(g, KEY, **position))
+    (dx,) = torch.autograd.grad(operation(x, key, **position).sum(), x)  # a gradient without memory of its own
+    assert_same_bits(dx, expected(torch.ones(6, 41, dtype=dtype), KEY, **position))
 
 
-def test_the_derivative_against_differences_twice() -> None:
-    x = drawn(3, 9, dtype=torch.float64).requires_grad_()
+def test_first_and_second_derivative_against_differences() -> None:
+    x = random_tensor(3, 9, dtype=torch.float64).requires_grad_()
 
     def drop(x: Tensor) -> Tensor:
         return dropout(x.square(), torch.tensor([KEY]), p=0.5)
@@ -221,8 +224,8 @@ def test_the_derivative_against_differences_twice() -> None:
     assert torch.autograd.gradgradcheck(drop, x)
 
 
-def test_a_key_changed_before_the_way_back_is_noticed() -> None:
-    x, key = drawn(2, 8).requires_grad_(), torch.tensor([1])
+def test_a_key_changed_before_the_backward_pass_is_an_error() -> None:
+    x, key = random_tensor(2, 8).requires_grad_(), torch.tensor([1])
     y = dropout(x, key, p=0.5)
     key.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -231,16 +234,16 @@ def test_a_key_changed_before_the_way_back_is_noticed() -> None:
 
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_torch_finds_the_operator_well_made(layout: str, dtype: torch.dtype) -> None:
-    x = LAYOUTS[layout](drawn(4, 10, dtype=dtype)).to(DEVICE).requires_grad_()
-    torch.library.opcheck(kernel._dropout, (x, torch.tensor([KEY], device=DEVICE), 0.5, 1, 2, 3))
+def test_torch_accepts_the_operation(layout: str, dtype: torch.dtype) -> None:
+    x = LAYOUTS[layout](random_tensor(4, 10, dtype=dtype)).to(DEVICE).requires_grad_()
+    torch.library.opcheck(torch.ops.alexnet.dropout.default, (x, torch.tensor([KEY], device=DEVICE), 0.5, 1, 2, 3))
 
 
 def test_autocast_changes_nothing() -> None:
-    x, key = drawn(4, 30), torch.tensor([KEY])
+    x, key = random_tensor(4, 30), torch.tensor([KEY])
     with torch.autocast("cpu", torch.bfloat16):
-        got = dropout(x, key, p=0.5)
-    same_bits(got, expected(x, KEY, p=0.5))
+        y = dropout(x, key, p=0.5)
+    assert_same_bits(y, expected(x, KEY, p=0.5))
 
 
 # ---- As random numbers ----------------------------------------------------------------------------------------------
@@ -259,13 +262,13 @@ def test_the_share_of_dropped_entries_is_p_in_all_and_in_every_row_and_column(p:
         assert abs((shares - p).square().sum() * n / deviation**2 - n) < 5 * (2 * n) ** 0.5
 
 
-def test_masks_of_neighbours_layers_and_keys_have_nothing_in_common() -> None:
+def test_masks_of_adjacent_positions_layers_and_keys_are_not_correlated() -> None:
     x, n = torch.ones(512, 512), 512 * 512
 
-    def mask(key: int = KEY, **where: int) -> Tensor:
-        return (dropout(x, torch.tensor([key]), p=0.5, **where) == 0).double() - 0.5
+    def mask(key: int = KEY, **position: int) -> Tensor:
+        return (dropout(x, torch.tensor([key]), p=0.5, **position) == 0).double() - 0.5
 
-    one = mask()
+    reference = mask()
     others = {
         "next row": mask(row=1),
         "next column": mask(column=1),
@@ -273,13 +276,15 @@ def test_masks_of_neighbours_layers_and_keys_have_nothing_in_common() -> None:
         "next layer": mask(layer=1),
         "next key": mask(KEY + 1),
         "upper half of the key": mask(KEY + 2**32),
-        "transposed": one.t().clone().fill_diagonal_(0),
+        "transposed": reference.t().clone().fill_diagonal_(0),
     }
     for name, other in others.items():
-        assert abs((one * other).sum() * 4 / n**0.5) < 4.5, name  # a correlation in units of its deviation
+        assert abs((reference * other).sum() * 4 / n**0.5) < 4.5, (
+            name
+        )  # a correlation, in units of its standard deviation
 
 
-# ---- Refusals, and what a GPU does ----------------------------------------------------------------------------------
+# ---- Errors, and on a GPU ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -297,15 +302,15 @@ def test_masks_of_neighbours_layers_and_keys_have_nothing_in_common() -> None:
         ({"column": -4}, r"column must be at least 0 and columns end at 2\*\*32; got -4 and 3 columns"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(changed: dict[str, Any], message: str) -> None:
-    given_ = {"x": torch.ones(2, 3), "key": torch.tensor([1]), "p": 0.5} | changed
+def test_wrong_arguments_are_refused_in_one_line(changed: dict[str, Any], message: str) -> None:
+    arguments = {"x": torch.ones(2, 3), "key": torch.tensor([1]), "p": 0.5} | changed
     with pytest.raises(ValueError, match=f"^{message}$"):
-        dropout(given_.pop("x"), given_.pop("key"), **given_)
+        dropout(arguments.pop("x"), arguments.pop("key"), **arguments)
 
 
 @pytest.mark.skipif(DEVICE != "cuda", reason="needs a GPU")
-def test_a_captured_dropout_drops_by_the_key_it_finds_at_each_replay() -> None:
-    x, key = drawn(16, 4096, dtype=torch.bfloat16), torch.tensor([KEY], device="cuda")
+def test_each_replay_of_a_captured_dropout_reads_the_key_again() -> None:
+    x, key = random_tensor(16, 4096, dtype=torch.bfloat16), torch.tensor([KEY], device="cuda")
     on_device = x.cuda()
     dropout(on_device, key, p=0.5)
     torch.cuda.synchronize()
@@ -315,23 +320,24 @@ def test_a_captured_dropout_drops_by_the_key_it_finds_at_each_replay() -> None:
     for number in (1, 2**40, -7):
         key.fill_(number)
         graph.replay()
-        same_bits(y.cpu(), dropout(x, torch.tensor([number]), p=0.5))
+        assert_same_bits(y.cpu(), dropout(x, torch.tensor([number]), p=0.5))
 
 
-COMPILED = """
+COMPILE = """
 import os, sys
 os.environ.pop("TRITON_INTERPRET", None)
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from alexnet.kernels.dropout_triton import QUADS, _drop
+from alexnet.kernels.dropout_triton import QUADS, dropout_kernel
 for number in ("bf16", "fp32"):
     types = {"x": "*" + number, "y": "*" + number, "key": "*i64", "threshold": "i64"}
     types |= dict.fromkeys(("column_stride", "SHIFT", "QUADS"), "constexpr")
-    signature = {name: types.get(name, "i32") for name in _drop.arg_names}
-    place = {name: (i,) for i, name in enumerate(_drop.arg_names)}
+    signature = {name: types.get(name, "i32") for name in dropout_kernel.arg_names}
+    place = {name: (i,) for i, name in enumerate(dropout_kernel.arg_names)}
     aligned = {place[name]: [["tt.divisibility", 16]] for name in ("x", "y", "columns", "row_stride")}
-    source = ASTSource(_drop, signature, {place["QUADS"]: QUADS, place["SHIFT"]: 0, place["column_stride"]: 1}, aligned)
+    constants = {place["QUADS"]: QUADS, place["SHIFT"]: 0, place["column_stride"]: 1}
+    source = ASTSource(dropout_kernel, signature, constants, aligned)
     ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
     print(number, "ld.global.v4" in ptx, "st.global.v4" in ptx, "shared" in ptx)
 """
@@ -341,5 +347,7 @@ for number in ("bf16", "fp32"):
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux")
 def test_the_kernel_compiled_for_an_h200_moves_vectors_and_no_shared_memory(tmp_path) -> None:
     environment = {"TRITON_CACHE_DIR": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", COMPILED], check=True, capture_output=True, text=True, env=environment)
-    assert done.stdout.split() == ["bf16", "True", "True", "False", "fp32", "True", "True", "False"]
+    result = subprocess.run(
+        [sys.executable, "-c", COMPILE], check=True, capture_output=True, text=True, env=environment
+    )
+    assert result.stdout.split() == ["bf16", "True", "True", "False", "fp32", "True", "True", "False"]

@@ -1,4 +1,4 @@
-"""Loops on several threads: torch's, and ours where those are another's or not there."""
+"""Loops on several threads: torch's own, or a pool of Python's where torch's cannot be used."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet.kernels import threads as parallel
+from alexnet.kernels import threads as threads_module
 from alexnet.kernels.threads import parallel_for
 
 
@@ -22,61 +22,61 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-def elsewhere(kernel: Callable[[int, int], None], count: int) -> None:
-    """`parallel_for` from another than the main thread."""
+def from_another_thread(kernel: Callable[[int, int], None], count: int) -> None:
+    """Call `parallel_for` from another than the main thread."""
     with ThreadPoolExecutor(1) as other:
         other.submit(parallel_for, kernel, count).result()
 
 
 def without_openmp(kernel: Callable[[int, int], None], count: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "_openmp", lambda: None)
+        patch.setattr(threads_module, "find_openmp", lambda: None)
         parallel_for(kernel, count)
 
 
-WAYS = pytest.mark.parametrize("way", [parallel_for, elsewhere, without_openmp])
+CALLS = pytest.mark.parametrize("call", [parallel_for, from_another_thread, without_openmp])
 
 
-@WAYS
+@CALLS
 @pytest.mark.parametrize("count", [0, 1, 2, 1000])
 @pytest.mark.usefixtures("threads")
-def test_each_part_is_done_once(way, count):
+def test_each_index_is_processed_once(call, count):
     done = np.zeros(count, int)
 
     def add(start: int, stop: int) -> None:
         done[start:stop] += 1
 
-    way(add, count)
+    call(add, count)
     assert (done == 1).all()
 
 
-@WAYS
-def test_as_many_threads_as_torchs_take_part(way, threads):
-    meeting = threading.Barrier(threads)  # which all must reach, or it breaks
-    taken_part = set()
+@CALLS
+def test_as_many_threads_as_torchs_take_part(call, threads):
+    barrier = threading.Barrier(threads)  # which all must reach, or it breaks
+    identities = set()
 
     def meet(_start: int, _stop: int) -> None:
-        if threading.get_ident() not in taken_part:
-            taken_part.add(threading.get_ident())
-            meeting.wait(60)
+        if threading.get_ident() not in identities:
+            identities.add(threading.get_ident())
+            barrier.wait(60)
 
-    way(meet, 1000)
-    assert len(taken_part) == threads
+    call(meet, 1000)
+    assert len(identities) == threads
 
 
-@WAYS
+@CALLS
 @pytest.mark.usefixtures("threads")
-def test_errors_are_passed_on(way):
+def test_errors_are_raised_in_the_caller(call):
     def fail(start: int, stop: int) -> None:
         raise ArithmeticError(f"{start} {stop}")
 
     with pytest.raises(ArithmeticError):
-        way(fail, 1000)
+        call(fail, 1000)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="torch has another OpenMP elsewhere")
 def test_torchs_openmp_is_found():
-    assert parallel._openmp() is not None
+    assert threads_module.find_openmp() is not None
 
 
 FORKED = """
@@ -91,7 +91,7 @@ assert os.waitpid(child, 0)[1] == 0
 """
 
 
-def test_a_forked_process_can_use_it():
+def test_it_works_in_a_forked_process():
     subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=300)
 
 
@@ -117,9 +117,11 @@ for number in range(150):
 """
 
 
-def test_what_a_signal_s_handler_raises_is_not_lost():
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED], check=False, timeout=300, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+def test_what_a_signal_handler_raises_is_not_lost():
+    result = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], check=False, timeout=300, capture_output=True, text=True
+    )
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 ENDING = """
@@ -134,6 +136,6 @@ threading.Thread(target=work).start()
 """
 
 
-def test_a_thread_that_outlives_the_main_one_can_use_it():
-    done = subprocess.run([sys.executable, "-c", ENDING], check=True, timeout=300, capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("done\n", "")
+def test_it_works_in_a_thread_that_outlives_the_main_one():
+    result = subprocess.run([sys.executable, "-c", ENDING], check=True, timeout=300, capture_output=True, text=True)
+    assert (result.stdout, result.stderr) == ("done\n", "")

@@ -1,0 +1,116 @@
+"""Custom operations of torch: of kernels for the CPU (Numba) and for CUDA (Triton), with their shapes and gradients.
+
+Each operation has up to three modules: X.py with the public function, its checks, its plain reference and its
+registration; X_cpu.py with the loops for the CPU; X_triton.py with the kernels for CUDA.
+"""
+
+import pkgutil
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alexnet.kernels.compile import has_triton
+from alexnet.utils.console import note_once
+
+HAS_TRITON = has_triton()  # looked up at import, so that torch.compile need not trace the look-up
+
+
+def runs_triton(x: Tensor, operation: str) -> bool:
+    """Return whether x is on a GPU and Triton is installed; print a note once where only Triton is missing.
+
+    Args:
+        x: A tensor that the operation reads.
+        operation: What the user calls the operation, for the note.
+    """
+    if x.device.type != "cuda":
+        return False
+    if not HAS_TRITON:
+        note_once(f"{operation} on the GPU runs in plain torch, several times slower: Triton is not installed")
+    return HAS_TRITON
+
+
+def register(
+    name: str,
+    schema: str,
+    compute: Callable[..., Any],
+    *,
+    fake: Callable[..., Any],
+    device_type: str | None = None,
+    setup_context: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
+) -> Any:
+    """Register a function as the custom operation `alexnet::name`, which torch.compile and torch.export leave as it is.
+
+    Args:
+        name: Name of the operation.
+        schema: Types of the arguments and results in torch's notation: "(Tensor x, SymInt size) -> Tensor".
+        compute: Computes the results.
+        fake: Returns empty results of the same shapes, types and strides.
+        device_type: The only type of device that `compute` works on, "cpu" or "cuda"; None for all.
+        setup_context, backward: The gradient, as for torch.library.register_autograd; None for none.
+
+    Returns:
+        The operation, a torch.library.CustomOpDef; its arguments are positional.
+    """
+    operation: Any = torch.library.custom_op(
+        f"alexnet::{name}", compute, mutates_args=(), device_types=device_type, schema=schema
+    )
+    operation.register_fake(fake)
+    if backward is not None:
+        operation.register_autograd(backward, setup_context=setup_context)
+    return operation
+
+
+def register_kernels(
+    name: str,
+    schema: str,
+    *,
+    allocate: Callable[..., Tensor | tuple[Tensor, ...]],
+    cpu: Callable[..., None],
+    cuda: str | None = None,
+    setup_context: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
+) -> Any:
+    """Register kernels that write into given memory as the custom operation `alexnet::name`.
+
+    Args:
+        name, schema, setup_context, backward: As for `register`.
+        allocate: Returns uninitialised memory for the results, on the device of the arguments.
+        cpu: The kernel for the CPU; called with the arguments and then the results to write.
+        cuda: The kernel for CUDA, called likewise, as "package.module:function": Triton is imported when a GPU first
+            needs it. None if there is none.
+
+    Returns:
+        The operation, as `register` does.
+    """
+
+    def on_device(kernel: Callable[..., None]) -> Callable[..., Any]:
+        def compute(*arguments: Any) -> Any:
+            results = allocate(*arguments)
+            kernel(*arguments, *(results if isinstance(results, tuple) else (results,)))
+            return results
+
+        return compute
+
+    operation = register(
+        name,
+        schema,
+        on_device(cpu),
+        fake=allocate,
+        device_type="cpu",
+        setup_context=setup_context,
+        backward=backward,
+    )
+    if cuda is not None:
+        operation.register_kernel("cuda")(on_device(lambda *arguments: _import(cuda)(*arguments)))
+    return operation
+
+
+@cache
+def _import(kernel: str) -> Callable[..., None]:
+    """Return the function "package.module:function"."""
+    function: Callable[..., None] = pkgutil.resolve_name(kernel)
+    return function

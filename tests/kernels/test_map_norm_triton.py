@@ -1,0 +1,80 @@
+"""The Triton kernels of the normalisation within maps against the reference in float64; without a GPU, interpreted."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensors import DEVICE, gradient, random_tensor
+from torch import Tensor
+
+from alexnet.kernels.map_norm import map_norm, map_norm_reference
+
+pytest.importorskip("triton")
+
+from alexnet.kernels import map_norm_triton
+
+pytestmark = pytest.mark.gpu
+STRONG = {"k": 1.5, "alpha": 0.3}  # where the sum matters more than k
+# The interpreter cuts bfloat16 off instead of rounding it.
+TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 1 / 64, torch.float16: 1 / 1024}
+
+
+def assert_near(result: Tensor, expected: Tensor) -> None:
+    tolerance = TOLERANCE[result.dtype]
+    torch.testing.assert_close(result.double(), expected.double(), rtol=tolerance, atol=tolerance)
+
+
+@settings(max_examples=15)
+@given(
+    shape=st.tuples(st.integers(0, 2), st.integers(1, 9), st.integers(1, 4), st.integers(1, 4)),
+    size=st.sampled_from([1, 2, 3, 6]),
+    beta=st.sampled_from([0.75, 0.5]),
+    dtype=st.sampled_from(list(TOLERANCE)),
+    seed=st.integers(0, 2**32),
+)
+def test_forward_and_backward(shape, size, beta, dtype, seed):
+    x, g = (random_tensor(*shape, seed=seed + i, dtype=dtype, device=DEVICE) for i in (0, 1))
+    y, dx = (torch.full_like(x, float("nan"), memory_format=torch.channels_last) for _ in range(2))
+    constants = {"size": size, "beta": beta, **STRONG}
+    map_norm_triton.map_norm(x, **constants, y=y)
+    assert_near(y, map_norm_reference(x.double(), **constants))
+    map_norm_triton.map_norm_backward(g, x, **constants, dx=dx)
+    assert_near(dx, gradient(map_norm_reference, x.double(), g.double(), **constants))
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="the operation runs this kernel on a GPU only")
+def test_the_operation_runs_it_on_a_gpu():
+    x = random_tensor(2, 96, 13, 13, dtype=torch.bfloat16, device=DEVICE)
+    y, expected = (map_norm(a, size=3, beta=0.75, **STRONG) for a in (x, x.cpu()))
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(y.cpu(), expected, rtol=1 / 128, atol=1e-6)
+    torch.library.opcheck(torch.ops.alexnet.map_norm.default, (x.requires_grad_(), 3, 2.0, 0.1, 0.75))
+
+
+COMPILE = """
+import os
+os.environ.pop("TRITON_INTERPRET", None)
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from alexnet.kernels.map_norm_triton import backward_sums_kernel, backward_terms_kernel, forward_kernel
+constants = dict(before=2, after=2, square_roots=True, block=1024)
+types = dict.fromkeys(("x", "y", "g", "dx"), "*bf16") | {"direct": "*fp32", "terms": "*fp32"}
+types |= dict.fromkeys(("k", "alpha", "beta", "factor"), "fp32") | dict.fromkeys(constants, "constexpr")
+for kernel in (forward_kernel, backward_terms_kernel, backward_sums_kernel):
+    signature = {argument: types.get(argument, "i32") for argument in kernel.arg_names}
+    fixed = {argument: constants[argument] for argument in kernel.arg_names if argument in constants}
+    result = triton.compile(ASTSource(kernel, signature, fixed), target=GPUTarget("cuda", 90, 32))
+    print(len(result.asm["ptx"]) > 0)
+"""
+
+
+def test_they_compile_for_an_h100_or_h200_without_one(tmp_path):
+    environment = {"TRITON_CACHE_DIR": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "-c", COMPILE], check=True, timeout=600, capture_output=True, text=True, env=environment
+    )
+    assert result.stdout.split() == ["True"] * 3
