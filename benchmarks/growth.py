@@ -1,14 +1,17 @@
-"""Cost as work grows: batch, classes, pictures of the store, cores.
+"""Time and memory as the work grows: with the batch, the classes, the pictures of the store and the threads.
 
     python benchmarks/growth.py [--only batch classes stores threads] [--seconds 6] [--quick] [--json FILE]
 
-Every row is measured in a process of its own, so that its peak memory is its own and a row too large for the machine
-fails alone. "batch": steps of the full net with 1000 classes. "classes": the same at batch 32. "threads": the same at
-batch 32 and 1000 classes, on 1, 2 ... threads. "stores": what a training needs before its first step, and how fast its
-batches are made, from stores of tiny raw pictures (16 x 16, crops of 12), where what costs is the number of pictures
-and not their bytes. The device is the GPU where there is one. Each row takes --seconds at least, or one step after a
-first that warms up; all of them about five minutes on two cores, where the batch of 1024 alone takes a minute and a
-half and about 11 GB. --quick leaves out what takes longest.
+- "batch": training steps of the paper's net with 1000 classes, by the batch size;
+- "classes": the same with a batch of 32, by the number of classes;
+- "threads": the same with a batch of 32 and 1000 classes, by the number of threads;
+- "stores": the time before a training's first step and the rate of its batches, by the number of pictures in the store.
+  The pictures are tiny (raw, 16 x 16, crops of 12), so the cost depends on their number and not on their bytes.
+
+Each row is measured in a process of its own, so that its peak memory is its own, and a row that is too large for the
+machine fails alone. The device is the GPU if there is one. Each row takes --seconds at least, or one step after a
+warm-up. All rows take about five minutes on two cores; the batch of 1024 alone takes a minute and a half and about
+11 GB. --quick leaves out the largest rows.
 """
 
 import argparse
@@ -22,7 +25,6 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from environment import environment_info
 from output import markdown_table, write_json
 from synthetic_stores import write_store
 from timing import time_call
+from training import random_batch
 
 from alexnet.architecture import Conv, Net
 from alexnet.data.loading.loader import Loader
@@ -41,125 +44,133 @@ from alexnet.training.sgd import SGD, parameter_groups
 from alexnet.training.step import Step
 from alexnet.utils.memory import keep_freed_memory
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-ONLY_CONV1 = dict.fromkeys(("conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "normalise"))
-SMALL_NET = Net(image_size=12, towers=1, conv1=Conv(maps=4), **ONLY_CONV1)
-SECTIONS = {
+_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+_WITHOUT_OTHER_LAYERS = dict.fromkeys(("conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "normalise"))
+_SMALL_NET = Net(image_size=12, towers=1, conv1=Conv(maps=4), **_WITHOUT_OTHER_LAYERS)
+_SIZES = {
     "batch": [32, 64, 128, 256, 512, 1024],
     "classes": [2, 100, 1_000, 22_000],
     "stores": [1_000, 10_000, 100_000, 1_000_000],
     "threads": [1, 2, 4, 8, 16, 32, 64],
 }
-LARGEST_QUICK = {"batch": 128, "classes": 22_000, "stores": 100_000, "threads": 64}
+_LARGEST_QUICK_SIZES = {"batch": 128, "classes": 22_000, "stores": 100_000, "threads": 64}
 
 
-def peak_mb() -> float:
-    """The most memory that this process has had, in MB."""
+def _peak_memory() -> float:
+    """Return the peak memory of this process, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def steps(batch: int, classes: int, threads: int | None, least: float) -> dict[str, float]:
-    """Training steps of the full net on made-up tensors."""
+def _measure_steps(batch_size: int, classes: int, threads: int | None, min_seconds: float) -> dict[str, float]:
+    """Return the time and memory of training steps of the paper's net on a random batch."""
     if threads:
         torch.set_num_threads(threads)
     keep_freed_memory()
-    device = torch.device(DEVICE)
-    recipe = Recipe(batch_size=batch, learning_rate=1e-6)
+    device = torch.device(_DEVICE)
+    recipe = Recipe(batch_size=batch_size, learning_rate=1e-6)
     net = AlexNet(classes).to_channels_last(device)
     step = Step(net, SGD(parameter_groups(net, recipe), rate=1e-6, momentum=0.9, decay=5e-4), recipe)
-    images = torch.randn(batch, 3, 224, 224, device=device).mul_(50).to(memory_format=torch.channels_last)
-    labels = torch.randint(classes, (batch,), device=device)
-    for _ in range(5 if DEVICE == "cuda" else 1):
+    images, labels = random_batch(batch_size, classes, device)
+    for _ in range(5 if _DEVICE == "cuda" else 1):
         step(images, labels)
-    began, spent = time.perf_counter(), []
-    while not spent or time.perf_counter() - began < least:
-        spent.append(time_call(lambda: step(images, labels), device))
-    typical = statistics.median(spent)
-    peak = torch.cuda.max_memory_allocated() / 1e6 if DEVICE == "cuda" else peak_mb()
-    return {"ms a step": 1000 * typical, "pictures/s": batch / typical, "peak MB": peak}
+    start, seconds = time.perf_counter(), []
+    while not seconds or time.perf_counter() - start < min_seconds:
+        seconds.append(time_call(lambda: step(images, labels), device))
+    median = statistics.median(seconds)
+    peak = torch.cuda.max_memory_allocated() / 1e6 if _DEVICE == "cuda" else _peak_memory()
+    return {"ms a step": 1000 * median, "pictures/s": batch_size / median, "peak MB": peak}
 
 
-def store(path: Path, least: float) -> dict[str, float]:
-    """Opening a store, its first batch, and batches of 128 one after another."""
+def _measure_loading(path: Path, min_seconds: float) -> dict[str, float]:
+    """Return the time of opening a store and of its first batch, the rate of batches of 128, and the memory."""
     keep_freed_memory()
-    recipe = Recipe(net=SMALL_NET, store_size=16)
-    before = peak_mb()
-    began = time.perf_counter()
-    opened = Store(path)
-    split = opened.split("train")
-    loader = Loader(split, opened.statistics, recipe)
-    opening = time.perf_counter() - began
+    recipe = Recipe(net=_SMALL_NET, store_size=16)
+    memory_before = _peak_memory()
+    start = time.perf_counter()
+    store = Store(path)
+    split = store.split("train")
+    loader = Loader(split, store.statistics, recipe)
+    opening = time.perf_counter() - start
     with closing(loader.batches(0)) as batches:
         next(batches)
-    first = time.perf_counter() - began
-    made, began = 0, time.perf_counter()
-    for epoch in count(1):
+    first_batch = time.perf_counter() - start
+    rate = _loading_rate(loader, min_seconds)
+    return {"open ms": 1000 * opening, "first batch ms": 1000 * first_batch, "pictures/s": rate,
+            "memory MB": _peak_memory() - memory_before}  # fmt: skip
+
+
+def _loading_rate(loader: Loader, min_seconds: float) -> float:
+    """Return the pictures/s of a loader, over epochs that take at least `min_seconds`."""
+    pictures, epoch, start = 0, 1, time.perf_counter()
+    while True:
         with closing(loader.batches(epoch)) as batches:
             for batch in batches:
-                made += len(batch.labels)
-                if time.perf_counter() - began > least:
-                    speed = made / (time.perf_counter() - began)
-                    return {"open ms": 1000 * opening, "first batch ms": 1000 * first, "pictures/s": speed,
-                            "memory MB": peak_mb() - before}  # fmt: skip
-    raise AssertionError("epochs do not end")
+                pictures += len(batch.labels)
+                if time.perf_counter() - start > min_seconds:
+                    return pictures / (time.perf_counter() - start)
+        epoch += 1
 
 
-def measure(section: str, size: int, least: float) -> dict[str, float]:
-    """A row, in the process that it is called in."""
+def _measure_row(section: str, size: int, min_seconds: float) -> dict[str, float]:
+    """Measure a row of a section in a process of its own."""
     if section == "batch":
-        return steps(size, 1000, None, least)
+        return _run_in_process(_measure_steps, size, 1000, None, min_seconds)
     if section == "classes":
-        return steps(32, size, None, least)
+        return _run_in_process(_measure_steps, 32, size, None, min_seconds)
     if section == "threads":
-        return steps(32, 1000, size, least)
+        return _run_in_process(_measure_steps, 32, 1000, size, min_seconds)
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
+        start = time.perf_counter()
         path = write_store(Path(folder) / "store", 16, 1000, train=size)
-        writing = time.perf_counter() - began
-        return alone(store, path, least) | {"(writing it s)": writing}
+        writing = time.perf_counter() - start
+        return _run_in_process(_measure_loading, path, min_seconds) | {"(writing it s)": writing}
 
 
-def alone(function: Any, *given: Any) -> dict[str, float]:
-    """What a function returns in a fresh process."""
+def _run_in_process(function: Any, *arguments: Any) -> dict[str, float]:
+    """Call a function in a new process and return its result."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        found: dict[str, float] = pool.submit(function, *given).result()
-    return found
+        result: dict[str, float] = pool.submit(function, *arguments).result()
+    return result
+
+
+def _measure_section(section: str, *, quick: bool, min_seconds: float) -> list[dict[str, Any]]:
+    """Measure a section; return its rows, each with the row's size under the section's name."""
+    sizes = [size for size in _SIZES[section] if not quick or size <= _LARGEST_QUICK_SIZES[section]]
+    if section == "threads":
+        sizes = [size for size in sizes if size <= (os.cpu_count() or 1)]
+    rows: list[dict[str, Any]] = []
+    for size in sizes:
+        try:
+            row: dict[str, Any] = _measure_row(section, size, min_seconds)
+        except (BrokenProcessPool, RuntimeError) as error:  # out of memory: of the machine, or of the GPU
+            row = {"failed": str(error).splitlines()[0]}
+        rows.append({section: size} | row)
+    return rows
+
+
+def _format_value(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=tuple(SECTIONS), default=list(SECTIONS))
-    parser.add_argument("--seconds", type=float, default=6, help="the least time that a row's steps are timed for")
-    parser.add_argument("--quick", action="store_true", help="without the largest of each")
-    parser.add_argument("--json", type=Path, help="file to write the numbers to")
+    parser.add_argument("--only", nargs="+", choices=tuple(_SIZES), default=list(_SIZES), help="default: all")
+    parser.add_argument("--seconds", type=float, default=6, help="least time of a row's timings; default: %(default)s")
+    parser.add_argument("--quick", action="store_true", help="leave out the largest rows")
+    parser.add_argument("--json", type=Path, help="the file to write the numbers to")
     options = parser.parse_args()
-    least = min(options.seconds, 2) if options.quick else options.seconds
-    print(environment_info(DEVICE))
-    found: dict[str, Any] = {"machine": environment_info(DEVICE)}
+    min_seconds = min(options.seconds, 2) if options.quick else options.seconds
+    info = environment_info(_DEVICE)
+    print(info)
+    results: dict[str, Any] = {"machine": info}
     for section in options.only:
-        cores = os.cpu_count() or 1
-        sizes = [size for size in SECTIONS[section] if not options.quick or size <= LARGEST_QUICK[section]]
-        if section == "threads":
-            sizes = [size for size in sizes if size <= cores]
-        rows: list[dict[str, Any]] = []
-        for size in sizes:
-            try:
-                row = measure(section, size, least) if section == "stores" else alone(measure, section, size, least)
-            except (BrokenProcessPool, RuntimeError) as error:  # killed for want of memory, or the GPU's is full
-                row = {"failed": str(error).splitlines()[0]}
-            rows.append({section: size} | row)
-        found[section] = rows
-        heads = list(dict.fromkeys(name for row in rows for name in row))
-        cells = [[form(row.get(name, "")) for name in heads] for row in rows]
-        print(f"\n{markdown_table(cells, heads)}", flush=True)
-    write_json(options.json, found)
-
-
-def form(value: object) -> str:
-    """A number as people read it."""
-    if isinstance(value, float):
-        return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+        rows = results[section] = _measure_section(section, quick=options.quick, min_seconds=min_seconds)
+        headings = list(dict.fromkeys(name for row in rows for name in row))
+        cells = [[_format_value(row.get(name, "")) for name in headings] for row in rows]
+        print(f"\n{markdown_table(cells, headings)}", flush=True)
+    write_json(options.json, results)
 
 
 if __name__ == "__main__":

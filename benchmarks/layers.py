@@ -1,20 +1,22 @@
-"""Where the time of one training step goes: each layer's time, forward and back, beside its own bound.
+"""Where the time of a training step goes: the time of each layer, forward and backward, beside its lower bound.
 
     python benchmarks/layers.py [--batch 128] [--classes 1000] [--repeats 3] [--precision auto] [--threads N]
                                 [--json FILE]
 
-Each module of the full net is timed alone, with the input it has in the whole net and a gradient for its output; so are
-the loss and the update, and the whole step, all in turn in one process, on the GPU where there is one. A layer's bound
-is its arithmetic at the rate of a large matrix product in that precision, or its bytes at the rate of a copy, whichever
-takes longer; both are timed in turn with the layers. Bytes are what must be read and written if every tensor is touched
-once: input, output, their gradients, weights and theirs, and the input again where the way back needs it. What the step
-takes beyond the sum is passing between layers; what it takes less, memory that is still in the cache.
+Each module of the paper's net is timed alone, with the input that it has in the net and a random gradient of its
+output; so are the loss, the update, and the full step. All are timed in turn in one process, on the GPU if there is
+one. The bound of a layer is its arithmetic at the rate of a large matrix product in the same precision, or its bytes at
+the rate of a copy, whichever takes longer; both rates are timed in turn with the layers. The bytes are those of reading
+or writing each tensor once: the input, the output, the weights, the gradients of all three, and the input again if the
+backward pass needs it. The full step can take longer than the sum of the layers, for what happens between them, or
+less, if a layer finds its input still in the cache. Takes about half a minute on two cores in bfloat16.
 """
 
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from environment import environment_info
@@ -23,6 +25,7 @@ from roofline import matrix_product, memory_copy
 from timing import capture_graph, medians, time_interleaved
 from torch import Tensor, nn
 from torch.nn import functional as F
+from training import random_batch
 
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.layers import ResponseNormalisation
@@ -34,156 +37,176 @@ from alexnet.utils.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A module of the net with what goes through it.
+class _Layer:
+    """A part of a training step, ready to be timed.
 
     Args:
-        name: Of the block and the module's class: "conv1 Convolution".
-        way: Goes through it forward and back once.
-        flop: Multiplications and additions of its matrix products or convolutions.
-        moved: Bytes that must be read and written.
+        name: The block's name and the module's class: "conv1 Convolution".
+        function: Runs the layer forward and backward once.
+        flop: The FLOP of its matrix products or convolutions.
+        moved_bytes: The bytes that must be read and written.
     """
 
     name: str
-    way: Callable[[], object]
+    function: Callable[[], object]
     flop: float
-    moved: float
+    moved_bytes: float
 
 
-def layers(net: AlexNet, images: Tensor, recipe: Recipe) -> list[Layer]:
-    """Every module of the net that has no parts, and the flattening between the convolutions and the full layers."""
-    seen: list[tuple[str, Callable[[Tensor], Tensor], Tensor, Tensor]] = []
+def _module_layers(net: AlexNet, images: Tensor, recipe: Recipe) -> list[_Layer]:
+    """Return the net's modules without submodules, and the flattening before the fully connected layers."""
+    calls: list[tuple[str, Callable[[Tensor], Tensor], Tensor, Tensor]] = []  # name, module, input, output
 
-    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        return lambda module, given, result: seen.append((name, module, given[0].detach(), result.detach()))
+    def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        return lambda module, inputs, output: calls.append((name, module, inputs[0].detach(), output.detach()))
 
     hooks = []
     for name, module in net.named_modules():
         if not list(module.children()):
             block = name.removeprefix("convs.").removeprefix("hidden.").split(".")[0]
-            hooks.append(module.register_forward_hook(keep(f"{block} {type(module).__name__}")))
+            hooks.append(module.register_forward_hook(record(f"{block} {type(module).__name__}")))
     with torch.no_grad(), autocast(images.device, recipe):
         net(images)
     for hook in hooks:
         hook.remove()
-    place = next(n for n, (_, module, *_) in enumerate(seen) if isinstance(module, nn.Linear))
-    maps, flat = seen[place - 1][3], seen[place][2]
-    seen.insert(place, ("flatten", lambda x: x.flatten(1), maps, flat))
-    return [layer(*what, recipe, first=n == 0) for n, what in enumerate(seen)]
+    first_linear = next(n for n, (_, module, *_) in enumerate(calls) if isinstance(module, nn.Linear))
+    feature_maps, flat = calls[first_linear - 1][3], calls[first_linear][2]
+    calls.insert(first_linear, ("flatten", lambda x: x.flatten(1), feature_maps, flat))
+    return [_make_layer(*call, recipe, is_first=n == 0) for n, call in enumerate(calls)]
 
 
-def layer(name: str, module: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, recipe: Recipe, *, first: bool) -> Layer:
-    """One module with its input and output, ready to be timed.
+def _make_layer(
+    name: str, module: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, recipe: Recipe, *, is_first: bool
+) -> _Layer:
+    """Return a module as a layer to time.
 
     Args:
-        first: Whether it reads the pictures, which want no gradient.
+        name: The name of the layer.
+        module: The module.
+        x: Its input in the net.
+        y: Its output for that input.
+        recipe: The recipe whose precision is used.
+        is_first: Whether its input are the pictures, whose gradient is not computed.
     """
-    x.requires_grad_(not first)
+    x.requires_grad_(not is_first)
     gradient = torch.randn_like(y)
     weights = list(module.parameters()) if isinstance(module, nn.Module) else []
-    wanted = [*weights, *([] if first else [x])]
+    inputs = [*weights, *([] if is_first else [x])]
 
-    def way() -> None:
+    def run() -> None:
         with autocast(x.device, recipe):
-            out = module(x)
-        torch.autograd.grad(out, wanted, gradient)
+            output = module(x)
+        torch.autograd.grad(output, inputs, gradient)
 
-    times = 2 if first else 3  # products: forward, for the weights, and for the input where it wants a gradient
+    products = 2 if is_first else 3  # for the output, for the weights' gradient and for the input's
     flop = 0.0
-    moved = (x.nbytes + y.nbytes) * (1 if first else 2)
+    moved_bytes = (x.nbytes + y.nbytes) * (1 if is_first else 2)
     if isinstance(module, nn.Conv2d | nn.Linear):
-        each = 2 * weights[0].numel() * (y.shape[2] * y.shape[3] if y.ndim == 4 else 1)
-        flop = times * each * len(x)
-        moved = times * (x.nbytes + y.nbytes + sum(w.nbytes for w in weights))
+        positions = y.shape[2] * y.shape[3] if y.ndim == 4 else 1
+        flop = products * 2 * weights[0].numel() * positions * len(x)
+        moved_bytes = products * (x.nbytes + y.nbytes + sum(w.nbytes for w in weights))
     elif isinstance(module, ResponseNormalisation):
-        moved += x.nbytes
-    return Layer(name, way, flop, moved)
+        moved_bytes += x.nbytes
+    return _Layer(name, run, flop, moved_bytes)
 
 
-def loss_layer(logits: Tensor, labels: Tensor) -> Layer:
-    """The softmax and its loss."""
+def _loss_layer(logits: Tensor, labels: Tensor) -> _Layer:
+    """Return the softmax and the cross-entropy as a layer to time."""
     logits = logits.detach().float().requires_grad_()
 
-    def way() -> None:
+    def run() -> None:
         torch.autograd.grad(F.cross_entropy(logits, labels), logits)
 
-    return Layer("loss", way, 0.0, 2 * logits.nbytes)
+    return _Layer("loss", run, 0.0, 2 * logits.nbytes)
 
 
-def update_layer(net: AlexNet, optimiser: SGD) -> Layer:
-    """The update rule; gradients must be there."""
-    return Layer("update", optimiser.step, 0.0, 5 * sum(w.nbytes for w in net.parameters()))
+def _update_layer(net: AlexNet, optimiser: SGD) -> _Layer:
+    """Return the update rule as a layer to time; the parameters must have gradients."""
+    return _Layer("update", optimiser.step, 0.0, 5 * sum(w.nbytes for w in net.parameters()))
+
+
+def _measure(recipe: Recipe, classes: int, repeats: int, device: torch.device) -> dict[str, Any]:
+    """Time all layers, the full step, a matrix product and a copy; return what the JSON file holds."""
+    dtype = torch.bfloat16 if uses_bfloat16(device, recipe) else torch.float32
+    torch.manual_seed(0)
+    net = AlexNet(classes).to_channels_last(device).train()
+    optimiser = SGD(parameter_groups(net, recipe), rate=recipe.learning_rate, momentum=0.9, decay=5e-4)
+    images, labels = random_batch(recipe.batch_size, classes, device)
+    step = Step(net, optimiser, recipe)
+    for _ in range(5):  # the last step leaves gradients for the update; a GPU has captured its graph by then
+        step(images, labels)
+    for weight in net.parameters():
+        weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+    layers = _module_layers(net, images, recipe)
+    with torch.no_grad(), autocast(device, recipe):
+        layers.append(_loss_layer(net(images), labels))
+    layers.append(_update_layer(net, optimiser))
+    product, copy = matrix_product(device, dtype), memory_copy(device)
+    functions = {layer.name: capture_graph(layer.function, device) for layer in layers}
+    functions |= {"step": lambda: step(images, labels), "product": product.function, "copy": copy.function}
+    calls = 20 if device.type == "cuda" else 1
+    seconds = medians(time_interleaved(functions, repeats, device, calls, warm_up_each=True))
+    flop_rate, byte_rate = product.amount / seconds["product"], copy.amount / seconds["copy"]
+    results = [
+        {
+            "layer": layer.name,
+            "seconds": seconds[layer.name],
+            "flop": layer.flop,
+            "bytes": layer.moved_bytes,
+            "bound_s": max(layer.flop / flop_rate, layer.moved_bytes / byte_rate),
+        }
+        for layer in layers
+    ]
+    return {
+        "machine": environment_info(device) | {"batch": recipe.batch_size, "type": str(dtype)},
+        "flop_per_s": flop_rate,
+        "bytes_per_s": byte_rate,
+        "layers": results,
+        "sum_s": sum(result["seconds"] for result in results),
+        "bound_s": sum(result["bound_s"] for result in results),
+        "step_s": seconds["step"],
+    }
+
+
+def _print_results(results: dict[str, Any]) -> None:
+    """Print the table."""
+    flop_rate, byte_rate, step_seconds = results["flop_per_s"], results["bytes_per_s"], results["step_s"]
+    print(results["machine"])
+    print(f"matrix product {flop_rate / 1e9:,.0f} GFLOP/s, copy {byte_rate / 1e9:,.1f} GB/s")
+
+    def times(seconds: float, bound: float) -> tuple[str, str, str, str]:
+        return (f"{1000 * seconds:.2f}", f"{1000 * bound:.2f}",
+                f"{bound / seconds:.2f}", f"{100 * seconds / step_seconds:.1f}")  # fmt: skip
+
+    rows = []
+    for layer in results["layers"]:
+        bound_by = "arithmetic" if layer["flop"] / flop_rate > layer["bytes"] / byte_rate else "bytes"
+        rows.append((layer["layer"], f"{layer['flop'] / 1e9:.1f}", f"{layer['bytes'] / 1e6:.1f}", bound_by,
+                     *times(layer["seconds"], layer["bound_s"])))  # fmt: skip
+    flop = f"{sum(layer['flop'] for layer in results['layers']) / 1e9:.1f}"
+    rows.append(("sum", flop, "", "", *times(results["sum_s"], results["bound_s"])))
+    rows.append(("whole step", flop, "", "", *times(step_seconds, results["bound_s"])))
+    headings = ("layer", "GFLOP", "MB", "bound by", "ms", "bound ms", "bound / time", "% of step")
+    print(markdown_table(rows, headings))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=128, help="pictures in a batch; default: %(default)s")
+    parser.add_argument("--classes", type=int, default=1000, help="outputs of the net; default: %(default)s")
+    parser.add_argument("--repeats", type=int, default=3, help="timings of each layer; default: %(default)s")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
-    parser.add_argument("--threads", type=int, help="of the CPU; torch's choice by default")
-    parser.add_argument("--json", type=Path, help="file to write the numbers to")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
+    parser.add_argument("--json", type=Path, help="the file to write the numbers to")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     recipe = Recipe(precision=options.precision, batch_size=options.batch, learning_rate=1e-6)
-    dtype = torch.bfloat16 if uses_bfloat16(device, recipe) else torch.float32
-    torch.manual_seed(0)
-    net = AlexNet(options.classes).to_channels_last(device).train()
-    optimiser = SGD(parameter_groups(net, recipe), rate=recipe.learning_rate, momentum=0.9, decay=5e-4)
-    images = (torch.randn(options.batch, 3, 224, 224, device=device) * 50).to(memory_format=torch.channels_last)
-    labels = torch.randint(options.classes, (options.batch,), device=device)
-    step = Step(net, optimiser, recipe)
-    for _ in range(5):  # the last leaves gradients for the update alone; a GPU has captured its graph by then
-        step(images, labels)
-    for weight in net.parameters():
-        weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
-    parts = layers(net, images, recipe)
-    with torch.no_grad(), autocast(device, recipe):
-        parts.append(loss_layer(net(images), labels))
-    parts.append(update_layer(net, optimiser))
-    product, copy = matrix_product(device, dtype), memory_copy(device)
-    ways = {part.name: capture_graph(part.way, device) for part in parts}
-    ways |= {"step": lambda: step(images, labels), "product": product.function, "copy": copy.function}
-    found = medians(
-        time_interleaved(ways, options.repeats, device, calls=20 if device.type == "cuda" else 1, warm_up_each=True)
-    )
-    products, copies = product.amount / found["product"], copy.amount / found["copy"]
-    report(
-        parts,
-        found,
-        products,
-        copies,
-        options.json,
-        environment_info(device) | {"batch": options.batch, "type": str(dtype)},
-    )
-
-
-def report(
-    parts: list[Layer], found: dict[str, float], products: float, copies: float, path: Path | None, facts: dict
-) -> None:
-    """Print the table, and write the JSON where asked for."""
-    print(f"{facts}\nmatrix product {products / 1e9:,.0f} GFLOP/s, copy {copies / 1e9:,.1f} GB/s")
-    whole = found["step"]
-    rows, kept = [], []
-    for part in parts:
-        spent = found[part.name]
-        arithmetic, memory = part.flop / products, part.moved / copies
-        bound = max(arithmetic, memory)
-        kept.append({"layer": part.name, "seconds": spent, "flop": part.flop, "bytes": part.moved, "bound_s": bound})
-        rows.append((part.name, f"{part.flop / 1e9:.1f}", f"{part.moved / 1e6:.1f}", f"{1000 * spent:.2f}",
-                     f"{1000 * bound:.2f}", "arithmetic" if arithmetic > memory else "bytes",
-                     f"{bound / spent:.2f}", f"{100 * spent / whole:.1f}"))  # fmt: skip
-    total, least = sum(row["seconds"] for row in kept), sum(row["bound_s"] for row in kept)
-    flop = sum(part.flop for part in parts)
-    for name, spent in (("sum", total), ("whole step", whole)):
-        rows.append((name, f"{flop / 1e9:.1f}", "", f"{1000 * spent:.2f}", f"{1000 * least:.2f}", "",
-                     f"{least / spent:.2f}", f"{100 * spent / whole:.1f}"))  # fmt: skip
-    print(markdown_table(rows, ("layer", "GFLOP", "MB", "ms", "bound ms", "bound by", "bound / time", "% of step")))
-    write_json(path, {"machine": facts, "flop_per_s": products, "bytes_per_s": copies, "layers": kept,
-                      "sum_s": total, "bound_s": least, "step_s": whole})  # fmt: skip
+    results = _measure(recipe, options.classes, options.repeats, device)
+    _print_results(results)
+    write_json(options.json, results)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The update rule over the parameters of the full net, in one pass and in others.
+"""The update rule over all parameters of the paper's net, beside other implementations and a copy of as many bytes.
 
     python benchmarks/update.py [--classes 1000] [--repeats 7] [--threads N] [--json FILE]
 
-All ways move tensors of the same shapes, turn by turn in one process, on the GPU where there is one. One pass reads
-weights, velocities and gradients and writes the first two: five streams. The bound is what copying as many bytes takes,
-timed in turn with the others; a CPU also reads what a copy overwrites, which an update in place need not, so that there
-the share can pass 1.
+All update tensors of the same shapes, timed in turn in one process, on the GPU if there is one. "one pass" reads
+weights, velocities and gradients once and writes weights and velocities: five streams of memory. The bound is the time
+of copying as many bytes. On a CPU a copy also reads the memory that it overwrites, which an update in place does not,
+so the share of the bound can exceed 1. Takes about ten seconds on two cores.
 """
 
 import argparse
@@ -23,29 +23,29 @@ from alexnet.models.alexnet import AlexNet
 from alexnet.training.sgd import SGD
 from alexnet.utils.memory import keep_freed_memory
 
-RATE, MOMENTUM, DECAY = 1e-4, 0.9, 5e-4
+_RATE, _MOMENTUM, _DECAY = 1e-4, 0.9, 5e-4
 
 
-def four_passes(weights: list[Tensor], velocities: list[Tensor], gradients: list[Tensor]) -> None:
-    """What this project did before: 11 streams."""
-    torch._foreach_mul_(velocities, MOMENTUM)
-    torch._foreach_add_(velocities, weights, alpha=-DECAY * RATE)
-    torch._foreach_add_(velocities, gradients, alpha=-RATE)
+def _update_in_four_passes(weights: list[Tensor], velocities: list[Tensor], gradients: list[Tensor]) -> None:
+    """Update with torch's _foreach functions, as this project did before: 11 streams of memory."""
+    torch._foreach_mul_(velocities, _MOMENTUM)
+    torch._foreach_add_(velocities, weights, alpha=-_DECAY * _RATE)
+    torch._foreach_add_(velocities, gradients, alpha=-_RATE)
     torch._foreach_add_(weights, velocities)
 
 
-def plain(weights: list[Tensor], velocities: list[Tensor], gradients: list[Tensor]) -> None:
-    """The reference: an operation at a time, with a tensor for each result."""
-    for part in zip(weights, velocities, gradients, strict=True):
-        update_reference(*part, RATE, MOMENTUM, DECAY)
+def _update_by_reference(weights: list[Tensor], velocities: list[Tensor], gradients: list[Tensor]) -> None:
+    """Update with the plain reference: one operation at a time, with a new tensor for each result."""
+    for tensors in zip(weights, velocities, gradients, strict=True):
+        update_reference(*tensors, _RATE, _MOMENTUM, _DECAY)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, help="of the CPU; torch's choice by default")
-    parser.add_argument("--json", type=Path, help="file to write the numbers to")
+    parser.add_argument("--classes", type=int, default=1000, help="outputs of the net; default: %(default)s")
+    parser.add_argument("--repeats", type=int, default=7, help="timings of each update; default: %(default)s")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
+    parser.add_argument("--json", type=Path, help="the file to write the numbers to")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -56,29 +56,35 @@ def main() -> None:
         weight.grad = torch.randn_like(weight) * 1e-3
     gradients = [weight.grad for weight in weights if weight.grad is not None]
     velocities = [torch.zeros_like(weight) for weight in weights]
-    bare = [weight.detach() for weight in weights]
-    ways = {
-        "one pass (alexnet.training.sgd.SGD)": SGD(weights, rate=RATE, momentum=MOMENTUM, decay=DECAY).step,
-        "four passes of torch._foreach (before)": lambda: four_passes(bare, velocities, gradients),
-        "plain torch (update_reference)": lambda: plain(bare, velocities, gradients),
-        "torch.optim.SGD": torch.optim.SGD(weights, lr=RATE, momentum=MOMENTUM, weight_decay=DECAY).step,
-        "torch.optim.SGD, fused": torch.optim.SGD(
-            weights, lr=RATE, momentum=MOMENTUM, weight_decay=DECAY, fused=True
-        ).step,
-    }
+    tensors = [weight.detach() for weight in weights]
+    sgd, torch_sgd, fused_torch_sgd = (
+        SGD(weights, rate=_RATE, momentum=_MOMENTUM, decay=_DECAY),
+        torch.optim.SGD(weights, lr=_RATE, momentum=_MOMENTUM, weight_decay=_DECAY),
+        torch.optim.SGD(weights, lr=_RATE, momentum=_MOMENTUM, weight_decay=_DECAY, fused=True),
+    )
     copy = memory_copy(device)
-    found = medians(time_interleaved(ways | {"copy": copy.function}, options.repeats, device))
-    moved = 5 * sum(weight.nbytes for weight in weights)
-    bound = moved / copy.amount * found.pop("copy")
-    parameters, megabytes = sum(weight.numel() for weight in weights), moved / 1e6
-    print(environment_info(device))
-    print(f"{parameters:,} parameters, {megabytes:,.0f} MB in five streams, {1000 * bound:.1f} ms to copy them")
-    ours = next(iter(found.values()))
+    functions = {
+        "one pass (alexnet.training.sgd.SGD)": sgd.step,
+        "four passes of torch._foreach (before)": lambda: _update_in_four_passes(tensors, velocities, gradients),
+        "plain torch (update_reference)": lambda: _update_by_reference(tensors, velocities, gradients),
+        "torch.optim.SGD": torch_sgd.step,
+        "torch.optim.SGD, fused": fused_torch_sgd.step,
+        "copy": copy.function,
+    }
+    seconds = medians(time_interleaved(functions, options.repeats, device))
+    moved_bytes = 5 * sum(weight.nbytes for weight in weights)
+    bound = moved_bytes / copy.amount * seconds.pop("copy")
+    info = environment_info(device)
+    print(info)
+    print(f"{sum(weight.numel() for weight in weights):,} parameters, {moved_bytes / 1e6:,.0f} MB in five streams, "
+          f"{1000 * bound:.1f} ms to copy them")  # fmt: skip
+    one_pass = next(iter(seconds.values()))
     rows = [
-        (name, f"{1000 * spent:.1f}", f"{spent / ours:.2f}x", f"{bound / spent:.2f}") for name, spent in found.items()
+        (name, f"{1000 * duration:.1f}", f"{duration / one_pass:.2f}x", f"{bound / duration:.2f}")
+        for name, duration in seconds.items()
     ]
-    print(markdown_table(rows, ("way", "ms", "of one pass", "bound / time")))
-    write_json(options.json, {"machine": environment_info(device), "bytes": moved, "bound_s": bound, "seconds": found})
+    print(markdown_table(rows, ("update", "ms", "against one pass", "bound / time")))
+    write_json(options.json, {"machine": info, "bytes": moved_bytes, "bound_s": bound, "seconds": seconds})
 
 
 if __name__ == "__main__":
