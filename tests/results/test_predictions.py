@@ -1,4 +1,4 @@
-"""Predictions kept and averaged, weights chosen, and the contest's file."""
+"""Files of predictions, their averages and the choice of weights, and the contest's file."""
 
 import json
 from dataclasses import replace
@@ -25,11 +25,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with validation and test pictures."""
     return write_store(tmp_path_factory.mktemp("stores") / "drawn", train=40, val=30, test=20)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> list[Path]:
+    """Two short trainings with different seeds."""
     folder = tmp_path_factory.mktemp("runs")
     recipe = Recipe(net=small_net(), store_size=32, batch_size=10, schedule="cosine", epochs=2)
     for seed in (0, 1):
@@ -37,7 +39,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> list[Path]
     return [folder / "0", folder / "1"]
 
 
-def test_predictions_kept_are_averaged_like_runs(runs: list[Path], pictures: Path, tmp_path: Path) -> None:
+def test_saved_predictions_are_averaged_like_runs(runs: list[Path], pictures: Path, tmp_path: Path) -> None:
     for views in (1, 10):
         files = [tmp_path / f"{views}-{n}" for n in (0, 1)]
         for run, file in zip(runs, files, strict=True):
@@ -45,18 +47,18 @@ def test_predictions_kept_are_averaged_like_runs(runs: list[Path], pictures: Pat
         direct = evaluate(runs, pictures, views=views)
         for mixed in (files, [files[0], runs[1]]):
             assert evaluate(mixed, pictures, views=views) == direct | {"runs": [str(name) for name in mixed]}
-        evaluate(files, pictures, views=views, save=tmp_path / f"both-{views}")  # an average can be kept, too
+        evaluate(files, pictures, views=views, save=tmp_path / f"both-{views}")  # an average can be saved, too
         assert evaluate(tmp_path / f"both-{views}", pictures, views=views)["log_prob"] == direct["log_prob"]
         assert Predictions.load(tmp_path / f"both-{views}").nets == tuple(str(run) for run in runs)
     # A file of two nets counts twice as much as a third net.
     three = evaluate([tmp_path / "both-1", runs[0]], pictures, views=1, save=tmp_path / "three")
-    kept = Predictions.load(tmp_path / "three").probabilities["val"]
+    averaged = Predictions.load(tmp_path / "three").probabilities["val"]
     single = [Predictions.load(tmp_path / f"1-{n}").probabilities["val"] for n in (0, 1)]
-    assert torch.allclose(kept, (2 * single[0] + single[1]) / 3, atol=1e-6)
+    assert torch.allclose(averaged, (2 * single[0] + single[1]) / 3, atol=1e-6)
     assert three["images"] == 30
 
 
-def test_the_mixture_s_weights_are_the_best() -> None:
+def test_no_other_mixture_weights_are_better() -> None:
     generator = torch.Generator().manual_seed(0)
     parts = [(3 * torch.randn(300, 4, generator=generator)).softmax(1) for _ in range(3)]
     labels = torch.multinomial(0.6 * parts[0] + 0.4 * parts[1], 1, generator=generator)[:, 0]
@@ -64,34 +66,34 @@ def test_the_mixture_s_weights_are_the_best() -> None:
     assert float(weights.sum()) == pytest.approx(1)
     assert weights.tolist() == pytest.approx([0.6, 0.4, 0.0], abs=0.15)
 
-    def mean_log(of: torch.Tensor) -> float:  # of weights that need not sum to 1
-        return float(average(parts, of / of.sum()).double().gather(1, labels[:, None]).log().mean())
+    def mean_log_probability(weights: torch.Tensor) -> float:  # the weights need not sum to 1
+        return float(average(parts, weights / weights.sum()).double().gather(1, labels[:, None]).log().mean())
 
-    best = mean_log(weights)
-    for _ in range(50):  # no step to another mixture is better
+    best = mean_log_probability(weights)
+    for _ in range(50):  # no small change of the weights is better
         other = (weights + 0.03 * torch.randn(3, generator=generator, dtype=torch.float64)).clamp_min(0)
-        assert mean_log(other) <= best + 1e-6
+        assert mean_log_probability(other) <= best + 1e-6
 
 
-def test_weights_are_chosen_on_one_part_and_measured_on_another(
+def test_weights_are_chosen_on_one_split_and_evaluated_on_another(
     runs: list[Path], pictures: Path, tmp_path: Path
 ) -> None:
-    found = evaluate(runs, pictures, split="test", weights_on="val", save=tmp_path / "kept")
+    result = evaluate(runs, pictures, split="test", weights_on="val", save=tmp_path / "saved")
     store = Store(pictures)
-    for part in ("val", "test"):
+    for split in ("val", "test"):
         for n, run in enumerate(runs):
-            evaluate(run, pictures, split=part, save=tmp_path / f"{part}{n}")
-    of_val = [Predictions.load(tmp_path / f"val{n}").probabilities["val"] for n in (0, 1)]
-    of_test = [Predictions.load(tmp_path / f"test{n}").probabilities["test"] for n in (0, 1)]
-    weights = mixture_weights(of_val, torch.from_numpy(store.split("val").labels))
-    assert found["weights"] == weights.tolist()
-    right = average(of_test, weights).gather(1, torch.from_numpy(store.split("test").labels)[:, None])
-    assert found["log_prob"] == pytest.approx(float(-right.log().mean()), rel=1e-5)
-    assert sorted(Predictions.load(tmp_path / "kept").probabilities) == ["test", "val"]
+            evaluate(run, pictures, split=split, save=tmp_path / f"{split}{n}")
+    on_val = [Predictions.load(tmp_path / f"val{n}").probabilities["val"] for n in (0, 1)]
+    on_test = [Predictions.load(tmp_path / f"test{n}").probabilities["test"] for n in (0, 1)]
+    weights = mixture_weights(on_val, torch.from_numpy(store.split("val").labels))
+    assert result["weights"] == weights.tolist()
+    correct = average(on_test, weights).gather(1, torch.from_numpy(store.split("test").labels)[:, None])
+    assert result["log_prob"] == pytest.approx(float(-correct.log().mean()), rel=1e-5)
+    assert sorted(Predictions.load(tmp_path / "saved").probabilities) == ["test", "val"]
 
 
-def test_what_does_not_fit_is_refused(runs: list[Path], pictures: Path, store: Path, tmp_path: Path) -> None:
-    evaluate(runs[0], pictures, save=tmp_path / "kept")
+def test_predictions_that_do_not_fit_are_refused(runs: list[Path], pictures: Path, store: Path, tmp_path: Path) -> None:
+    evaluate(runs[0], pictures, save=tmp_path / "saved")
     for arguments, message in (
         ({"store": store}, "it is for others: save"),
         ({"split": "test"}, "must contain predictions for 'test'; it has val: save them with --split test$"),
@@ -103,26 +105,26 @@ def test_what_does_not_fit_is_refused(runs: list[Path], pictures: Path, store: P
         ({"weights_on": "val"}, "weights_on must be another split than the one that is evaluated; got 'val' for both"),
     ):
         with pytest.raises(ValueError, match=message):
-            evaluate(tmp_path / "kept", **({"store": pictures} | arguments))  # type: ignore[arg-type]
-    other = replace(Predictions.load(tmp_path / "kept"), classes=("a", "b", "c"))
+            evaluate(tmp_path / "saved", **({"store": pictures} | arguments))  # type: ignore[arg-type]
+    other = replace(Predictions.load(tmp_path / "saved"), classes=("a", "b", "c"))
     other.save(tmp_path / "other")
     with pytest.raises(ValueError, match="must have the classes of store"):
         evaluate(tmp_path / "other", pictures)
-    kept = Predictions.load(tmp_path / "kept")
-    kept.probabilities["val"][0, 0] = torch.nan
-    kept.save(tmp_path / "nan")
+    predictions = Predictions.load(tmp_path / "saved")
+    predictions.probabilities["val"][0, 0] = torch.nan
+    predictions.save(tmp_path / "nan")
     with pytest.raises(ValueError, match="not all of its probabilities are finite numbers"):
         evaluate(tmp_path / "nan", pictures)
     with pytest.raises(FileNotFoundError, match=r"no such folder .*: create it first"):
-        evaluate(tmp_path / "kept", pictures, save=tmp_path / "nowhere" / "kept")
-    (tmp_path / "text").write_text("no predictions")
+        evaluate(tmp_path / "saved", pictures, save=tmp_path / "nowhere" / "saved")
+    (tmp_path / "text").write_text("not predictions")
     with pytest.raises(ValueError, match="must contain predictions written by `alexnet evaluate --save`"):
         evaluate(tmp_path / "text", pictures)
-    with pytest.raises(ValueError, match="must contain predictions"):  # a checkpoint is no predictions
+    with pytest.raises(ValueError, match="must contain predictions"):  # a checkpoint does not
         evaluate(next((runs[0] / "checkpoints").iterdir()), pictures)
 
 
-def test_the_command_says_the_weights(runs: list[Path], pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_weights(runs: list[Path], pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [str(run) for run in runs]
     assert main(["evaluate", *names, str(pictures), "--split", "test", "--weights-on", "val"]) == 0
     assert capsys.readouterr().out.startswith("weights chosen on val: 0.")
@@ -135,24 +137,25 @@ def test_the_command_says_the_weights(runs: list[Path], pictures: Path, capsys: 
 
 @pytest.fixture
 def contest_pictures(pictures: Path, tmp_path: Path) -> Path:
+    """A folder of twelve numbered test pictures, and a file that is not a picture."""
     folder, split = tmp_path / "test", Store(pictures).split("test")
     folder.mkdir()
     for n in range(12):
         Image.fromarray(split.image(n)).save(folder / f"ILSVRC2012_test_{n + 1:08d}.JPEG", quality=100)
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("not a picture")
     return folder
 
 
-def test_a_submission_is_the_averaged_guesses_by_the_contest_s_numbers(
+def test_a_submission_has_the_contest_s_numbers_of_the_averaged_guesses(
     runs: list[Path], contest_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(contest, "GUESSES", 3)  # there are three classes
     monkeypatch.setattr(contest, "BATCH", 5)
     classes = load_best(runs[0]).classes
     numbers = {classes[2]: 1, "another": 2, classes[0]: 3, classes[1]: 4}
-    # A class is named by the first word of its line, as in the devkit; these have two.
-    single = [replace(load_best(run), classes=tuple(c.split()[0] for c in classes)) for run in runs]
-    monkeypatch.setattr(contest, "load_best", lambda run: single[runs.index(run)])
+    # The first word of a line names the class, as in the devkit; the names of these classes have two.
+    checkpoints = [replace(load_best(run), classes=tuple(c.split()[0] for c in classes)) for run in runs]
+    monkeypatch.setattr(contest, "load_best", lambda run: checkpoints[runs.index(run)])
     (tmp_path / "ids.txt").write_text("".join(f"{name}\n" for name in numbers))
     assert contest.write_submission(runs, contest_pictures, tmp_path / "out.txt", tmp_path / "ids.txt") == 12
     lines = [list(map(int, line.split())) for line in (tmp_path / "out.txt").read_text().splitlines()]
@@ -165,7 +168,7 @@ def test_a_submission_is_the_averaged_guesses_by_the_contest_s_numbers(
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("problem", "message"),
     [
         ("gap", "numbered from 1 without a gap; number 3 is missing"),
         ("empty", "it has none"),
@@ -174,20 +177,25 @@ def test_a_submission_is_the_averaged_guesses_by_the_contest_s_numbers(
         ("few", "at least 5 classes, since so many are guessed; got 3"),
     ],
 )
-def test_a_submission_that_cannot_be_is_refused(
-    spoil: str, message: str, runs: list[Path], contest_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_submission_that_cannot_be_made_is_refused(
+    problem: str,
+    message: str,
+    runs: list[Path],
+    contest_pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if spoil != "few":
+    if problem != "few":
         monkeypatch.setattr(contest, "GUESSES", 3)
-    found = replace(load_best(runs[0]), classes=("stripes", "squares", "discs"))
-    monkeypatch.setattr(contest, "load_best", lambda _: found)
-    (tmp_path / "ids.txt").write_text("stripes\nsquares\n" + ("discs\n" if spoil != "ids" else ""))
+    checkpoint = replace(load_best(runs[0]), classes=("stripes", "squares", "discs"))
+    monkeypatch.setattr(contest, "load_best", lambda _: checkpoint)
+    (tmp_path / "ids.txt").write_text("stripes\nsquares\n" + ("discs\n" if problem != "ids" else ""))
     third = contest_pictures / "ILSVRC2012_test_00000003.JPEG"
-    if spoil == "gap":
+    if problem == "gap":
         third.unlink()
-    if spoil == "text":
-        third.write_text("a text")
-    if spoil == "empty":
+    if problem == "text":
+        third.write_text("not a picture")
+    if problem == "empty":
         for path in contest_pictures.glob("*.JPEG"):
             path.unlink()
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""The report: one page that stands by itself, with the numbers that `evaluate` finds."""
+"""The report: one self-contained page with the errors that `evaluate` measures; and the confusion matrix."""
 
 import json
 from dataclasses import replace
@@ -26,12 +26,12 @@ from alexnet.training.error_rates import ErrorRates
 from alexnet.training.train import train
 from tests.conftest import draw_pictures, small_net
 
-ODD = ("<script>alert(1)<b>", 'a "quoted" & class', "猫")
+ODD_NAMES = ("<script>alert(1)<b>", 'a "quoted" & class', "猫")
 RECIPE = Recipe(net=small_net(), store_size=32, batch_size=10, schedule="cosine", epochs=2)
 
 
 class Page(HTMLParser):
-    """What a page is made of: its text, the addresses it names, its tags still open."""
+    """The parts of a page: its text, the addresses in it, its tags, and those that are still open."""
 
     VOID = ("meta", "img", "source", "br")
 
@@ -59,66 +59,68 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def odd_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run of two epochs, and its store of three classes with odd names."""
     folder = tmp_path_factory.mktemp("odd")
     for number, (pixels, label) in enumerate(zip(*draw_pictures(60, 40), strict=True)):
-        (folder / "pictures" / ODD[label]).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(folder / "pictures" / ODD[label] / f"{number}.png")
+        (folder / "pictures" / ODD_NAMES[label]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / "pictures" / ODD_NAMES[label] / f"{number}.png")
     prepare(folder / "pictures", folder / "store", size=32, held_out=0.3, progress=False)
     train(folder / "store", folder / "run", RECIPE, progress=False)
     return folder / "run", folder / "store"
 
 
 @pytest.fixture
-def run(odd: tuple[Path, Path], tmp_path: Path) -> Path:
+def run(odd_run: tuple[Path, Path], tmp_path: Path) -> Path:
     """A copy of the run whose metrics a test may change; the checkpoints are the same files."""
     (tmp_path / "run").mkdir()
     for name in ("recipe.json", "metrics.jsonl"):
-        (tmp_path / "run" / name).write_bytes((odd[0] / name).read_bytes())
-    (tmp_path / "run" / "checkpoints").symlink_to(odd[0] / "checkpoints")
+        (tmp_path / "run" / name).write_bytes((odd_run[0] / name).read_bytes())
+    (tmp_path / "run" / "checkpoints").symlink_to(odd_run[0] / "checkpoints")
     return tmp_path / "run"
 
 
-def test_the_page_stands_by_itself_and_says_what_evaluate_says(odd: tuple[Path, Path]) -> None:
-    path = report.report(*odd, progress=False)
+def test_the_page_is_self_contained_and_has_the_errors_that_evaluate_measures(odd_run: tuple[Path, Path]) -> None:
+    path = report.report(*odd_run, progress=False)
     html = path.read_text(encoding="utf-8")
-    found = Page(html)
-    assert path == odd[0] / "report.html"
+    page = Page(html)
+    assert path == odd_run[0] / "report.html"
     assert len(html) < 3e6
-    assert found.open == []
-    assert found.addresses
-    assert all(address.startswith("data:image/") for address in found.addresses)
-    assert not {"script", "link", "iframe", "object"} & set(found.tags)
-    assert all(name in found.text for name in ODD)
-    one, ten = (evaluate(*odd, views=views) for views in (1, 10))
-    assert f"{ten['top1_error']:.1%} top-1 error ten views" in found.text
-    assert f"{one['top1_error']:.1%} with one view" in found.text
-    assert f"{ten['log_prob']:.3f} mean \N{MINUS SIGN}log p" in found.text
-    assert "GPU 1" in found.text
-    assert "GPU 2" in found.text
-    assert "meaningless for 3 classes" in found.text
-    assert "The epoch was chosen by the error on these same pictures" in found.text
-    assert list(odd[0].glob(".*")) == []
+    assert page.open == []
+    assert page.addresses
+    assert all(address.startswith("data:image/") for address in page.addresses)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert all(name in page.text for name in ODD_NAMES)
+    one, ten = (evaluate(*odd_run, views=views) for views in (1, 10))
+    assert f"{ten['top1_error']:.1%} top-1 error ten views" in page.text
+    assert f"{one['top1_error']:.1%} with one view" in page.text
+    assert f"{ten['log_prob']:.3f} mean \N{MINUS SIGN}log p" in page.text
+    assert "GPU 1" in page.text
+    assert "GPU 2" in page.text
+    assert "meaningless for 3 classes" in page.text
+    assert "The epoch was chosen by the error on these same pictures" in page.text
+    assert list(odd_run[0].glob(".*")) == []
 
 
-def test_a_training_that_is_under_way(run: Path, odd: tuple[Path, Path]) -> None:
+def test_a_report_in_the_middle_of_a_training(run: Path, odd_run: tuple[Path, Path]) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:30])
-    text = Page(report.report(run, odd[1], progress=False).read_text(encoding="utf-8")).text
+    text = Page(report.report(run, odd_run[1], progress=False).read_text(encoding="utf-8")).text
     assert "Training has finished 1 of at most 2 epochs" in text
 
 
-def test_before_the_end_of_the_first_epoch_and_on_the_training_pictures(run: Path, odd: tuple[Path, Path]) -> None:
+def test_a_report_before_the_end_of_the_first_epoch_and_on_the_training_pictures(
+    run: Path, odd_run: tuple[Path, Path]
+) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text(lines[0] + "\n")
-    text = Page(report.report(run, odd[1], split="train", progress=False).read_text(encoding="utf-8")).text
+    text = Page(report.report(run, odd_run[1], split="train", progress=False).read_text(encoding="utf-8")).text
     assert "all pictures of the split “train”" in text
     assert "The epoch was chosen" not in text
     assert "Training has finished 0 of at most 2 epochs" in text
 
 
-def test_a_net_that_sees_whole_pictures_has_one_view(store: Path, tmp_path: Path) -> None:
+def test_there_is_one_view_if_crops_are_as_large_as_the_pictures(store: Path, tmp_path: Path) -> None:
     recipe = replace(RECIPE, net=replace(small_net(), image_size=32, towers=1), epochs=1)
     train(store, tmp_path / "run", recipe, progress=False)
     text = Page(report.report(tmp_path / "run", store, progress=False).read_text(encoding="utf-8")).text
@@ -126,14 +128,14 @@ def test_a_net_that_sees_whole_pictures_has_one_view(store: Path, tmp_path: Path
     assert "GPU 1" not in text
 
 
-def test_many_classes_and_no_convolution(odd: tuple[Path, Path]) -> None:
+def test_a_report_for_many_classes_and_without_a_convolution(odd_run: tuple[Path, Path]) -> None:
     classes = tuple(f"class {number}" for number in range(20))
     confusion = np.diag(np.arange(20))
     confusion[7, 3] = 5
     data = ReportData(
         run="r",
-        history=RunHistory.read(odd[0]),
-        checkpoint=replace(load_best(odd[0]), classes=classes),
+        history=RunHistory.read(odd_run[0]),
+        checkpoint=replace(load_best(odd_run[0]), classes=classes),
         split="test",
         chosen_on_split=False,
         results={1: ErrorRates(195, 5 / 195, 0.0123, 0.5)},
@@ -150,26 +152,26 @@ def test_many_classes_and_no_convolution(odd: tuple[Path, Path]) -> None:
     assert "first layer" not in text
 
 
-def test_figures_are_written_as_files(odd: tuple[Path, Path], tmp_path: Path) -> None:
-    paths = report.write_figures(*odd, tmp_path / "new" / "figures")
+def test_figures_are_written_as_files(odd_run: tuple[Path, Path], tmp_path: Path) -> None:
+    paths = report.write_figures(*odd_run, tmp_path / "new" / "figures")
     assert {path.name for path in paths} == {"curves.png", "kernels.png", "guesses.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
 
-def test_the_store_a_run_was_trained_on(run: Path, odd: tuple[Path, Path]) -> None:
-    assert report.training_store(run).samefile(odd[1])
+def test_the_store_of_a_run_is_known_until_it_is_removed(run: Path, odd_run: tuple[Path, Path]) -> None:
+    assert report.training_store(run).samefile(odd_run[1])
     first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
     (run / "metrics.jsonl").write_text(json.dumps(first | {"store": "/nowhere"}) + "\n")
     with pytest.raises(FileNotFoundError, match=r"store /nowhere, .* name it with --data STORE"):
         report.training_store(run)
 
 
-def test_a_store_of_other_classes_is_refused(odd: tuple[Path, Path], store: Path) -> None:
+def test_a_store_of_other_classes_is_refused(odd_run: tuple[Path, Path], store: Path) -> None:
     with pytest.raises(ValueError, match="must have the same classes"):
-        report.report(odd[0], store)
+        report.report(odd_run[0], store)
 
 
-def test_the_pictures_shown_are_of_as_many_classes_as_can_be() -> None:
+def test_a_balanced_sample_is_from_as_many_classes_as_possible() -> None:
     labels = np.array([0] * 50 + [1] * 3 + [2] * 2)
     chosen = balanced_sample(labels, 8, seed=0)
     assert sorted(labels[chosen[:3]]) == [0, 1, 2]
@@ -186,38 +188,41 @@ def test_the_most_confident_mistakes_come_first() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))
-def test_confusions_are_counted(answers: list[tuple[int, int]]) -> None:
-    labels, guessed = np.array(answers).T
-    confusion = confusion_matrix(guessed, labels, 4)
-    assert all(confusion[i, j] == answers.count((i, j)) for i in range(4) for j in range(4))
+def test_confusions_are_counted(pairs: list[tuple[int, int]]) -> None:
+    labels, predicted = np.array(pairs).T
+    confusion = confusion_matrix(predicted, labels, 4)
+    assert all(confusion[i, j] == pairs.count((i, j)) for i in range(4) for j in range(4))
     results = class_results("abcd", confusion)
-    assert [r.error for r in results] == sorted((r.error for r in results), reverse=True)
-    assert {r.name for r in results} == {"abcd"[i] for i in labels}
-    for r in results:
-        own = [guess for label, guess in answers if "abcd"[label] == r.name]
-        assert r.pictures == len(own)
-        assert r.wrong == sum("abcd"[guess] != r.name for guess in own)
-        if r.wrong:
-            assert r.times == own.count("abcd".index(r.taken_for)) > 0
-            assert r.taken_for != r.name
-    assert sum(times for *_, times, _ in frequent_confusions("abcd", confusion)) == sum(r.wrong for r in results)
+    assert [result.error for result in results] == sorted((result.error for result in results), reverse=True)
+    assert {result.name for result in results} == {"abcd"[i] for i in labels}
+    for result in results:
+        guesses = [guess for label, guess in pairs if "abcd"[label] == result.name]
+        assert result.pictures == len(guesses)
+        assert result.wrong == sum("abcd"[guess] != result.name for guess in guesses)
+        if result.wrong:
+            assert result.times == guesses.count("abcd".index(result.taken_for)) > 0
+            assert result.taken_for != result.name
+    assert sum(times for *_, times, _ in frequent_confusions("abcd", confusion)) == sum(
+        result.wrong for result in results
+    )
 
 
-def test_differences_from_the_paper() -> None:
+def test_the_differences_from_the_paper_s_recipe_are_listed() -> None:
     assert report_html.differences_from_paper(recipe_named("alexnet-2012-paper")) == []
     assert report_html.differences_from_paper(Recipe(learning_rate=0.02)) == [("learning_rate", "0.01", "0.02")]
-    found = {
-        field: (paper, own) for field, paper, own in report_html.differences_from_paper(recipe_named("cifar10-18pct"))
+    differences = {
+        field: (paper, value)
+        for field, paper, value in report_html.differences_from_paper(recipe_named("cifar10-18pct"))
     }
-    assert found["net.conv1.maps"] == ("96", "32")
-    assert found["net.conv4"][1] == "none"
-    assert found["reflect"] == ("yes", "no")
-    assert found["decays"] == ("none", "conv1 0.004, conv2 0.004, conv3 0.004, fc8 1")
-    assert "epoch 120" in found["changes"][1]
+    assert differences["net.conv1.maps"] == ("96", "32")
+    assert differences["net.conv4"][1] == "none"
+    assert differences["reflect"] == ("yes", "no")
+    assert differences["decays"] == ("none", "conv1 0.004, conv2 0.004, conv3 0.004, fc8 1")
+    assert "epoch 120" in differences["changes"][1]
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_is_known_by_name_whatever_its_seed(name: str) -> None:
+def test_a_recipe_has_its_name_whatever_its_seed(name: str) -> None:
     recipe = recipe_named(name)
     assert report_html.recipe_name(replace(recipe, seed=7)) == name
     assert report_html.recipe_name(replace(recipe, momentum=0.5)) == ""
@@ -226,12 +231,12 @@ def test_a_recipe_is_known_by_name_whatever_its_seed(name: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(3.4, "3 s"), (125, "2 min 5 s"), (7290, "2 h 1 min"), (500_000, "5 d 18 h")]
 )
-def test_times_are_told_in_two_units(seconds: float, text: str) -> None:
+def test_durations_have_two_units(seconds: float, text: str) -> None:
     assert report_html.format_duration(seconds) == text
 
 
-def test_pictures_are_kept_small(odd: tuple[Path, Path]) -> None:
-    exact = report_html.picture_uri(Store(odd[1]).validation().image(0))
+def test_small_pictures_are_exact_and_large_ones_are_compressed(odd_run: tuple[Path, Path]) -> None:
+    exact = report_html.picture_uri(Store(odd_run[1]).validation().image(0))
     assert exact.startswith("data:image/png;base64,")
     large = report_html.picture_uri(np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8))
     assert large.startswith("data:image/jpeg;base64,")

@@ -1,4 +1,4 @@
-"""The nearest pictures: exact search against NumPy, codes against what they must keep, and the two commands."""
+"""The nearest pictures: exact search against NumPy, binary codes, the index, and the two commands."""
 
 import json
 import runpy
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _a_short_training() -> Iterator[None]:
+def _short_autoencoder_training() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(binary_codes, "STEPS", 40)
         yield
@@ -34,31 +34,32 @@ def _a_short_training() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short training with an index."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     train(store, folder, Recipe(net=small_net(), store_size=32, batch_size=10, epochs=1), progress=False)
     build_index(folder, store, bits=64, progress=False)
     return folder
 
 
-def clusters(count: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Points about eight centres, as activities of eight classes would lie."""
+def draw_clusters(count: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Draw points around eight centres, as activities of eight classes would be, and return them with their labels."""
     random = np.random.default_rng(seed)
     labels = np.arange(count) % 8
     centres = random.normal(0, 3, (8, width))
     return (centres[labels] + random.normal(0, 1, (count, width))).astype(np.float32), labels
 
 
-def test_exact_search_is_that_of_numpy_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exact_search_finds_what_numpy_finds_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrieval, "BLOCK", 7)
-    among, asked = (np.random.default_rng(n).normal(size=(m, 12)).astype(np.float32) for n, m in ((0, 40), (1, 5)))
-    distances, places = nearest_neighbours(asked, iter_blocks(among), 9)
-    squared = ((asked[:, None].astype(float) - among[None]) ** 2).sum(2)
-    assert (places == squared.argsort(1)[:, :9]).all()
+    vectors, queries = (np.random.default_rng(n).normal(size=(m, 12)).astype(np.float32) for n, m in ((0, 40), (1, 5)))
+    distances, indices = nearest_neighbours(queries, iter_blocks(vectors), 9)
+    squared = ((queries[:, None].astype(float) - vectors[None]) ** 2).sum(2)
+    assert (indices == squared.argsort(1)[:, :9]).all()
     assert np.allclose(distances, np.sqrt(np.sort(squared, 1)[:, :9]), rtol=1e-5)
 
 
-def test_codes_of_pictures_of_a_class_are_nearer_than_others() -> None:
-    activities, labels = clusters(200, 24)
+def test_codes_of_the_same_class_are_nearer_than_others() -> None:
+    activities, labels = draw_clusters(200, 24)
     net, fit = train_autoencoder(activities, 32, steps=150)
     bits = np.unpackbits(net.codes(activities), axis=1).astype(int)
     assert bits.shape == (200, 32)
@@ -71,70 +72,72 @@ def test_codes_of_pictures_of_a_class_are_nearer_than_others() -> None:
     assert (first.codes(activities) != other.codes(activities)).any()
 
 
-def test_the_sign_lets_the_gradient_of_the_tanh_through() -> None:
+def test_the_gradient_goes_through_the_sign_as_through_the_tanh() -> None:
     net = Autoencoder(6, 8)
     x = torch.randn(4, 6)
     soft = net.encoder(x).tanh()
     hard = soft.sign()
-    made = net(x)
-    assert torch.allclose(made, net.decoder(hard))
-    made.square().sum().backward()
+    decoded = net(x)
+    assert torch.allclose(decoded, net.decoder(hard))
+    decoded.square().sum().backward()
     through = torch.autograd.grad(net.decoder(hard.detach().requires_grad_()).square().sum(), net.decoder[0].weight)
     assert torch.allclose(net.decoder[0].weight.grad, through[0], atol=1e-5)
     assert net.encoder[0].weight.grad.abs().sum() > 0
 
 
-def test_an_index_holds_the_activities_in_the_store_s_order(run: Path, store: Path) -> None:
-    of, split = Index(run / "index"), Store(store).split("train")
+def test_an_index_has_the_activities_in_the_store_s_order(run: Path, store: Path) -> None:
+    index, split = Index(run / "index"), Store(store).split("train")
     features = Features(load_best(run))
-    assert len(of) == len(split)
-    one_by_one = np.concatenate([features([split.image(i)]) for i in range(5)])
-    assert np.allclose(of.activities[:5], one_by_one, atol=1e-5)
-    assert of.names[:5] == [split.picture_name(i) for i in range(5)]
-    assert (of.labels == split.labels).all()
-    assert of.codes.shape == (len(split), 8)
+    assert len(index) == len(split)
+    activities = np.concatenate([features([split.image(i)]) for i in range(5)])
+    assert np.allclose(index.activities[:5], activities, atol=1e-5)
+    assert index.names[:5] == [split.picture_name(i) for i in range(5)]
+    assert (index.labels == split.labels).all()
+    assert index.codes.shape == (len(split), 8)
     # Each picture's nearest is itself, exactly and by codes.
     for by_codes in (False, True):
-        distances, places = of.search(of.activities[:5], 3, codes=by_codes)
+        distances, indices = index.search(index.activities[:5], 3, codes=by_codes)
         assert np.allclose(distances[:, 0], 0, atol=1e-2)
         assert (np.diff(distances, axis=1) >= 0).all()
-        near = np.linalg.norm(of.activities[places[:, 0]] - of.activities[:5], axis=1)
+        near = np.linalg.norm(index.activities[indices[:, 0]] - index.activities[:5], axis=1)
         assert np.allclose(near, 0, atol=1e-5)
 
 
 def test_candidates_by_codes_are_ranked_by_exact_distance(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    of = Index(run / "index")
-    monkeypatch.setattr(retrieval, "CANDIDATES", len(of))  # all are candidates: so nothing may be lost
-    exact, ranked = (of.search(of.activities[:4] + 0.1, 6, codes=by_codes) for by_codes in (False, True))
+    index = Index(run / "index")
+    monkeypatch.setattr(retrieval, "CANDIDATES", len(index))  # all are candidates, so that none may be missed
+    exact, ranked = (index.search(index.activities[:4] + 0.1, 6, codes=by_codes) for by_codes in (False, True))
     assert np.allclose(exact[0], ranked[0], rtol=1e-4, atol=1e-3)
 
 
 def test_similar_finds_a_picture_of_the_store(run: Path, store: Path, tmp_path: Path) -> None:
     split = Store(store).split("train")
     Image.fromarray(split.image(3)).save(tmp_path / "picture.png")
-    (found,) = find_similar(run, [tmp_path / "picture.png"], count=4)
-    assert len(found) == 4
-    assert split.picture_name(3) in [one.name for one in found if one.distance < 1e-2]
+    (neighbours,) = find_similar(run, [tmp_path / "picture.png"], count=4)
+    assert len(neighbours) == 4
+    assert split.picture_name(3) in [neighbour.name for neighbour in neighbours if neighbour.distance < 1e-2]
 
 
-def test_the_commands(run: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_build_an_index_and_search_it(
+    run: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Image.fromarray(Store(store).split("train").image(0)).save(tmp_path / "a.png")
     assert main(["index", str(run), str(store), "--split", "val", "--bits", "16"]) == 0
     assert "codes of 16 bits" in capsys.readouterr().out
     assert main(["similar", str(run), str(tmp_path / "a.png"), "--count", "2", "--json"]) == 0
     (entry,) = json.loads(capsys.readouterr().out)
     assert entry["image"] == str(tmp_path / "a.png")
-    assert [set(one) for one in entry["similar"]] == [{"name", "label", "distance"}] * 2
+    assert [set(neighbour) for neighbour in entry["similar"]] == [{"name", "label", "distance"}] * 2
     assert main(["similar", str(run), str(tmp_path / "a.png"), "--codes"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + 6
-    (tmp_path / "text.jpg").write_text("no picture")  # said, and the others are looked for all the same
+    (tmp_path / "text.jpg").write_text("not a picture")  # reported; the search goes on with the others
     assert main(["similar", str(run), str(tmp_path / "text.jpg"), str(tmp_path / "a.png"), "--json"]) == 2
-    said = capsys.readouterr()
-    assert "text.jpg" in said.err
-    bad, good = json.loads(said.out)
+    output = capsys.readouterr()
+    assert "text.jpg" in output.err
+    bad, good = json.loads(output.out)
     assert "error" in bad
     assert len(good["similar"]) == 6
-    assert main(["index", str(run), str(store), "--bits", "64"]) == 0  # as the other tests want it
+    assert main(["index", str(run), str(store), "--bits", "64"]) == 0  # as the other tests need it
 
 
 @pytest.mark.parametrize(
@@ -149,16 +152,15 @@ def test_the_commands(run: Path, store: Path, tmp_path: Path, capsys: pytest.Cap
         (["index", "{empty}", "{store}"], "must hold a trained net"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(
+def test_an_error_of_the_user_is_reported_in_one_line(
     arguments: list[str], message: str, run: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
-    places = {"run": run, "store": store, "empty": tmp_path, "picture": tmp_path / "a.png"}
-    assert main([argument.format(**places) for argument in arguments]) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1
-    assert message in said[0]
-    assert Index(run / "index").codes.shape[1] == 8  # the index that was there still is
+    paths = {"run": run, "store": store, "empty": tmp_path, "picture": tmp_path / "a.png"}
+    assert main([argument.format(**paths) for argument in arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert Index(run / "index").codes.shape[1] == 8  # the old index is still there
 
 
 def test_an_index_of_an_older_net_is_refused(run: Path, store: Path, tmp_path: Path) -> None:
@@ -177,42 +179,42 @@ def test_an_index_of_another_format_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["about.json", "activities.npy", "labels.npy", "names.json", "codes.npy"])
-def test_a_damaged_index_says_what_to_do(run: Path, tmp_path: Path, name: str) -> None:
+def test_the_error_for_a_damaged_index_says_what_to_do(run: Path, tmp_path: Path, name: str) -> None:
     folder = shutil.copytree(run / "index", tmp_path / "index")
     (folder / name).write_bytes((folder / name).read_bytes()[:7])
     with pytest.raises(ValueError, match=r"index .* is damaged .*: build it again with alexnet index RUN STORE"):
         Index(folder)
 
 
-def test_a_damaged_encoder_says_what_to_do(run: Path, tmp_path: Path) -> None:
+def test_the_error_for_a_damaged_encoder_says_what_to_do(run: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(run / "index", tmp_path / "index")
     (folder / "encoder.safetensors").write_text("text")
     with pytest.raises(ValueError, match="is damaged"):
         Index(folder).encoder()
 
 
-def test_codes_of_another_length_are_kept(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codes_of_another_length_are_trained_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = Index(run / "index").with_code_length(16)
     assert first.codes.shape == (len(first), 2)
-    monkeypatch.setattr(retrieval, "train_autoencoder", None)  # so that training again would fail
+    monkeypatch.setattr(retrieval, "train_autoencoder", None)  # training again would fail
     assert (Index(run / "index").with_code_length(16).codes == first.codes).all()
 
 
-def test_the_benchmark_measures_real_and_made_up_vectors(
+def test_the_benchmark_measures_real_and_synthetic_vectors(
     run: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = Path(__file__).parents[2] / "benchmarks" / "retrieval.py"
     options = ["--bits", "16", "--many", "300", "--queries", "6", "--folder", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", [str(script), str(run), str(store), *options, "--json", str(tmp_path / "json")])
     runpy.run_path(str(script), run_name="__main__")
-    found = json.loads((tmp_path / "json").read_text(encoding="utf-8"))
-    real, made_up = found["rows"][:3], found["rows"][3:]
+    results = json.loads((tmp_path / "json").read_text(encoding="utf-8"))
+    real, synthetic = results["rows"][:3], results["rows"][3:]
     assert [row["bytes"] for row in real] == [32 * 32 * 3, 4 * 16, 2]
     for row in real:
         assert sorted(row["by_class"]) == sorted(Store(store).classes)
         assert np.mean(list(row["by_class"].values())) == pytest.approx(row["precision"])  # two queries of each class
-    assert [row["bytes"] for row in made_up] == [4 * 16, 2]
-    assert made_up[1]["code_MB"] == pytest.approx(300 * 2 / 1e6)
-    assert 0 <= made_up[1]["exact"] <= 100
+    assert [row["bytes"] for row in synthetic] == [4 * 16, 2]
+    assert synthetic[1]["code_MB"] == pytest.approx(300 * 2 / 1e6)
+    assert 0 <= synthetic[1]["exact"] <= 100
     assert "300 vectors made up to the same distribution" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [tmp_path / "json"]
