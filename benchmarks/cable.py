@@ -1,11 +1,11 @@
-"""A cable pulled in the middle of an epoch: three network namespaces as three machines, and the run that comes back.
+"""An unplugged cable in the middle of an epoch: three network namespaces as three machines, and the run that resumes.
 
     python benchmarks/cable.py STORE FOLDER [--recipe NAME] [--set FIELD=VALUE]... [--hang-seconds S]
 
 Needs Linux, root and the programs `ip` and `unshare`. Each machine has its own network and host name; they share the
-disk, as machines with a shared file system do. The cable of the third is pulled after a checkpoint in the middle of an
-epoch, and plugged in again when the other two have gone on without it. It prints what happened, second by second, and
-how far the losses and weights lie from those of the same training with nothing pulled.
+disk, as machines with a shared file system do. The cable of the third machine is unplugged after a checkpoint in the
+middle of an epoch, and plugged in again when the other two have resumed without it. The script prints the events with
+their times, and how much the losses and weights differ from those of an undisturbed training.
 """
 
 import argparse
@@ -26,12 +26,12 @@ from alexnet.training.checkpoint import TrainState, list_checkpoints, load_check
 
 MACHINES = ("first", "second", "third")
 SWITCH = "switch"
-PREFIX = "alexnet-"  # of the namespaces' names
+PREFIX = "alexnet-"  # of the names of the namespaces
 PORT = 29400
-# At a higher rate, two trainings that differ by a rounding differ in their third digit after a few epochs; and a batch
-# must divide by three machines and by two.
-CALM = ("epochs=3", "learning_rate=0.003", "batch_size=36")
-# Of what torchrun and the training say, what is an event here; the rest goes to FOLDER/MACHINE.log only.
+# At a higher rate, two trainings that differ by rounding differ in the third digit after a few epochs. The batch size
+# must be divisible by three machines and by two.
+SETTINGS = ("epochs=3", "learning_rate=0.003", "batch_size=36")
+# The lines of torchrun and of the training that are events; all lines are in FOLDER/MACHINE.log.
 EVENTS = (
     "alexnet: ",
     "will restart worker group",
@@ -41,23 +41,23 @@ EVENTS = (
 )
 
 
-def ip(*words: str) -> None:
+def ip(*arguments: str) -> None:
     """Run `ip`.
 
     Raises:
-        OSError: It fails; with what it says.
+        OSError: It fails; with its error message.
     """
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise OSError(f"`ip {' '.join(words)}` failed: {done.stderr.strip()}")
+        raise OSError(f"`ip {' '.join(arguments)}` failed: {done.stderr.strip()}")
 
 
 @contextlib.contextmanager
 def network(folder: Path) -> Iterator[Path]:
-    """Three machines on one switch: a namespace each, and one whose bridge is the switch.
+    """Connect three machines to a switch: one namespace for each machine, and one whose bridge is the switch.
 
     Yields:
-        The hosts file that names the machines.
+        The hosts file with the names of the machines.
     """
     names = [SWITCH, *MACHINES]
     try:
@@ -67,61 +67,66 @@ def network(folder: Path) -> Iterator[Path]:
         ip("-n", PREFIX + SWITCH, "link", "add", "bridge", "type", "bridge")
         ip("-n", PREFIX + SWITCH, "link", "set", "bridge", "up")
         for number, name in enumerate(MACHINES):
-            own = ("-n", PREFIX + name)
-            ip(*own, "link", "add", "eth0", "type", "veth", "peer", "name", name, "netns", PREFIX + SWITCH)
-            ip(*own, "address", "add", f"10.77.0.{number + 1}/24", "dev", "eth0")
-            ip(*own, "link", "set", "eth0", "up")
+            namespace = ("-n", PREFIX + name)
+            ip(*namespace, "link", "add", "eth0", "type", "veth", "peer", "name", name, "netns", PREFIX + SWITCH)
+            ip(*namespace, "address", "add", f"10.77.0.{number + 1}/24", "dev", "eth0")
+            ip(*namespace, "link", "set", "eth0", "up")
             ip("-n", PREFIX + SWITCH, "link", "set", name, "master", "bridge", "up")
         hosts = folder / "hosts"
         lines = ["127.0.0.1 localhost", *(f"10.77.0.{n + 1} {name}" for n, name in enumerate(MACHINES))]
         hosts.write_text("\n".join(lines) + "\n", encoding="utf-8")
         yield hosts
     finally:
-        for name in names:  # the links go with them
+        for name in names:  # deletes the links too
             subprocess.run(["ip", "netns", "delete", PREFIX + name], capture_output=True, check=False)
 
 
-def cable(machine: str, state: str) -> None:
-    """Pull a machine's cable out of the switch ("down"), or plug it in ("up")."""
+def set_cable(machine: str, state: str) -> None:
+    """Unplug a machine's cable from the switch ("down"), or plug it in ("up")."""
     ip("-n", PREFIX + SWITCH, "link", "set", machine, state)
 
 
 @dataclass
-class Diary:
-    """What happened, with the seconds since the start."""
+class EventLog:
+    """The events, with the seconds since the start."""
 
     start: float = field(default_factory=time.monotonic)
-    lines: list[tuple[float, str, str]] = field(default_factory=list)
+    events: list[tuple[float, str, str]] = field(default_factory=list)
 
-    def note(self, who: str, what: str) -> None:
-        """Take down an event, and print it."""
-        now = time.monotonic() - self.start
-        self.lines.append((now, who, what))
-        print(f"{now:7.1f} s  {who:8}  {what}\n", end="", flush=True)
+    def seconds(self) -> float:
+        """Return the seconds since the start."""
+        return time.monotonic() - self.start
 
-    def first(self, after: float, what: str) -> float | None:
-        """Seconds from `after` to the first event since whose words have `what` in them; None if there was none."""
-        return next((when - after for when, _, words in list(self.lines) if when > after and what in words), None)
+    def add(self, source: str, text: str) -> None:
+        """Add an event, and print it."""
+        seconds = self.seconds()
+        self.events.append((seconds, source, text))
+        print(f"{seconds:7.1f} s  {source:8}  {text}\n", end="", flush=True)
+
+    def seconds_until(self, after: float, text: str) -> float | None:
+        """Return the seconds from `after` to the next event that contains a text; None if there was none."""
+        return next((when - after for when, _, event in list(self.events) if when > after and text in event), None)
 
 
 @dataclass
 class Machine:
-    """One machine with its torchrun, whose words are taken down."""
+    """A machine with its torchrun, and the thread that reads the output of torchrun."""
 
     name: str
     process: subprocess.Popen
     reader: threading.Thread
 
 
-def power_on(name: str, hosts: Path, command: list[str], diary: Diary, log: Path) -> Machine:
+def start_machine(name: str, hosts: Path, command: list[str], log: EventLog, log_file: Path) -> Machine:
     """Start torchrun with `command` on a machine."""
-    inside = f'hostname {name} && mount --bind "{hosts}" /etc/hosts && exec "$@"'
+    shell_script = f'hostname {name} && mount --bind "{hosts}" /etc/hosts && exec "$@"'
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2:3", "--nproc-per-node", "1"]
     torchrun += ["--rdzv-backend", "c10d", "--rdzv-id", "cable", "--rdzv-endpoint", f"{MACHINES[0]}:{PORT}"]
-    # last_call: how long two wait for a third. read_timeout: how long one that is cut off keeps asking for the first.
+    # last_call: how long two machines wait for a third. read_timeout: how long a disconnected one tries to reach the
+    # first.
     torchrun += ["--rdzv-conf", "last_call_timeout=10,read_timeout=120", "--max-restarts", "3"]
-    namespace = ["ip", "netns", "exec", PREFIX + name, "unshare", "--uts", "sh", "-c", inside, "sh"]
-    # A store of its own for each start: one kept over restarts holds the addresses of processes that have ended.
+    namespace = ["ip", "netns", "exec", PREFIX + name, "unshare", "--uts", "sh", "-c", shell_script, "sh"]
+    # A new store for each restart: the old one has the addresses of processes that have ended.
     environment = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "GLOO_SOCKET_IFNAME": "eth0"}
     environment |= {"OMP_NUM_THREADS": "1", "LOGLEVEL": "INFO"}
     process = subprocess.Popen(
@@ -133,21 +138,21 @@ def power_on(name: str, hosts: Path, command: list[str], diary: Diary, log: Path
         start_new_session=True,
     )
 
-    def read() -> None:
+    def read_output() -> None:
         assert process.stdout is not None
-        with log.open("a", encoding="utf-8") as file:
+        with log_file.open("a", encoding="utf-8") as file:
             for line in process.stdout:
-                print(f"{time.monotonic() - diary.start:8.2f} {line}", end="", file=file, flush=True)
-                if any(part in line for part in EVENTS):
-                    diary.note(name, line.strip().rpartition("api.py:")[2].partition("] ")[2] or line.strip())
+                print(f"{log.seconds():8.2f} {line}", end="", file=file, flush=True)
+                if any(event in line for event in EVENTS):
+                    log.add(name, line.strip().rpartition("api.py:")[2].partition("] ")[2] or line.strip())
 
-    reader = threading.Thread(target=read, daemon=True)
+    reader = threading.Thread(target=read_output, daemon=True)
     reader.start()
     return Machine(name, process, reader)
 
 
-def power_off(machine: Machine) -> None:
-    """End all that runs on a machine."""
+def stop_machine(machine: Machine) -> None:
+    """Kill all processes of a machine."""
     pids = subprocess.run(["ip", "netns", "pids", PREFIX + machine.name], capture_output=True, text=True, check=False)
     for pid in pids.stdout.split():
         with contextlib.suppress(ProcessLookupError):
@@ -157,101 +162,105 @@ def power_off(machine: Machine) -> None:
 
 
 @contextlib.contextmanager
-def running(folder: Path, command: list[str], diary: Diary) -> Iterator[list[Machine]]:
-    """Three machines at work on `command`; switched off at the end."""
+def running_machines(folder: Path, command: list[str], log: EventLog) -> Iterator[list[Machine]]:
+    """Start three machines that run `command`; stop them at the end."""
     machines: list[Machine] = []
     with network(folder) as hosts:
         try:
-            for name in MACHINES:  # one by one, so that those started are switched off if the next cannot be
-                machines += [power_on(name, hosts, command, diary, folder / f"{name}.log")]
+            for name in MACHINES:  # one by one, so that the started ones are stopped if the next cannot start
+                machines += [start_machine(name, hosts, command, log, folder / f"{name}.log")]
             yield machines
         finally:
             for machine in machines:
-                power_off(machine)
+                stop_machine(machine)
 
 
-def finish(machines: list[Machine], diary: Diary, seconds: float) -> None:
-    """Wait until all have ended.
+def wait_for_end(machines: list[Machine], log: EventLog, timeout: float) -> None:
+    """Wait until all machines have ended the training.
 
     Raises:
-        RuntimeError: One has not within `seconds`, or has failed.
+        RuntimeError: One has not within `timeout` seconds.
     """
-    late = time.monotonic() + seconds
+    deadline = time.monotonic() + timeout
     for machine in machines:
         try:
-            status = machine.process.wait(max(0.0, late - time.monotonic()))
+            status = machine.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"machine {machine.name} has not come to its end within {seconds:.0f} s") from None
-        diary.note(machine.name, f"ended with status {status}")
+            raise RuntimeError(f"machine {machine.name} has not ended within {timeout:.0f} s") from None
+        log.add(machine.name, f"ended with status {status}")
 
 
-def progress(run: Path) -> TrainState:
-    """How far the latest checkpoint of a run is."""
+def load_latest_state(run: Path) -> TrainState:
+    """Return the state in the latest checkpoint of a run."""
     for path in reversed(list_checkpoints(run) if run.exists() else []):
-        with contextlib.suppress(FileNotFoundError):  # an older one, just removed
+        with contextlib.suppress(FileNotFoundError):  # an old checkpoint that was just removed
             return load_train_state(path)
     return TrainState()
 
 
-def wait_for(run: Path, wanted: Callable[[TrainState], bool], machines: list[Machine]) -> TrainState:
-    """Wait for a checkpoint of a kind.
+def wait_for_checkpoint(run: Path, is_expected: Callable[[TrainState], bool], machines: list[Machine]) -> TrainState:
+    """Wait for a checkpoint that meets a condition; return its state.
 
     Raises:
         RuntimeError: The training ends without one.
     """
-    while not wanted(at := progress(run)):
+    while not is_expected(state := load_latest_state(run)):
         if all(machine.process.poll() is not None for machine in machines):
-            raise RuntimeError(f"{run}: the training ended too soon, at step {at.step}")
+            raise RuntimeError(f"{run}: the training ended too soon, at step {state.step}")
         time.sleep(0.2)
-    return at
+    return state
 
 
-def pull(run: Path, machines: list[Machine], diary: Diary) -> tuple[float, float]:
-    """Pull the third machine's cable within an epoch, and plug it in when the others have gone on.
+def unplug(run: Path, machines: list[Machine], log: EventLog) -> tuple[float, float]:
+    """Unplug the third machine's cable in the middle of an epoch, and plug it in when the others have resumed.
 
     Returns:
-        When it was pulled and when the first checkpoint after that was there, in seconds since the start.
+        The times when it was unplugged and when the next checkpoint was written, in seconds since the start.
     """
-    at = wait_for(run, lambda at: at.epoch >= 1 and at.batch > 0, machines)
-    time.sleep(1)  # some steps further
-    pulled = time.monotonic() - diary.start
-    cable(MACHINES[-1], "down")
-    diary.note("cable", f"pulled out of {MACHINES[-1]}; last checkpoint: step {at.step}, batch {at.batch} of an epoch")
-    while diary.first(pulled, "group_world_size=2") is None and machines[0].process.poll() is None:
+    state = wait_for_checkpoint(run, lambda state: state.epoch >= 1 and state.batch > 0, machines)
+    time.sleep(1)  # some steps
+    unplugged = log.seconds()
+    set_cable(MACHINES[-1], "down")
+    last = f"last checkpoint: step {state.step}, batch {state.batch} of an epoch"
+    log.add("cable", f"unplugged from {MACHINES[-1]}; {last}")
+    while log.seconds_until(unplugged, "group_world_size=2") is None and machines[0].process.poll() is None:
         time.sleep(0.2)
-    at = progress(run)
-    diary.note("training", f"goes on with two machines from step {at.step}")
-    back = wait_for(run, lambda now: now.step > at.step, machines)
-    saved = time.monotonic() - diary.start
-    cable(MACHINES[-1], "up")
-    diary.note("cable", f"plugged in again; last checkpoint: step {back.step}")
-    return pulled, saved
+    resumed = load_latest_state(run)
+    log.add("training", f"resumes with two machines from step {resumed.step}")
+    state = wait_for_checkpoint(run, lambda state: state.step > resumed.step, machines)
+    saved = log.seconds()
+    set_cable(MACHINES[-1], "up")
+    log.add("cable", f"plugged in again; last checkpoint: step {state.step}")
+    return unplugged, saved
 
 
-def compare(run: Path, calm: Path) -> None:
+def print_differences(run: Path, undisturbed: Path) -> None:
     """Print how two runs differ: the loss of each epoch, and the last weights."""
-    lines = [
-        [json.loads(line) for line in (one / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        for one in (run, calm)
+    metrics = [
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        for folder in (run, undisturbed)
     ]
     print("epoch  train loss     undisturbed    validation error  undisturbed")
-    for one, other in zip(*([line for line in some if line["event"] == "epoch"] for some in lines), strict=True):
-        print(f"{one['epoch']:5}  {one['train_loss']:<13.8f}  {other['train_loss']:<13.8f}  ", end="")
-        print(f"{one['val_top1_error']:<16.2%}  {other['val_top1_error']:.2%}")
-    ours, theirs = (load_checkpoint(list_checkpoints(one)[-1]).with_prefix("net") for one in (run, calm))
-    far = max(float((ours[name] - theirs[name]).abs().max()) for name in theirs)
-    size = max(float(value.abs().max()) for value in theirs.values())
-    print(f"weights: greatest difference {far:.1e}, where the greatest weight is {size:.2f}")
+    epochs = ([line for line in lines if line["event"] == "epoch"] for lines in metrics)
+    for epoch, other in zip(*epochs, strict=True):
+        print(f"{epoch['epoch']:5}  {epoch['train_loss']:<13.8f}  {other['train_loss']:<13.8f}  ", end="")
+        print(f"{epoch['val_top1_error']:<16.2%}  {other['val_top1_error']:.2%}")
+    weights, others = (
+        load_checkpoint(list_checkpoints(folder)[-1]).with_prefix("net") for folder in (run, undisturbed)
+    )
+    difference = max(float((weights[name] - other).abs().max()) for name, other in others.items())
+    greatest = max(float(other.abs().max()) for other in others.values())
+    print(f"weights: greatest difference {difference:.1e}, greatest weight {greatest:.2f}")
 
 
 def main() -> int:
-    """Run the training twice, once with the cable pulled, and print what is to be seen."""
+    """Run the training twice, once with the cable unplugged, and print the events and the differences."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("store", type=Path)
-    parser.add_argument("folder", type=Path, help="for the two runs and the machines' logs; new")
+    parser.add_argument("folder", type=Path, help="new folder for the two runs and the machines' logs")
     parser.add_argument("--recipe", default="tiny")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="by default " + " ".join(CALM)
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="by default " + " ".join(SETTINGS)
     )
     parser.add_argument("--hang-seconds", type=float, default=15)
     parser.add_argument("--limit", type=float, default=600, help="seconds that a training may take")
@@ -264,36 +273,36 @@ def main() -> int:
         words = ["-m", "alexnet", "train", str(options.store.resolve()), str(run), "--parallel", "data"]
         words += ["--recipe", options.recipe, "--device", "cpu", "--checkpoint-minutes", "0.01"]
         words += ["--hang-seconds", str(options.hang_seconds)]
-        return words + [word for one in options.set or CALM for word in ("--set", one)]
+        return words + [word for setting in options.set or SETTINGS for word in ("--set", setting)]
 
     options.folder.mkdir(parents=True)
     folder = options.folder.resolve()
     try:
-        diary = Diary()
-        with running(folder, command(folder / "pulled"), diary) as machines:
-            pulled, saved = pull(folder / "pulled", machines, diary)
-            finish(machines, diary, options.limit)
-        print("\nthe same with nothing pulled")
-        calm = Diary()
-        with running(folder, command(folder / "calm"), calm) as machines:
-            finish(machines, calm, options.limit)
+        log = EventLog()
+        with running_machines(folder, command(folder / "unplugged"), log) as machines:
+            unplugged, saved = unplug(folder / "unplugged", machines, log)
+            wait_for_end(machines, log, options.limit)
+        print("\nthe same training, undisturbed")
+        undisturbed_log = EventLog()
+        with running_machines(folder, command(folder / "undisturbed"), undisturbed_log) as machines:
+            wait_for_end(machines, undisturbed_log, options.limit)
     except OSError as error:
         print(f"cable: this system does not allow it: {error}", file=sys.stderr)
         return 2
     except RuntimeError as error:
         print(f"cable: {error}; the machines' logs are in {folder}", file=sys.stderr)
         return 1
-    print("\nseconds after the cable was pulled")
-    for text, when in {
-        "the lost process is named": diary.first(pulled, "alexnet: process"),
-        "two machines begin again": diary.first(pulled, "group_world_size=2"),
-        "their first new checkpoint, and the cable plugged in": saved - pulled,
-        "three machines begin again": diary.first(pulled, "group_world_size=3"),
-        "the end": diary.first(pulled, "ended with status"),
+    print("\nseconds after the cable was unplugged")
+    for text, seconds in {
+        "the lost process is named": log.seconds_until(unplugged, "alexnet: process"),
+        "two machines restart": log.seconds_until(unplugged, "group_world_size=2"),
+        "their first new checkpoint; the cable is plugged in": saved - unplugged,
+        "three machines restart": log.seconds_until(unplugged, "group_world_size=3"),
+        "the end": log.seconds_until(unplugged, "ended with status"),
     }.items():
-        print(f"{text:54} {'never' if when is None else f'{when:.1f}'}")
+        print(f"{text:54} {'never' if seconds is None else f'{seconds:.1f}'}")
     print()
-    compare(folder / "pulled", folder / "calm")
+    print_differences(folder / "unplugged", folder / "undisturbed")
     return 0
 
 
