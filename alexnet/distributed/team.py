@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from alexnet.architecture import Net
 from alexnet.distributed.collectives import RankGroup, all_gather_rows, sharded_cross_entropy
-from alexnet.distributed.data_parallel import HybridParallel, data_parallel
+from alexnet.distributed.data_parallel import HybridParallel, data_parallel, no_sync
 from alexnet.distributed.sharding import (
     ShardDims,
     check_shardable,
@@ -160,21 +160,55 @@ class Team:
             return HybridParallel(net, self.data_group)
         return data_parallel(net, self.data_group)
 
-    def cross_entropy(self, logits: Tensor, labels: Tensor, classes: int, smoothing: float) -> tuple[Tensor, Tensor]:
-        """Compute the loss of each picture, and the class of its greatest logit.
+    def no_sync(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which the gradients of a wrapped model are only accumulated, and not averaged."""
+        return no_sync(model)
+
+    def cross_entropy(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        classes: int,
+        smoothing: float,
+        reduction: Literal["none", "mean"] = "none",
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the loss of each picture, or their mean, and the class of each picture's greatest logit.
 
         Args:
             logits: (N, classes of this process) float32, the output of the model.
             labels: (N,) int64.
             classes: The number of classes of the full net.
             smoothing: The share of the target that is spread evenly over all classes.
+            reduction: "none" for the losses of all pictures, "mean" for their mean.
 
         Returns:
-            The losses (N,) and the predicted classes (N,) int64.
+            The losses (N,) or their mean (), and the predicted classes (N,) int64.
         """
         if self.model_group.size == 1:
-            return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing), logits.argmax(1)
-        return sharded_cross_entropy(logits, labels, self.model_group, classes, smoothing)
+            return F.cross_entropy(logits, labels, reduction=reduction, label_smoothing=smoothing), logits.argmax(1)
+        losses, predicted = sharded_cross_entropy(logits, labels, self.model_group, classes, smoothing)
+        return losses.mean() if reduction == "mean" else losses, predicted
+
+    @property
+    def loss_factor(self) -> int:
+        """The factor on this process's loss before the backward pass, so that averaged gradients are those of the mean.
+
+        A process's loss contains the pictures of its own shard only; in "hybrid" it contains all pictures.
+        """
+        return 1 if self.scheme == "hybrid" else self.data_group.size
+
+    def first_rows(self, start: int, shard_size: int) -> tuple[int, ...]:
+        """Return the rows, in the whole batch, at which the pictures begin that the model gets in this process.
+
+        Args:
+            start: The first row within each shard.
+            shard_size: Rows of a shard.
+
+        Returns:
+            One row; in "hybrid", one for each process, since the fully connected layers get the pictures of all.
+        """
+        ranks = range(self.data_group.size) if self.scheme == "hybrid" else (self.data_group.rank,)
+        return tuple(rank * shard_size + start for rank in ranks)
 
     def all_rows(self, rows: Tensor) -> Tensor:
         """Return the values of all pictures that the model gets in this process, from those of its own shard (n,).

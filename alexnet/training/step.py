@@ -1,36 +1,33 @@
-"""One training step as a whole: forward, loss, back, update (section 6); on a GPU replayed as one CUDA graph."""
+"""One training step: forward, loss, backward, update (section 6); on a GPU replayed as one CUDA graph."""
 
 import contextlib
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from alexnet.distributed.data_parallel import no_sync
 from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.precision import autocast
 from alexnet.training.sgd import SGD
-from alexnet.utils.console import format_error
 
-EAGER_STEPS = 3  # before a graph is captured: libraries choose their algorithms and take their memory in the first
+EAGER_STEPS = 3  # before a graph is captured: in the first steps libraries choose algorithms and allocate memory
 
 
 class Step:
-    """Makes training steps on batches that lie on the net's device.
+    """Makes training steps on batches that are on the net's device.
 
-    On a GPU a net of this size is done with a batch before Python has named its few hundred kernels. So a step on a
-    full batch is captured once as a CUDA graph and then replayed; short batches go kernel by kernel. The rates of the
-    optimiser's groups are read from the device's memory, so they may change between replays.
+    A GPU finishes a batch of a net of this size before Python has launched its few hundred kernels. So a step on a full
+    batch is captured once as a CUDA graph and then replayed; short batches are launched kernel by kernel. The learning
+    rates are read from the device's memory, so they may change between replays.
 
     Args:
-        net: In training mode.
-        optimiser: Its update rule.
-        recipe: Says batch size, precision and label smoothing.
-        graph: Whether to capture a graph where the device is a GPU and this process is alone.
-        team: The processes that make the step together, and this one's part.
-        micro_batch: Pictures that go through the net at a time; their gradients are added up. All by default.
+        net: The net, in training mode.
+        optimiser: The update rule.
+        recipe: The recipe, for batch size, precision and label smoothing.
+        graph: Whether to capture a graph; only on a GPU, in a single process, for batches of one micro-batch.
+        team: The processes that make the step together.
+        micro_batch: Pictures that go through the net at a time, whose gradients are added up; all by default.
     """
 
     def __init__(
@@ -44,129 +41,128 @@ class Step:
         micro_batch: int | None = None,
     ) -> None:
         self.net, self.optimiser, self.recipe = net, optimiser, recipe
-        self.team, self.micro_batch = team or Team(), micro_batch
-        self.model = self.team.wrap_model(net)
-        self.device = net.fc8.weight.device
-        full_batch = (micro_batch or recipe.batch_size) >= recipe.batch_size
-        self._wants_graph = graph and self.device.type == "cuda" and self.team.world_size == 1 and full_batch
+        self.team = team or Team()
+        self.micro_batch = micro_batch or recipe.batch_size
+        self._model = self.team.wrap_model(net)
+        self._device = net.fc8.weight.device
+        is_single = self.team.world_size == 1 and self.micro_batch >= recipe.batch_size
+        self._uses_graph = graph and self._device.type == "cuda" and is_single
         self._graph: torch.cuda.CUDAGraph | None = None
         self._eager_steps = 0
-        if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True  # batches have one size: the fastest convolution is worth a search
-            self._stream = torch.cuda.Stream(self.device)
+        if self._device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # all batches have one size: searching the fastest algorithm pays off
+            self._stream = torch.cuda.Stream(self._device)
 
     def __call__(self, images: Tensor, labels: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
         """Make a step.
 
         Args:
-            images: (N, 3, crop, crop) float32 centred pixels, channels_last: this process's part of the batch.
+            images: (N, 3, crop, crop) float32 centred pixels, channels_last: this process's shard of the batch.
             labels: (N,) int64.
-            total: Pictures of the whole batch; by default those given. What this process is given beyond its end, so
-                that all have as many, does not count.
+            total: Pictures of the whole batch; N by default. All shards have the same size, so the last ones may have
+                rows beyond the end of the batch, which do not count.
 
         Returns:
-            This process's share of the mean loss (), and how many of its pictures were not given their class's
-            greatest output (); on the device.
+            This process's share of the mean loss (), and its number of errors (), on the device.
         """
-        if self.team.data_group.size > 1 or (self.micro_batch or len(labels)) < len(labels):
-            return self._in_parts(images, labels, total if total is not None else len(labels))
-        if not self._wants_graph or len(labels) != self.recipe.batch_size:
-            return self._eager(images, labels)
+        total = len(labels) if total is None else total
+        if not self._uses_graph or len(labels) != self.recipe.batch_size:
+            return self._make_step(images, labels, total)
         if self._graph is None and self._eager_steps < EAGER_STEPS:
             self._eager_steps += 1
-            # Beside the main stream, as capturing will be: what autograd remembers of a stream must not be the main.
-            self._stream.wait_stream(torch.cuda.current_stream(self.device))
+            # On the stream of the later capture: autograd must not remember the main stream.
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
             with torch.cuda.stream(self._stream):
-                loss, wrong = self._eager(images, labels)
-            torch.cuda.current_stream(self.device).wait_stream(self._stream)
-            return loss, wrong
+                result = self._make_step(images, labels, total)
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)
+            return result
         if self._graph is None:
-            try:
-                self._capture(images, labels)
-            except RuntimeError as error:
-                # What a broken capture leaves of streams, random state and memory cannot be relied on: no way on here.
-                reason = format_error(error, with_type=False)
-                raise ValueError(
-                    f"the step must go into a CUDA graph; it does not ({reason}): try --no-graph"
-                ) from error
-        assert self._graph is not None
+            self._graph = self._capture(images, labels)
         self._images.copy_(images)
         self._labels.copy_(labels)
         self._graph.replay()
-        return self._loss.clone(), self._wrong.clone()  # the next replay writes over them
+        return self._loss.clone(), self._errors.clone()  # the next replay overwrites them
 
-    def _capture(self, images: Tensor, labels: Tensor) -> None:
-        """Record a step; recording computes nothing and moves no weight."""
+    def _capture(self, images: Tensor, labels: Tensor) -> torch.cuda.CUDAGraph:
+        """Capture a step, which computes nothing and changes no weight yet."""
         self._images, self._labels = images.clone(memory_format=torch.preserve_format), labels.clone()
-        self.optimiser.zero_grad()  # so that the gradients are made in the graph's own memory
-        torch.cuda.synchronize(self.device)
+        self.optimiser.zero_grad()  # so that the gradients are allocated in the graph's own memory
+        torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
-            self._loss, self._wrong = self._eager(self._images, self._labels)
-        self._graph = graph
+        try:
+            with torch.cuda.graph(graph, stream=self._stream):
+                self._loss, self._errors = self._make_step(self._images, self._labels, len(labels))
+        except RuntimeError as error:
+            # A failed capture leaves streams, random state and memory undefined: the training cannot continue.
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"the step must go into a CUDA graph; it does not ({reason}): try --no-graph") from error
+        return graph
 
-    def _eager(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        self._draw_masks()
-        with autocast(self.device, self.recipe):
-            logits = self.model(images)  # (N, classes)
-        if self.team.model_group.size == 1:
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
-            found = logits.argmax(1)
-        else:
-            losses, found = self._losses(logits, labels)
-            loss = losses.mean()
+    def _make_step(self, images: Tensor, labels: Tensor, total: int) -> tuple[Tensor, Tensor]:
+        """Take one micro-batch after another, usually one, through the net, and update the weights once."""
+        count = len(labels)
+        starts = range(0, count, self.micro_batch)
+        losses, errors = [], []
+        self._draw_dropout_key()
         self.optimiser.zero_grad()
-        loss.backward()
-        self._forget_masks()
+        for start, x, y in zip(starts, images.split(self.micro_batch), labels.split(self.micro_batch), strict=True):
+            self._set_dropout_rows(self.team.first_rows(start, count))
+            # Gradients are averaged over the processes in the last pass only; before, they are accumulated.
+            is_last = start == starts[-1]
+            with contextlib.nullcontext() if is_last else self.team.no_sync(self._model):
+                with autocast(self._device, self.recipe):
+                    logits = self._model(x)  # (n, classes)
+                loss, loss_share, error_count = self._compute_loss(logits, y, start, count, total)
+                loss.backward()
+            losses.append(loss_share)
+            errors.append(error_count)
+        self._reset_dropout()
         self.optimiser.step()
-        return loss.detach(), (found != labels).sum()
+        return _sum(losses), _sum(errors)
 
-    def _in_parts(self, images: Tensor, labels: Tensor, total: int) -> tuple[Tensor, Tensor]:
-        """A step on a part of a batch, possibly in several passes through the net."""
-        data_group, count = self.team.data_group, len(labels)
-        micro_batch = min(self.micro_batch or count, count)
-        place = data_group.rank * count + torch.arange(count, device=self.device)  # in the whole batch
-        shares, wrongs = [], []
-        self._draw_masks()
-        self.optimiser.zero_grad()
-        for first in range(0, count, micro_batch):
-            part = slice(first, min(first + micro_batch, count))
-            # In "hybrid" the rows of all processes come together, each process's own after the other.
-            parts = range(data_group.size) if self.team.scheme == "hybrid" else (data_group.rank,)
-            self._place_masks(tuple(number * count + first for number in parts))
-            real = self.team.all_rows(place[part]) < total
-            with self._averaging(part.stop == count):
-                with autocast(self.device, self.recipe):
-                    logits = self.model(images[part])
-                losses, found = self._losses(logits, self.team.all_rows(labels[part]))
-                share = (losses * real).sum() / total
-                # Gradients are averaged over the parts, of which each has only its own pictures' share of the mean.
-                (share * (1 if self.team.scheme == "hybrid" else data_group.size)).backward()
-            own = self.team.local_rows
-            shares.append((own(losses.detach()) * own(real)).sum() / total)
-            wrongs.append(((own(found) != labels[part]) & own(real)).sum())
-        self._forget_masks()
-        self.optimiser.step()
-        return torch.stack(shares).sum(), torch.stack(wrongs).sum()
+    def _compute_loss(
+        self, logits: Tensor, labels: Tensor, start: int, count: int, total: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the loss of a micro-batch.
 
-    def _losses(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return self.team.cross_entropy(logits.float(), labels, self.net.classes, self.recipe.label_smoothing)
+        Args:
+            logits: (n, classes), the output of the model.
+            labels: (n,) int64, of this process's pictures.
+            start, count: The first row of the micro-batch in this process's shard, and the size of the shard.
+            total: Pictures of the whole batch.
 
-    def _draw_masks(self) -> None:
-        """Draw what this step's dropout masks are made from: the same number in all processes."""
-        key = torch.randint(2**63 - 1, (1,), device=self.device)
+        Returns:
+            The loss for the backward pass (), this process's share of the whole batch's mean loss () and its errors ().
+        """
+        team, classes, smoothing = self.team, self.net.classes, self.recipe.label_smoothing
+        if team.data_group.size == 1 and len(labels) == total:  # the whole batch
+            loss, predicted = team.cross_entropy(logits.float(), labels, classes, smoothing, "mean")
+            return loss, loss.detach(), (predicted != labels).sum()
+        rows = team.data_group.rank * count + torch.arange(start, start + len(labels), device=self._device)
+        counted = team.all_rows(rows) < total
+        losses, predicted = team.cross_entropy(logits.float(), team.all_rows(labels), classes, smoothing)
+        losses = losses * counted
+        loss_share = team.local_rows(losses.detach()).sum() / total
+        errors = (team.local_rows(predicted) != labels) & team.local_rows(counted)
+        return losses.sum() / total * team.loss_factor, loss_share, errors.sum()
+
+    def _draw_dropout_key(self) -> None:
+        """Draw the key of this step's dropout masks; it is the same in all processes."""
+        key = torch.randint(2**63 - 1, (1,), device=self._device)
         for dropout in self.net.dropouts():
             dropout.key = key
 
-    def _forget_masks(self) -> None:
-        """Leave the net as others expect it, drawing masks of its own."""
-        for dropout in self.net.dropouts():
-            dropout.key, dropout.rows = None, (0,)
-
-    def _place_masks(self, rows: tuple[int, ...]) -> None:
+    def _set_dropout_rows(self, rows: tuple[int, ...]) -> None:
+        """Tell the dropout layers which rows of the whole batch they get."""
         for dropout in self.net.dropouts():
             dropout.rows = rows
 
-    def _averaging(self, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Gradients are averaged over the processes in the last pass only; before they are added up in each."""
-        return contextlib.nullcontext() if last else no_sync(self.model)
+    def _reset_dropout(self) -> None:
+        """Let the dropout layers draw keys of their own again."""
+        for dropout in self.net.dropouts():
+            dropout.key, dropout.rows = None, (0,)
+
+
+def _sum(values: list[Tensor]) -> Tensor:
+    """Add up tensors (); a single one is returned as it is, which saves a GPU two kernels."""
+    return values[0] if len(values) == 1 else torch.stack(values).sum()
