@@ -105,6 +105,32 @@ def nearest_neighbours(queries: np.ndarray, blocks: Iterable[np.ndarray], count:
     return np.sqrt(np.maximum(heap.D, 0)), heap.I
 
 
+def nearest_neighbours_by_codes(
+    queries: np.ndarray, query_codes: np.ndarray, vectors: np.ndarray, codes: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find candidates by their binary codes, then the nearest of these by Euclidean distance.
+
+    Args:
+        queries: (N, width) float32.
+        query_codes: (N, bytes) uint8, the codes of the queries.
+        vectors: (n, width) float32, the vectors to search.
+        codes: (n, bytes) uint8, their codes.
+        count: The number of neighbours, at most the number of vectors.
+
+    Returns:
+        Distances (N, count) float32 and indices (N, count) int64 of the vectors, the nearest first.
+    """
+    code_index = import_faiss().IndexBinaryFlat(8 * codes.shape[1])
+    code_index.add(codes)
+    _, candidates = code_index.search(query_codes, min(CANDIDATES * count, len(codes)))
+    distances, indices = np.empty((len(queries), count), np.float32), np.empty((len(queries), count), np.int64)
+    for row, (query, rows) in enumerate(zip(queries, candidates, strict=True)):
+        rows.sort()  # so that the file is read in order
+        exact, order = nearest_neighbours(query[None], [vectors[rows]], count)
+        distances[row], indices[row] = exact[0], rows[order[0]]
+    return distances, indices
+
+
 def iter_blocks(vectors: np.ndarray) -> Iterator[np.ndarray]:
     """Yield vectors (N, width) in blocks that fit in memory."""
     for start in range(0, len(vectors), BLOCK):
@@ -202,15 +228,7 @@ class Index:
         require(1 <= count <= len(self), "count", f"from 1 to {len(self)}, the number of pictures", count)
         if not codes:
             return nearest_neighbours(queries, iter_blocks(self.activities), count)
-        code_index = import_faiss().IndexBinaryFlat(8 * self.codes.shape[1])
-        code_index.add(self.codes)
-        _, candidates = code_index.search(self.encoder().codes(queries), min(CANDIDATES * count, len(self)))
-        distances, indices = np.empty((len(queries), count), np.float32), np.empty((len(queries), count), np.int64)
-        for row, (query, rows) in enumerate(zip(queries, candidates, strict=True)):
-            rows.sort()  # so that the file is read in order
-            exact, order = nearest_neighbours(query[None], [self.activities[rows]], count)
-            distances[row], indices[row] = exact[0], rows[order[0]]
-        return distances, indices
+        return nearest_neighbours_by_codes(queries, self.encoder().codes(queries), self.activities, self.codes, count)
 
     def describe(self, distances: np.ndarray, indices: np.ndarray) -> list[Neighbour]:
         """Return the nearest neighbours of one query, (count,) distances and indices, with names and classes."""
