@@ -150,15 +150,15 @@ def run(experiment: Experiment) -> ExperimentResult:
         if name != "the net" and not settings:
             result.notes.append(f"{name}: the recipe has it so already.")
             continue
-        ours = []
+        measured = []
         for seed in range(experiment.seeds or 1):
             try:
                 run_name = f"{name.split(' (')[0].replace(' ', '-')}-{seed}"
                 trained = experiment.train(run_name, replace(recipe, seed=seed))
-                ours.append(experiment.top1_and_top5(experiment.evaluate([trained], 10)))
+                measured.append(experiment.top1_and_top5(experiment.evaluate([trained], 10)))
             except DivergenceError as error:
                 result.notes.append(f"{name}, seed {seed}: {error}")
-        result.rows.append(ResultRow(name, VARIANTS[name][1], tuple(ours), settings))
+        result.rows.append(ResultRow(name, VARIANTS[name][1], tuple(measured), settings))
         result.write(experiment.folder)  # the results so far: all of them may take days
     result.notes += [
         "The paper's error without conv3 or conv4 is its statement that the top-1 error rises by about 2 % (section "

@@ -52,14 +52,14 @@ def run(experiment: Experiment) -> ExperimentResult:
         nets = [(name, with_fixed_schedule(recipe), paper) for name, recipe, paper in nets]
     result = ExperimentResult("Normalisation on CIFAR-10 (4.3)", experiment.describe_data(), ("test error (%)",))
     for name, recipe, paper in nets:
-        ours = []
+        measured = []
         for seed in range(experiment.seeds or 1):
             run_name = f"{name.split(' (')[0].replace(' ', '-')}-{seed}"
             trained = experiment.train(run_name, replace(recipe, seed=seed))
             error = experiment.evaluate([trained], split=experiment.test_split())["top1_error"]
-            ours.append((to_percent(error),))
+            measured.append((to_percent(error),))
         settings = "net.normalise=null" if "the same net" in name else ""
-        result.rows.append(ResultRow(name, (paper,), tuple(ours), settings))
+        result.rows.append(ResultRow(name, (paper,), tuple(measured), settings))
         result.write(experiment.folder)
     if fixed:
         count = len(experiment.store.split("train"))

@@ -181,7 +181,7 @@ class Experiment:
         return to_percent(errors["top1_error"]), to_percent(errors["top5_error"]) if meaningful else None
 
     def missing_top5_notes(self, result: ExperimentResult) -> list[str]:
-        """Return a note that says why the table has no top-5 error of ours; empty if it has one."""
+        """Return a note that says why the table has no measured top-5 error; empty if it has one."""
         if self._store is None or "top-5" not in " ".join(result.measures):
             return []
         classes = len(self._store.classes)

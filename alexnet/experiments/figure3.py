@@ -69,8 +69,8 @@ def run(experiment: Experiment) -> ExperimentResult:
         towers.sort(key=lambda kernels: shares[kernels].mean())
         less, more = shares[towers[0]].mean(), shares[towers[-1]].mean()
         p_value = permutation_p_value(shares, float(more - less))
-        ours = (to_percent(less), to_percent(more), to_percent(p_value))
-        result.rows.append(ResultRow(f"seed {seed}", (None,) * 3, (ours,)))
+        measured = (to_percent(less), to_percent(more), to_percent(p_value))
+        result.rows.append(ResultRow(f"seed {seed}", (None,) * 3, (measured,)))
         name = f"figure3-{seed}.png"
         figure = draw_kernels(weights[np.concatenate(towers)], base.net.towers)
         (experiment.folder / name).write_bytes(to_png(figure))

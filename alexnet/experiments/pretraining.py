@@ -198,8 +198,8 @@ def _train_and_evaluate(experiment: Experiment, training: _Training, seed: int) 
 def _make_rows(errors: _Errors, settings: Mapping[tuple[str, str], str]) -> list[ResultRow]:
     rows = []
     for (method, pictures), by_seed in errors.items():
-        ours = tuple((error,) for error in by_seed.values())
-        rows.append(ResultRow(f"{method}, {pictures} pictures a class", (None,), ours, settings[method, pictures]))
+        measured = tuple((error,) for error in by_seed.values())
+        rows.append(ResultRow(f"{method}, {pictures} pictures a class", (None,), measured, settings[method, pictures]))
     return rows
 
 

@@ -14,37 +14,42 @@ from alexnet.utils.files import write_atomic
 
 @dataclass(frozen=True)
 class ResultRow:
-    """A row of the table. The fields are keys of finding.json.
+    """A row of the table.
 
     Args:
         name: What was measured.
         paper: The paper's numbers, one for each measure of the table; None if the paper gives none.
-        ours: Our numbers, a tuple for each seed; empty if nothing was measured, None for a measure that is meaningless.
-        how: The settings in which the recipe differs from the first row's, as for `--set`.
+        measured: Our numbers, a tuple for each seed; empty if nothing was measured, None for a measure that is
+            meaningless.
+        settings: The settings in which the recipe differs from the first row's, as for `--set`.
     """
 
     name: str
     paper: tuple[float | None, ...]
-    ours: tuple[tuple[float | None, ...], ...] = ()
-    how: str = ""
+    measured: tuple[tuple[float | None, ...], ...] = ()
+    settings: str = ""
 
-    def format_ours(self, measure: int) -> str:
+    def format_measured(self, measure: int) -> str:
         """Return our mean of a measure, with the standard deviation over the seeds if there are several.
 
         A single whole number is a count and has no decimals. "-" stands for a measure that is meaningless.
         """
-        values = [value for numbers in self.ours if (value := numbers[measure]) is not None]
+        values = [value for numbers in self.measured if (value := numbers[measure]) is not None]
         if not values:
-            return "-" if self.ours else "not measured"
+            return "-" if self.measured else "not measured"
         if len(values) == 1 and isinstance(values[0], int):
             return str(values[0])
         deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
         return f"{statistics.mean(values):.2f}{deviation}"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as finding.json has it."""
+        return {"name": self.name, "paper": self.paper, "ours": self.measured, "how": self.settings}
+
 
 @dataclass
 class ExperimentResult:
-    """The result of an experiment. The fields are keys of finding.json.
+    """The result of an experiment.
 
     Args:
         title: The title, with the paper's section or figure.
@@ -75,8 +80,8 @@ class ExperimentResult:
         for row in self.rows:
             cells = [row.name]
             for measure, paper in enumerate(row.paper):
-                cells += ["-" if paper is None else str(round(paper, 2)), row.format_ours(measure)]
-            lines.append(_format_cells([*cells, str(len(row.ours)), f"`{row.how}`" if row.how else ""]))
+                cells += ["-" if paper is None else str(round(paper, 2)), row.format_measured(measure)]
+            lines.append(_format_cells([*cells, str(len(row.measured)), f"`{row.settings}`" if row.settings else ""]))
         lines += ["", *(f"- {note}" for note in self.notes)]
         lines += ["", *(f"![{Path(name).stem}]({name})" for name in self.figures)]
         return "\n".join(lines).rstrip() + "\n"
@@ -84,7 +89,8 @@ class ExperimentResult:
     def write(self, folder: Path) -> None:
         """Write finding.md and finding.json."""
         write_atomic(folder / "finding.md", self.to_markdown().encode())
-        write_atomic(folder / "finding.json", json.dumps(dataclasses.asdict(self), indent=1).encode())
+        contents = dataclasses.asdict(self) | {"rows": [row.to_dict() for row in self.rows]}
+        write_atomic(folder / "finding.json", json.dumps(contents, indent=1).encode())
 
 
 def _format_cells(cells: Sequence[str]) -> str:

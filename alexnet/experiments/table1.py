@@ -34,7 +34,7 @@ def run(experiment: Experiment) -> ExperimentResult:
         # Section 4.2 compares Table 1's net with this one.
         half = recipe_named("alexnet-2012-half")
         errors = [experiment.evaluate([experiment.train("half-0", half)], 10, split=split)]
-        ours = tuple(map(experiment.top1_and_top5, errors))
+        measured = tuple(map(experiment.top1_and_top5, errors))
         settings = format_settings(base, half)
-        result.rows.append(ResultRow("CNN on one GPU, half the kernels (4.2)", (39.2, 18.2), ours, settings))
+        result.rows.append(ResultRow("CNN on one GPU, half the kernels (4.2)", (39.2, 18.2), measured, settings))
     return result

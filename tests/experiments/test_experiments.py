@@ -1,5 +1,6 @@
 """The command `reproduce`: the experiments by name, the pictures they accept, the table they write."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,13 @@ def test_a_table_has_the_spread_over_seeds_and_says_what_was_not_measured() -> N
     assert "| b | - | not measured | - | not measured | 0 |  |" in text
     assert "- a note" in text
     assert "![f](f.png)" in text
+
+
+def test_the_keys_of_finding_json_stay_the_same(tmp_path: Path) -> None:
+    ExperimentResult("T", "On x.", ("m",), [ResultRow("a", (1.0,), ((2.0,),), "seed=1")]).write(tmp_path)
+    contents = json.loads((tmp_path / "finding.json").read_text(encoding="utf-8"))
+    assert list(contents) == ["title", "data", "measures", "rows", "notes", "figures", "numbers", "command"]
+    assert contents["rows"] == [{"name": "a", "paper": [1.0], "ours": [[2.0]], "how": "seed=1"}]
 
 
 def test_a_store_is_the_paper_s_set_if_its_numbers_are(store: Path, tmp_path: Path) -> None:
@@ -124,7 +132,7 @@ def test_a_net_that_diverges_does_not_end_the_experiment(
     monkeypatch.setattr(ablations, "VARIANTS", {name: ablations.VARIANTS[name] for name in ("the net", "tanh (4.1)")})
     monkeypatch.setattr(Experiment, "train", diverge_with_tanh)
     result = reproduce("ablations", tmp_path, store, recipe=RECIPE, epochs=1)
-    assert [len(row.ours) for row in result.rows] == [1, 0]
+    assert [len(row.measured) for row in result.rows] == [1, 0]
     assert "tanh (4.1), seed 0: loss must stay finite" in result.notes
 
     def diverge_at_a_high_rate(self: Experiment, name: str, recipe: Recipe, **options: object) -> Path:

@@ -50,8 +50,8 @@ def test_epochs_to_the_target_are_interpolated_between_epochs() -> None:
 
 def test_figure2_has_the_paper_s_numbers_of_neurons(tmp_path: Path) -> None:
     result = reproduce("figure2", tmp_path)
-    assert {row.name: row.ours[0][0] for row in result.rows} == figure2.PAPER_NEURONS
-    assert all(row.paper[0] == row.ours[0][0] for row in result.rows)
+    assert {row.name: row.measured[0][0] for row in result.rows} == figure2.PAPER_NEURONS
+    assert all(row.paper[0] == row.measured[0][0] for row in result.rows)
     for name in RECIPES:
         assert figure2.draw(figure2.drawn_layers(recipe_named(name).net)).axes
 
@@ -96,7 +96,7 @@ def test_colour_shares_and_the_permutation_test() -> None:
 def test_figure3_numbers_the_towers_by_colour(store: Path, tmp_path: Path) -> None:
     result = reproduce("figure3", tmp_path, store, recipe=RECIPE, seeds=2, epochs=1)
     for row in result.rows:
-        less, more, chance = row.ours[0]
+        less, more, chance = row.measured[0]
         assert 0 <= less <= more <= 100
         assert 0 < chance <= 100
     assert result.figures == ["figure3-0.png", "figure3-1.png"]
@@ -112,7 +112,7 @@ def test_figure4_measures_three_ways_of_searching(store: Path, tmp_path: Path, m
         "codes of 16 bits, then activities",
         "codes of 32 bits, then activities",
     ]
-    assert [row.ours[0][1] for row in result.rows] == [32 * 32 * 3, 4 * 16, 2, 4]
+    assert [row.measured[0][1] for row in result.rows] == [32 * 32 * 3, 4 * 16, 2, 4]
     test, train = Store(store).validation(), Store(store).split("train")
     vectors = np.stack([train.image(index).reshape(-1).astype(float) for index in range(len(train))])
     precisions = []
@@ -120,6 +120,6 @@ def test_figure4_measures_three_ways_of_searching(store: Path, tmp_path: Path, m
         distances = np.linalg.norm(vectors - test.image(query).reshape(-1).astype(float), axis=1)
         nearest = distances.argsort(kind="stable")[:6]
         precisions.append((train.labels[nearest] == test.labels[query]).mean())
-    assert result.rows[0].ours[0][0] == pytest.approx(100 * np.mean(precisions))
+    assert result.rows[0].measured[0][0] == pytest.approx(100 * np.mean(precisions))
     for name in result.figures:
         assert (tmp_path / "figure4" / name).stat().st_size > 10_000

@@ -66,7 +66,7 @@ def test_pretraining_and_from_scratch_take_equally_many_steps(
     assert reproduce("pretraining", tmp_path, ten_classes, recipe=RECIPE, epochs=1, seeds=2) == result
     assert len(trained) == 14
     folder = tmp_path / "pretraining"
-    assert [(row.name, len(row.ours)) for row in result.rows[:2]] == [
+    assert [(row.name, len(row.measured)) for row in result.rows[:2]] == [
         ("pre-trained, 5 pictures a class", 2),
         ("from scratch, 5 pictures a class", 2),
     ]
@@ -88,7 +88,7 @@ def test_pretraining_and_from_scratch_take_equally_many_steps(
         pictures_shown.add(json.loads(lines[-1])["epoch"] * len(store.split("train")))
     assert pictures_shown == {20, 22}  # one epoch of 22, or two of 10, or one of 20
     errors = evaluate(folder / "from-scratch-all-1", folder / "stores/new-1-all", views=10)
-    assert result.rows[-1].ours[1] == (100 * errors["top1_error"],)
+    assert result.rows[-1].measured[1] == (100 * errors["top1_error"],)
 
 
 def test_pretraining_names_what_a_store_or_recipe_lacks(

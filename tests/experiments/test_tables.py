@@ -58,8 +58,8 @@ def test_ablations_train_each_net_once(store: Path, tmp_path: Path, monkeypatch:
     assert trained == [f"{name}-{seed}" for name in ("the-net", "tanh", "without-conv3") for seed in (0, 1)]
     assert reproduce("ablations", tmp_path, store, recipe=RECIPE, seeds=2, epochs=1) == result
     assert len(trained) == 6
-    assert [row.how for row in result.rows][:2] == ["", 'net.activation="tanh"']
-    assert [len(row.ours) for row in result.rows] == [2, 2, 2]
+    assert [row.settings for row in result.rows][:2] == ["", 'net.activation="tanh"']
+    assert [len(row.measured) for row in result.rows] == [2, 2, 2]
     assert "a stand-in for ILSVRC-2012" in result.data
     text = (tmp_path / "ablations" / "finding.md").read_text(encoding="utf-8")
     assert "| the net | 40.66 | " in text
@@ -92,7 +92,7 @@ def test_the_test_pictures_are_evaluated_if_the_validation_pictures_are_folded_i
     run = tmp_path / "cifar-normalisation" / "with-normalisation-0"
     for row, name in zip(result.rows, ("with-normalisation-0", "the-same-net-without-it-0"), strict=True):
         on_test = evaluate(tmp_path / "cifar-normalisation" / name, drawn, split="test", views=10)
-        assert row.ours == ((100 * on_test["top1_error"],),)
+        assert row.measured == ((100 * on_test["top1_error"],),)
     assert evaluate(run, drawn)["split"] == "test"
     text = report(run, drawn, progress=False).read_text(encoding="utf-8")
     assert "chosen by the error on these same pictures" not in text
@@ -107,8 +107,8 @@ def test_table1_evaluates_the_test_pictures_with_ten_views_and_one(tmp_path: Pat
     assert [row.paper for row in result.rows] == [(47.1, 28.2), (45.7, 25.7), (37.5, 17.0), (39.0, 18.3)]
     for row, views in zip(result.rows[2:], (10, 1), strict=True):
         errors = evaluate(tmp_path / "table1/cnn-0", drawn, views=views, split="test")
-        assert row.ours == ((100 * errors["top1_error"], None),)  # five guesses are meaningless for three classes
-        assert row.format_ours(1) == "-"
+        assert row.measured == ((100 * errors["top1_error"], None),)  # five guesses are meaningless for three classes
+        assert row.format_measured(1) == "-"
     assert result.notes[-1] == (
         "No top-5 error here: five guesses name more than half of 3 classes; a store of at least 10 has one."
     )
@@ -117,18 +117,18 @@ def test_table1_evaluates_the_test_pictures_with_ten_views_and_one(tmp_path: Pat
 def test_table2_averages_and_pre_trains(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = record_trainings(monkeypatch)
     alone = reproduce("table2", tmp_path / "alone", store, recipe=RECIPE, epochs=1, seeds=2)
-    assert [(row.name, len(row.ours)) for row in alone.rows] == [
+    assert [(row.name, len(row.measured)) for row in alone.rows] == [
         ("1 CNN", 2),
         ("2 CNNs", 1),
         ("1 CNN*", 0),
         ("7 CNNs*", 0),
     ]
     runs = [tmp_path / f"alone/table2/cnn-{seed}" for seed in (0, 1)]
-    assert alone.rows[1].ours[0][0] == 100 * evaluate(runs, store, views=10)["top1_error"]
+    assert alone.rows[1].measured[0][0] == 100 * evaluate(runs, store, views=10)["top1_error"]
     trained.clear()
     result = reproduce("table2", tmp_path, store, pretraining_data=store, recipe=RECIPE, epochs=1, seeds=1)
     assert trained == ["cnn-0", "pretrained-5", "finetuned-5", "pretrained-6", "finetuned-6"]
-    assert [(row.name, len(row.ours)) for row in result.rows][2:] == [("1 CNN*", 2), ("3 CNNs*", 1)]
+    assert [(row.name, len(row.measured)) for row in result.rows][2:] == [("1 CNN*", 2), ("3 CNNs*", 1)]
     start = json.loads((tmp_path / "table2/finetuned-5/metrics.jsonl").read_text().splitlines()[0])
     assert start["taken"] == ["conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7"]
 
