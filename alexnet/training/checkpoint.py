@@ -1,8 +1,7 @@
-"""Checkpoints: everything a training needs to go on, and a prediction needs to be made, in one safetensors file."""
+"""Checkpoint files: all that is needed to resume a training, or to predict, in one safetensors file."""
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.sgd import SGD
+from alexnet.utils.files import fsync_file
 
 _FORMAT = 1
 _STATISTICS_FIELDS = ("mean", "covariance", "eigenvalues", "components")
@@ -25,21 +25,19 @@ _STATISTICS_FIELDS = ("mean", "covariance", "eigenvalues", "components")
 
 @dataclass
 class TrainState:
-    """How far a training has come.
+    """How far a training is.
 
     Args:
         step: Steps done.
         epoch: Epochs done.
         batch: Batches done of the current epoch.
-        seconds: Time spent training, in seconds.
-        totals: Sums over the current epoch so far: loss, errors, pictures.
-        error: Lowest top-1 error on the validation set so far, or where there is only a test set the last one on that;
-            None before the first.
-        plateau: State of the schedule.
-        folded: Epochs done when the validation pictures were folded into the training set; None before, and always
-            where the schedule is another.
-        metrics_bytes: Length of metrics.jsonl at this moment, so that later lines can be cut off on resuming.
-        finished: Whether the training has ended.
+        seconds: Time spent, in seconds.
+        totals: Sums over the steps of the current epoch: losses, errors, pictures.
+        error: The lowest top-1 error on the validation pictures, or the last one on test pictures; None before the
+            first epoch ends.
+        plateau, folded: The state of the schedule.
+        metrics_bytes: Length of metrics.jsonl; later lines are removed on resuming.
+        finished: Whether the training has come to its end.
         micro_batch: Pictures that each process took through the net at a time when the training began.
     """
 
@@ -58,7 +56,16 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read: the recipe, how far the training was, and the tensors by name."""
+    """A checkpoint that was read from a file.
+
+    Args:
+        path: The file.
+        recipe: The recipe of the training.
+        classes: Names of the classes.
+        statistics: Mean activity and colour components of the training pictures.
+        state: How far the training was.
+        tensors: Weights ("net."), velocities ("velocity.") and random state ("random."), by name.
+    """
 
     path: Path
     recipe: Recipe
@@ -68,8 +75,8 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
 
     def net(self) -> AlexNet:
-        """The net with these weights, ready to predict."""
-        with torch.device("meta"):  # no start values are drawn only to be replaced
+        """Return the net with these weights, in evaluation mode."""
+        with torch.device("meta"):  # draws no start values, which would be replaced
             net = AlexNet(len(self.classes), self.recipe.net)
         net.load_state_dict(self.with_prefix("net"), assign=True)
         return net.eval()
@@ -80,16 +87,20 @@ class Checkpoint:
 
 
 def gather_tensors(net: AlexNet, optimiser: SGD, team: Team | None = None) -> dict[str, Tensor]:
-    """The tensors that a training goes on from: weights, velocity, random state; all processes must call this.
+    """Gather what a training is resumed from: weights, velocities, random state. All processes must call this.
+
+    Args:
+        net, optimiser: This process's shard of what is trained.
+        team: The processes; by default this one alone.
 
     Returns:
-        In the leading process whole tensors by the names they have in the file, whatever each process has of the net.
+        In the main process: the full tensors, by the names that they have in the file.
     """
     team = team or Team()
-    named = dict(net.named_parameters())
-    tensors = {f"net.{name}": value for name, value in team.gather_full(named).items()}
-    velocities = team.gather_full({name: optimiser.velocity(weight) for name, weight in named.items()})
-    tensors |= {f"velocity.{name}": value for name, value in velocities.items()}
+    weights = dict(net.named_parameters())
+    velocities = {name: optimiser.velocity(weight) for name, weight in weights.items()}
+    tensors = {f"net.{name}": tensor for name, tensor in team.gather_full(weights).items()}
+    tensors |= {f"velocity.{name}": tensor for name, tensor in team.gather_full(velocities).items()}
     tensors["random.cpu"] = torch.get_rng_state()
     device = net.fc8.weight.device
     if device.type == "cuda":
@@ -106,86 +117,89 @@ def save_checkpoint(
     statistics: Statistics,
     state: TrainState,
 ) -> None:
-    """Write a checkpoint beside its place and rename it, so that a kill leaves the old one or the new one whole.
+    """Write a checkpoint under a temporary name and rename it, so that a kill leaves the old file or the new one.
 
     Args:
         path: The file.
-        tensors: What `gather_tensors` returns; for a checkpoint to predict with only those that begin with "net.".
-        recipe, classes, statistics, state: What else it keeps.
+        tensors: What `gather_tensors` returned; to predict only, those whose names begin with "net.".
+        recipe, classes, statistics, state: As in `Checkpoint`.
 
     Raises:
-        OSError: It cannot be written; nothing is left behind.
+        OSError: The file cannot be written; the old one remains.
     """
-    of_store = {f"statistics.{name}": torch.from_numpy(getattr(statistics, name).copy()) for name in _STATISTICS_FIELDS}
-    about = {
+    metadata = {
         "format": _FORMAT,
         "recipe": json.loads(recipe.to_json()),
         "classes": classes,
         "progress": dataclasses.asdict(state),
         "pictures": statistics.count,
     }
-    contents = {name: value.detach().cpu().contiguous() for name, value in (*tensors.items(), *of_store.items())}
-    beside = path.with_name(f".{path.name}.writing")
+    contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    for name in _STATISTICS_FIELDS:
+        contents[f"statistics.{name}"] = torch.from_numpy(getattr(statistics, name).copy())
+    temporary = path.with_name(f".{path.name}.writing")
     try:
-        save_file(contents, beside, {"alexnet": json.dumps(about)})
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
+        save_file(contents, temporary, {"alexnet": json.dumps(metadata)})
+        with temporary.open("rb") as file:
+            fsync_file(file)
+        temporary.replace(path)
     except (OSError, safetensors.SafetensorError) as error:
-        beside.unlink(missing_ok=True)
-        raise OSError(f"checkpoint {path} could not be written ({error}): make room or choose another place") from error
+        temporary.unlink(missing_ok=True)
+        raise OSError(
+            f"checkpoint {path} could not be written ({error}): free some space, or use another RUN folder"
+        ) from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        ValueError: The file is no checkpoint of this program, or of a newer one.
+        ValueError: The file is no checkpoint of this program, or one of a newer version.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["alexnet"])
-            if about["format"] != _FORMAT:
-                raise ValueError(f"it is of format {about['format']}, this program reads {_FORMAT}")
+            metadata = json.loads((file.metadata() or {})["alexnet"])
+            if metadata["format"] != _FORMAT:
+                raise ValueError(f"its format is {metadata['format']}, this program reads {_FORMAT}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not a dict
         statistics = {name: tensors[f"statistics.{name}"].numpy() for name in _STATISTICS_FIELDS}
         return Checkpoint(
             path=path,
-            recipe=Recipe.from_json(json.dumps(about["recipe"])),
-            classes=tuple(about["classes"]),
-            statistics=Statistics(**statistics, count=about["pictures"]),
-            state=TrainState(**about["progress"]),
+            recipe=Recipe.from_json(json.dumps(metadata["recipe"])),
+            classes=tuple(metadata["classes"]),
+            statistics=Statistics(**statistics, count=metadata["pictures"]),
+            state=TrainState(**metadata["progress"]),
             tensors=tensors,
         )
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        instead = "the last takes its place" if path.stem == "best" else "the training goes on from the one before"
+        instead = "the last one is used instead" if path.stem == "best" else "the training resumes from the one before"
         raise ValueError(
-            f"{path} must be a checkpoint of this version of alexnet; it cannot be read as one ({error}): remove it, "
-            f"and {instead}"
+            f"{path} must be a checkpoint of this version of alexnet; it cannot be read ({error}): remove it, and "
+            f"{instead}"
         ) from error
 
 
 def load_train_state(path: Path) -> TrainState:
-    """How far a checkpoint is, without reading its tensors."""
+    """Read how far a checkpoint's training was, without its tensors."""
     with safetensors.safe_open(path, framework="pt") as file:
         return TrainState(**json.loads(file.metadata()["alexnet"])["progress"])
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """The checkpoints a training of `run` can go on from, oldest first."""
+    """Return the checkpoints from which the training of a run can be resumed, oldest first."""
     return sorted((run / "checkpoints").glob("step-*.safetensors"))
 
 
 def load_best(run: Path) -> Checkpoint:
-    """The checkpoint of `run` to predict with: that of the lowest validation error, or the latest.
+    """Read the checkpoint to predict with: that of the lowest validation error, or the latest one.
 
-    The latest it is where there was no validation set, only a test set: that may not choose.
+    There is no best one if the store has no validation pictures: test pictures may not select it.
 
     Raises:
         FileNotFoundError: `run` is no run, or has no checkpoint yet.
     """
-    of_best = run / "checkpoints" / "best.safetensors"
-    paths = [of_best] if of_best.exists() else list_checkpoints(run)[-1:]
+    best = run / "checkpoints" / "best.safetensors"
+    paths = [best] if best.exists() else list_checkpoints(run)[-1:]
     if not paths:
         raise FileNotFoundError(f"run {run} must hold a trained net; there is no checkpoint in it: run `alexnet train`")
     return load_checkpoint(paths[0])

@@ -181,7 +181,9 @@ def test_a_failing_write_leaves_the_old_one_and_nothing_else(
         save(path, **kept)
     content = path.read_bytes() if before else b""
     monkeypatch.setattr("alexnet.training.checkpoint.save_file", half_written(error))
-    with pytest.raises(OSError, match=r"^checkpoint .*a\.safetensors could not be written \(.*space.*\): make room"):
+    with pytest.raises(
+        OSError, match=r"^checkpoint .*a\.safetensors could not be written \(.*space.*\): free some space"
+    ):
         save(path, **{**kept, "state": TrainState(step=99)})
     assert [p.name for p in tmp_path.iterdir()] == (["a.safetensors"] if before else [])
     assert not before or path.read_bytes() == content

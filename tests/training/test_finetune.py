@@ -56,9 +56,9 @@ def test_a_layer_that_the_first_net_lacks_is_new(first: Path) -> None:
 @pytest.mark.parametrize(
     ("layers", "reason"),
     [
-        (["conv1", "fc8"], "'fc8'.*it tells other classes apart"),
+        (["conv1", "fc8"], "'fc8'.*its classes are others"),
         (["conv6"], "'conv6'.*the new net has no such layer"),
-        (["fc6"], r"'fc6'.*its weights have shape \(\d+, \d+\) there and \(\d+, \d+\) here"),
+        (["fc6"], r"'fc6'.*its weights have shape \(\d+, \d+\) in the run and \(\d+, \d+\) in the new net"),
     ],
 )
 def test_a_layer_that_does_not_fit_is_refused(first: Path, layers: list[str], reason: str) -> None:
@@ -76,7 +76,7 @@ def test_a_half_finished_run_is_refused(store: Path, tmp_path: Path) -> None:
             "alexnet.training.train.stop_on_signal", lambda: contextlib.nullcontext(StopRequest(signal.SIGINT))
         )
         assert not train(store, tmp_path / "half", RECIPE, progress=False).finished
-    with pytest.raises(ValueError, match="must be finished to take weights from it; it has done 0 epochs: go on with"):
+    with pytest.raises(ValueError, match="must be finished to take weights from it; it has done 0 epochs: resume it"):
         take_weights(AlexNet(3, RECIPE.net), ("a", "b", "c"), tmp_path / "half")
 
 
