@@ -28,14 +28,14 @@ from typing import Any
 
 import cv2
 import numpy as np
-import peer_pipelines
 import torch
-from environment import environment_info
-from output import markdown_table, write_json
-from peer_pipelines import BATCH_SIZE, consume
+from common.environment import environment_info
+from common.output import markdown_table, write_json
+from common.training import endless_batches
+from peers import pipelines as peer_pipelines
+from peers.pipelines import BATCH_SIZE, consume
 from store_opening import measure_opening
-from synthetic_photographs import describe_files, draw_folder
-from training import endless_batches
+from synthetic.photographs import describe_files, draw_folder
 
 from alexnet.data.loading.loader import Loader
 from alexnet.data.loading.sampler import epoch_order

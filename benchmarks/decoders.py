@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from peer_decoders import Decoder, iter_decoders
-from synthetic_photographs import SIZES, describe_files, draw_folder
+from peers.decoders import Decoder, iter_decoders
+from synthetic.photographs import SIZES, describe_files, draw_folder
 
 from alexnet.data.prepare.decode import read_image, resize_central_square
 

@@ -23,12 +23,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from environment import environment_info
-from output import markdown_table, write_json
-from peers import torchvision_alexnet
+from common.environment import environment_info
+from common.output import markdown_table, write_json
+from common.timing import medians, time_interleaved
+from peers.nets import torchvision_alexnet
 from PIL import Image
-from synthetic_photographs import draw_folder
-from timing import medians, time_interleaved
+from synthetic.photographs import draw_folder
 from torch import Tensor, nn
 
 from alexnet.data.prepare.prepare import prepare

@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 
 import gpu_sections
 import torch
-from environment import environment_info
+from common.environment import environment_info
+from common.output import markdown_table, write_json
 from gpu_sections import Session
-from output import markdown_table, write_json
 
 from alexnet.utils.memory import keep_freed_memory
 

@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from peers import TowerResponseNorm, torchvision_alexnet
-from roofline import matrix_product, memory_copy
-from synthetic_stores import write_store
-from timing import capture_graph, medians, synchronise, time_interleaved
+from common.roofline import matrix_product, memory_copy
+from common.timing import capture_graph, medians, synchronise, time_interleaved
+from common.training import endless_batches, make_train_step, random_batch, training_flop
+from peers.nets import TowerResponseNorm, torchvision_alexnet
+from synthetic.stores import write_store
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training import endless_batches, make_train_step, random_batch, training_flop
 
 from alexnet.data.loading.loader import Loader
 from alexnet.data.store.store import Store

@@ -196,7 +196,7 @@ def _run_session(
 def _rehearse(work: Path, out: Path) -> None:
     """Do the whole session with small synthetic data."""
     # Imported here: at `receive` the machine does not have the packages yet that it imports.
-    from synthetic_archives import write_cifar10, write_pictures
+    from synthetic.archives import write_cifar10, write_pictures
 
     work.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)

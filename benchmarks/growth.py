@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from environment import environment_info
-from output import markdown_table, write_json
-from synthetic_stores import write_store
-from timing import time_call
-from training import random_batch
+from common.environment import environment_info
+from common.output import markdown_table, write_json
+from common.timing import time_call
+from common.training import random_batch
+from synthetic.stores import write_store
 
 from alexnet.architecture import Conv, Net
 from alexnet.data.loading.loader import Loader

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from environment import environment_info
-from output import markdown_table, write_json
-from roofline import matrix_product, memory_copy
-from timing import capture_graph, medians, time_interleaved
+from common.environment import environment_info
+from common.output import markdown_table, write_json
+from common.roofline import matrix_product, memory_copy
+from common.timing import capture_graph, medians, time_interleaved
+from common.training import random_batch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training import random_batch
 
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.layers import ResponseNormalisation

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from environment import environment_info
-from output import markdown_table, write_json
-from timing import medians, time_interleaved
+from common.environment import environment_info
+from common.output import markdown_table, write_json
+from common.timing import medians, time_interleaved
 from torch import Tensor
 from torch.nn import functional as F
 

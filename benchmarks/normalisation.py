@@ -28,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from timing import synchronise
+from common.timing import synchronise
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -23,8 +23,8 @@ from functools import partial
 from pathlib import Path
 
 import cv2
-from peer_decoders import decode_with_simplejpeg
-from synthetic_photographs import SIZES, describe_files, draw_folder
+from peers.decoders import decode_with_simplejpeg
+from synthetic.photographs import SIZES, describe_files, draw_folder
 
 from alexnet.data.prepare.prepare import prepare
 

@@ -20,7 +20,7 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-from output import markdown_table, write_json
+from common.output import markdown_table, write_json
 from scaling_measured import WORKLOADS, measure
 from scaling_model import DATASETS, BatchRule, Cluster, Predictions, ScalingModel, predict
 from scaling_tables import SUMMARY_HEADS, describe_step, draw_figure, speed_table, summary_rows, traffic_table

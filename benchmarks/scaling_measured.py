@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from environment import activity_bytes, environment_info
-from output import markdown_table, write_json
-from roofline import memory_copy
+from common.environment import activity_bytes, environment_info
+from common.output import markdown_table, write_json
+from common.roofline import memory_copy
 from scaling_model import WEIGHT_BYTES, Cluster, Dataset, ScalingModel
-from synthetic_stores import write_store
+from synthetic.stores import write_store
 
 from alexnet.distributed.cost_model import SCHEMES
 from alexnet.recipes import recipe_named

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from output import markdown_table
+from common.output import markdown_table
 from scaling_model import DATASETS, GPU_COUNTS, BatchRule, Cluster, Dataset, Predictions, ScalingModel
 
 from alexnet.architecture import Net

@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from environment import environment_info
-from output import markdown_table, write_json
-from peers import make_peer_step, torch_nn_alexnet, torchvision_alexnet
-from roofline import matrix_product
-from synthetic_stores import write_store
-from timing import medians, time_interleaved
-from training import endless_batches, make_train_step, random_batch, training_flop
+from common.environment import environment_info
+from common.output import markdown_table, write_json
+from common.roofline import matrix_product
+from common.timing import medians, time_interleaved
+from common.training import endless_batches, make_train_step, random_batch, training_flop
+from peers.nets import make_peer_step, torch_nn_alexnet, torchvision_alexnet
+from synthetic.stores import write_store
 
 from alexnet.data.loading.loader import Loader
 from alexnet.data.store.store import Store

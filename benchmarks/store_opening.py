@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from output import markdown_table
-from synthetic_stores import write_tiny_pictures_store
+from common.output import markdown_table
+from synthetic.stores import write_tiny_pictures_store
 
 from alexnet.data.loading.loader import Loader
 from alexnet.data.store.store import Store

@@ -12,10 +12,10 @@ import argparse
 from pathlib import Path
 
 import torch
-from environment import environment_info
-from output import markdown_table, write_json
-from roofline import memory_copy
-from timing import medians, time_interleaved
+from common.environment import environment_info
+from common.output import markdown_table, write_json
+from common.roofline import memory_copy
+from common.timing import medians, time_interleaved
 from torch import Tensor, nn
 
 from alexnet.kernels.update import update_reference

@@ -21,9 +21,9 @@ import tempfile
 from pathlib import Path
 
 import torch
-from environment import activity_bytes, environment_info
-from output import markdown_table, write_json
-from synthetic_stores import write_store
+from common.environment import activity_bytes, environment_info
+from common.output import markdown_table, write_json
+from synthetic.stores import write_store
 
 from alexnet.distributed.cost_model import SCHEMES, traffic
 from alexnet.recipe import Recipe

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from timing import time_interleaved
+
+from common.timing import time_interleaved
 
 # The side of the square matrices and the bytes of the copy, by device: so large that the cost of the call does not
 # matter and no cache holds them, so small that a CPU finishes within a second.

@@ -1,0 +1,1 @@
+"""Synthetic data for the benchmarks: photographs, stores, and small archives in the formats of real datasets."""
