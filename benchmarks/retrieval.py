@@ -25,14 +25,13 @@ from alexnet.data.store.store import Store
 from alexnet.experiments.figure4 import pixel_vector_blocks, pixel_vectors, precision_at_k
 from alexnet.results.binary_codes import Autoencoder, train_autoencoder
 from alexnet.results.examples import balanced_sample
-from alexnet.results.retrieval import (
-    Features,
+from alexnet.results.nearest_neighbours import (
     import_faiss,
     iter_blocks,
     nearest_neighbours,
     nearest_neighbours_by_codes,
-    write_activities,
 )
+from alexnet.results.retrieval import Features, write_activities
 from alexnet.training.checkpoint import load_best
 
 _NEIGHBOURS = 6

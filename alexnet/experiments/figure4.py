@@ -23,7 +23,8 @@ from alexnet.experiments.paper_datasets import ILSVRC2010
 from alexnet.experiments.result import ExperimentResult, ResultRow, to_percent
 from alexnet.results.examples import balanced_sample, predict_examples
 from alexnet.results.figures import draw_guesses, to_png
-from alexnet.results.retrieval import Features, Index, build_index, import_faiss, nearest_neighbours
+from alexnet.results.nearest_neighbours import import_faiss, nearest_neighbours
+from alexnet.results.retrieval import Features, Index, build_index
 from alexnet.training.checkpoint import load_best
 
 DATASET = ILSVRC2010

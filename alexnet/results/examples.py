@@ -67,8 +67,8 @@ def predict_examples(
     recipe = checkpoint.recipe
     net = checkpoint.net().to_channels_last(choose_device(device))
     pictures = [split.image(int(index)) for index in indices]
-    chances = predict_pictures(net, pictures, checkpoint.statistics.mean, recipe, default_views(recipe))
-    return make_examples(split, checkpoint.classes, chances.numpy(), indices)
+    probabilities = predict_pictures(net, pictures, checkpoint.statistics.mean, recipe, default_views(recipe))
+    return make_examples(split, checkpoint.classes, probabilities.numpy(), indices)
 
 
 def balanced_sample(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

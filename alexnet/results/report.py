@@ -57,8 +57,8 @@ def report(
     views = default_views(recipe)
     # The centre is one of the views: its predictions come with the others.
     predicted = predict_split(checkpoint, target, views, Team(device=choose_device(device)), progress=progress)
-    chances, labels = predicted[views].numpy(), target.labels
-    chosen, mistaken = balanced_sample(labels, _EXAMPLES, seed), confident_mistakes(chances, labels, _MISTAKES)
+    probabilities, labels = predicted[views].numpy(), target.labels
+    chosen, mistaken = balanced_sample(labels, _EXAMPLES, seed), confident_mistakes(probabilities, labels, _MISTAKES)
     data = ReportData(
         run="/".join(run.resolve().parts[-2:]),
         history=history,
@@ -68,11 +68,11 @@ def report(
         chosen_on_split=target.name == "val"
         and not recipe.folds_in_validation
         and opened.path.resolve() == parse_location(history.start["store"]).resolve(),
-        results={count: error_rates(chance, torch.from_numpy(labels)) for count, chance in predicted.items()},
+        results={count: error_rates(values, torch.from_numpy(labels)) for count, values in predicted.items()},
         kernels=first_layer_kernels(checkpoint),
-        guesses=make_examples(target, classes, chances[chosen], chosen),
-        mistakes=make_examples(target, classes, chances[mistaken], mistaken),
-        confusion=confusion_matrix(chances.argmax(1), labels, len(classes)),
+        guesses=make_examples(target, classes, probabilities[chosen], chosen),
+        mistakes=make_examples(target, classes, probabilities[mistaken], mistaken),
+        confusion=confusion_matrix(probabilities.argmax(1), labels, len(classes)),
     )
     path = run / "report.html"
     write_atomic(path, render_report(data).encode())

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from alexnet.data.store.base import Split
 from alexnet.data.store.store import Store
 from alexnet.results.binary_codes import Autoencoder, train_autoencoder
 from alexnet.results.evaluate import check_run_fits_store
+from alexnet.results.nearest_neighbours import iter_blocks, nearest_neighbours, nearest_neighbours_by_codes
 from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.precision import autocast
 from alexnet.utils.console import format_error
@@ -30,9 +31,7 @@ from alexnet.utils.device import choose_device
 from alexnet.utils.files import write_atomic
 
 _FORMAT = 1
-BLOCK = 65_536  # activities compared at a time: of 4096 numbers each, 1 GB
 _BATCH = 128
-CANDIDATES = 20  # found by codes for each nearest neighbour asked for; the exact distances choose among them
 
 
 class Features:
@@ -64,77 +63,6 @@ class Features:
         with autocast(self.device, self.recipe):
             activities = self.net.features(make_view_batch(pictures, self.views, self.centre))
         return np.asarray(activities.float().cpu())
-
-
-# ---- Exact search ---------------------------------------------------------------------------------------------------
-
-
-def import_faiss() -> Any:
-    """Return the search library.
-
-    Raises:
-        ValueError: It is not installed.
-    """
-    try:
-        import faiss
-    except ImportError as error:
-        raise ValueError("searching needs a package: pip install faiss-cpu") from error
-    return faiss
-
-
-def nearest_neighbours(queries: np.ndarray, blocks: Iterable[np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Find the exact nearest neighbours by Euclidean distance; one block at a time is in memory.
-
-    Args:
-        queries: (N, width) float32.
-        blocks: Blocks (n, width) of the vectors to search, as `iter_blocks` yields them.
-        count: The number of neighbours, at most the number of vectors.
-
-    Returns:
-        Distances (N, count) float32 and indices (N, count) int64 into all blocks together, the nearest first.
-    """
-    faiss = import_faiss()
-    heap, start = faiss.ResultHeap(nq=len(queries), k=count), 0
-    queries = np.ascontiguousarray(queries, np.float32)
-    for part in blocks:
-        block = np.ascontiguousarray(part, np.float32)
-        distances, indices = faiss.knn(queries, block, min(count, len(block)))
-        heap.add_result(D=distances, I=indices + start)
-        start += len(block)
-    heap.finalize()
-    return np.sqrt(np.maximum(heap.D, 0)), heap.I
-
-
-def nearest_neighbours_by_codes(
-    queries: np.ndarray, query_codes: np.ndarray, vectors: np.ndarray, codes: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Find candidates by their binary codes, then the nearest of these by Euclidean distance.
-
-    Args:
-        queries: (N, width) float32.
-        query_codes: (N, bytes) uint8, the codes of the queries.
-        vectors: (n, width) float32, the vectors to search.
-        codes: (n, bytes) uint8, their codes.
-        count: The number of neighbours, at most the number of vectors.
-
-    Returns:
-        Distances (N, count) float32 and indices (N, count) int64 of the vectors, the nearest first.
-    """
-    code_index = import_faiss().IndexBinaryFlat(8 * codes.shape[1])
-    code_index.add(codes)
-    _, candidates = code_index.search(query_codes, min(CANDIDATES * count, len(codes)))
-    distances, indices = np.empty((len(queries), count), np.float32), np.empty((len(queries), count), np.int64)
-    for row, (query, rows) in enumerate(zip(queries, candidates, strict=True)):
-        rows.sort()  # so that the file is read in order
-        exact, order = nearest_neighbours(query[None], [vectors[rows]], count)
-        distances[row], indices[row] = exact[0], rows[order[0]]
-    return distances, indices
-
-
-def iter_blocks(vectors: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield vectors (N, width) in blocks that fit in memory."""
-    for start in range(0, len(vectors), BLOCK):
-        yield vectors[start : start + BLOCK]
 
 
 # ---- The index of a run ---------------------------------------------------------------------------------------------

@@ -162,8 +162,8 @@ def test_a_submission_has_the_contest_s_numbers_of_the_averaged_guesses(
     monkeypatch.undo()
     for n, line in enumerate(lines):
         file = contest_pictures / f"ILSVRC2012_test_{n + 1:08d}.JPEG"
-        chances = [dict(Classifier.load(run).predict(file)) for run in runs]
-        expected = sorted(classes, key=lambda name: -sum(chance[name] for chance in chances))
+        probabilities = [dict(Classifier.load(run).predict(file)) for run in runs]
+        expected = sorted(classes, key=lambda name: -sum(chance[name] for chance in probabilities))
         assert line == [numbers[name] for name in expected]
 
 

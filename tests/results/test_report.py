@@ -182,9 +182,9 @@ def test_a_balanced_sample_is_from_as_many_classes_as_possible() -> None:
 
 
 def test_the_most_confident_mistakes_come_first() -> None:
-    chances = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.45, 0.55]])
-    assert confident_mistakes(chances, np.array([0, 1, 0, 0]), 2).tolist() == [2, 1]
-    assert confident_mistakes(chances, np.array([0, 0, 1, 1]), 2).tolist() == []
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.45, 0.55]])
+    assert confident_mistakes(probabilities, np.array([0, 1, 0, 0]), 2).tolist() == [2, 1]
+    assert confident_mistakes(probabilities, np.array([0, 0, 1, 1]), 2).tolist() == []
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))

@@ -16,9 +16,9 @@ from PIL import Image
 from alexnet.cli import main
 from alexnet.data.store.store import Store
 from alexnet.recipe import Recipe
-from alexnet.results import binary_codes, retrieval
+from alexnet.results import binary_codes, nearest_neighbours, retrieval
 from alexnet.results.binary_codes import Autoencoder, train_autoencoder
-from alexnet.results.retrieval import Features, Index, build_index, find_similar, iter_blocks, nearest_neighbours
+from alexnet.results.retrieval import Features, Index, build_index, find_similar
 from alexnet.training.checkpoint import load_best
 from alexnet.training.train import train
 
@@ -50,9 +50,9 @@ def draw_clusters(count: int, width: int, seed: int = 0) -> tuple[np.ndarray, np
 
 
 def test_exact_search_finds_what_numpy_finds_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrieval, "BLOCK", 7)
+    monkeypatch.setattr(nearest_neighbours, "BLOCK", 7)
     vectors, queries = (np.random.default_rng(n).normal(size=(m, 12)).astype(np.float32) for n, m in ((0, 40), (1, 5)))
-    distances, indices = nearest_neighbours(queries, iter_blocks(vectors), 9)
+    distances, indices = nearest_neighbours.nearest_neighbours(queries, nearest_neighbours.iter_blocks(vectors), 9)
     squared = ((queries[:, None].astype(float) - vectors[None]) ** 2).sum(2)
     assert (indices == squared.argsort(1)[:, :9]).all()
     assert np.allclose(distances, np.sqrt(np.sort(squared, 1)[:, :9]), rtol=1e-5)
@@ -105,7 +105,7 @@ def test_an_index_has_the_activities_in_the_store_s_order(run: Path, store: Path
 
 def test_candidates_by_codes_are_ranked_by_exact_distance(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = Index(run / "index")
-    monkeypatch.setattr(retrieval, "CANDIDATES", len(index))  # all are candidates, so that none may be missed
+    monkeypatch.setattr(nearest_neighbours, "CANDIDATES", len(index))  # all are candidates, so that none may be missed
     exact, ranked = (index.search(index.activities[:4] + 0.1, 6, codes=by_codes) for by_codes in (False, True))
     assert np.allclose(exact[0], ranked[0], rtol=1e-4, atol=1e-3)
 
