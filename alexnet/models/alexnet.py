@@ -1,4 +1,4 @@
-"""The net of section 4 and Figure 2: two towers of convolutions that meet in conv3 and in the full layers."""
+"""The net of section 4 and Figure 2: two towers of convolutions, connected in conv3 and the fully connected layers."""
 
 import math
 
@@ -10,26 +10,33 @@ from alexnet.models.layers import Convolution, Dropout, LocallyConnected, activa
 
 
 class Convolutions(nn.ModuleDict):
-    """The convolutional layers, by name, one after the other."""
+    """The convolutional layers by name, applied one after another."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, 224, 224) -> (N, 256, 6, 6)."""
+        """Compute the last feature maps from pictures: (N, 3, 224, 224) -> (N, 256, 6, 6)."""
         for conv in self.values():
-            x = conv(x)  # (N, 96, 27, 27), (N, 256, 13, 13), (N, 384, 13, 13), (N, 384, 13, 13), (N, 256, 6, 6)
+            # conv1 (N, 96, 27, 27), conv2 (N, 256, 13, 13), conv3, conv4 (N, 384, 13, 13), conv5 (N, 256, 6, 6)
+            x = conv(x)
         return x
 
 
 class AlexNet(nn.Module):
     """The paper's convolutional net, or the variant of it that a `Net` describes (section 4).
 
-    Maps of a layer lie tower after tower: of 96 maps, 0 to 47 are those of the paper's GPU 1.
+    The maps of a layer are tower after tower: of 96 maps, 0 to 47 are those of the paper's GPU 1.
 
     Args:
         classes: Number of classes.
         net: Sizes and constants; the paper's by default.
 
     Raises:
-        ValueError: Fewer than two classes.
+        ValueError: There are fewer than two classes.
+
+    Attributes:
+        convs: conv1, conv2, ...: the convolution, then what follows it (activation, normalisation, pooling).
+        hidden: fc6, fc7: the linear layer, the activation, and dropout if there is any.
+        linear: A linear layer before fc8; None in the paper's net.
+        fc8: The output layer.
     """
 
     def __init__(self, classes: int = 1000, net: Net | None = None) -> None:
@@ -38,29 +45,36 @@ class AlexNet(nn.Module):
             raise ValueError(f"classes must be at least 2; got {classes}")
         self.net = net = net or Net()
         self.classes = classes
-        self.convs = Convolutions()  # conv1 ... each a Sequential: the convolution, then what follows it
+        self.convs: Convolutions = Convolutions()
         channels, side, sides = 3, net.image_size, net.sides()
         for name, conv in net.convs().items():
-            towers = 1 if not self.convs or conv.all_towers else net.towers  # the first reads the picture
-            kind = Convolution if conv.shared else LocallyConnected
-            layer = kind(channels, conv, towers=towers, side=side)
+            # The first layer reads the picture; the others the maps of their own tower or, as conv3, of all (4.2).
+            towers = 1 if not self.convs or conv.all_towers else net.towers
+            layer_type = Convolution if conv.shared else LocallyConnected
+            layer = layer_type(channels, conv, towers=towers, side=side)
             self.convs[name] = nn.Sequential(layer, *following_layers(conv, net))
             channels, side = conv.maps, sides[name][1]
-        self.hidden = nn.ModuleDict()  # fc6, fc7: linear, activation, dropout
-        width = channels * side * side
+        self.hidden = nn.ModuleDict()
+        width = channels * side * side  # 256 * 6 * 6 = 9216
         for name, full in net.hidden().items():
             assert full.units is not None
-            parts: list[nn.Module] = [nn.Linear(width, full.units), activation_layer(net)]
-            self.hidden[name] = nn.Sequential(
-                *parts, *([Dropout(full.dropout, len(self.hidden))] if full.dropout else [])
-            )
+            layers: list[nn.Module] = [nn.Linear(width, full.units), activation_layer(net)]
+            if full.dropout:
+                layers.append(Dropout(full.dropout, layer=len(self.hidden)))
+            self.hidden[name] = nn.Sequential(*layers)
             width = full.units
         self.linear = nn.Linear(width, net.linear.units) if net.linear and net.linear.units else None
         self.fc8 = nn.Linear(self.linear.out_features if self.linear else width, classes)
         self.reset_parameters()
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the logits (N, classes) from centred pixels (N, 3, 224, 224)."""
+        x = self.scale_pixels(x)  # (N, 3, 224, 224)
+        x = self.convs(x)  # (N, 256, 6, 6)
+        return self.forward_head(x)  # (N, classes)
+
     def features(self, x: Tensor) -> Tensor:
-        """The activities of the last hidden layer (7.1).
+        """Compute the activations of the last hidden layer (7.1).
 
         Args:
             x: (N, 3, 224, 224) centred pixels, float.
@@ -69,65 +83,65 @@ class AlexNet(nn.Module):
             (N, 4096).
 
         Raises:
-            ValueError: Pictures of another size.
+            ValueError: The pictures have another size.
         """
-        return self.hidden_activities(self.convs(self.scale_pixels(x)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, 224, 224) centred pixels -> (N, classes) logits."""
-        return self.forward_head(self.convs(self.scale_pixels(x)))
+        x = self.scale_pixels(x)  # (N, 3, 224, 224)
+        x = self.convs(x)  # (N, 256, 6, 6)
+        return self._forward_hidden(x)  # (N, 4096)
 
     def scale_pixels(self, x: Tensor) -> Tensor:
-        """The pictures as the first layer takes them; a ValueError where they have another size."""
+        """Return the pictures as conv1 reads them; raise a ValueError where they have another size."""
         side = self.net.image_size
         if x.shape[1:] != (3, side, side):
             raise ValueError(f"pictures must have shape (N, 3, {side}, {side}); got {tuple(x.shape)}")
         return x * self.net.pixel_scale if self.net.pixel_scale != 1 else x
 
-    def hidden_activities(self, x: Tensor) -> Tensor:
-        """The convolutions' maps (N, 256, 6, 6) -> the activities of the last hidden layer (N, 4096)."""
-        x = x.flatten(1)  # (N, 9216)
-        for full in self.hidden.values():
-            x = full(x)  # (N, 4096), twice
-        return x
-
     def forward_head(self, x: Tensor) -> Tensor:
-        """The convolutions' maps (N, 256, 6, 6) -> logits (N, classes)."""
-        x = self.hidden_activities(x)
-        logits: Tensor = self.fc8(x if self.linear is None else self.linear(x))
+        """Compute the logits (N, classes) from the last feature maps (N, 256, 6, 6)."""
+        x = self._forward_hidden(x)  # (N, 4096)
+        if self.linear is not None:
+            x = self.linear(x)  # (N, units)
+        logits: Tensor = self.fc8(x)  # (N, classes)
         return logits
 
+    def _forward_hidden(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)  # (N, 9216)
+        for full in self.hidden.values():
+            x = full(x)  # (N, 4096) after fc6 and after fc7
+        return x
+
     def dropouts(self) -> list[Dropout]:
-        """The net's dropout layers, in order."""
+        """Return the dropout layers, in order."""
         return [module for module in self.hidden.modules() if isinstance(module, Dropout)]
 
-    def to_channels_last(self, device: torch.device) -> "AlexNet":
-        """This net moved to a device, in channels_last memory, the layout that its operations are fastest in."""
-        self.to(device)
-        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-
     def layers(self) -> dict[str, Convolution | LocallyConnected | nn.Linear]:
-        """The layers with weights, by the names that `Net` gives them, in order."""
+        """Return the layers with weights, by the names that `Net` gives them, in order."""
         inner = {name: block[0] for name, block in (*self.convs.items(), *self.hidden.items())}  # type: ignore[index]
         return inner | ({"linear": self.linear} if self.linear else {}) | {"fc8": self.fc8}
 
+    def to_channels_last(self, device: torch.device) -> "AlexNet":
+        """Move the net to a device and to channels_last memory, in which its operations are fastest; return it."""
+        self.to(device)
+        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the weights anew and set the biases, as `Net.start` says (section 6).
+        """Draw the initial weights and set the initial biases, as `Net.start` says (section 6).
 
         Args:
-            generator: Source of the draws; torch's own by default.
+            generator: Source of the random numbers; torch's own by default.
         """
         net = self.net
-        given: dict[str, Conv | Full] = {**net.convs(), **net.hidden(), "linear": net.linear or Full(), "fc8": net.fc8}
+        settings: dict[str, Conv | Full] = {**net.convs(), **net.hidden(), "fc8": net.fc8}
+        settings["linear"] = net.linear or Full()
         for name, layer in self.layers().items():
             assert layer.bias is not None
-            if self.net.start == "he":
+            if net.start == "he":
                 inputs = layer.weight.numel() // layer.bias.numel()
                 # The output layer starts small, so that the first probabilities are even.
                 deviation = math.sqrt(2 / inputs) if name != "fc8" else 0.01
                 bias = 0.0
             else:
-                deviation, bias = given[name].deviation, given[name].bias
+                deviation, bias = settings[name].deviation, settings[name].bias
             layer.weight.normal_(0.0, deviation, generator=generator)
             layer.bias.fill_(bias)

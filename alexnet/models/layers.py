@@ -1,7 +1,7 @@
-"""The layers that torch lacks or is slow in: the 2012 geometry, normalisation, pooling and the paper's dropout."""
+"""The layers that torch lacks or is slow in: the paper's convolutions, normalisation, pooling and dropout."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -16,59 +16,69 @@ from alexnet.kernels.pool import average_pool, max_pool
 from alexnet.kernels.response_norm import response_norm
 from alexnet.kernels.space_to_depth import space_to_depth, space_to_depth_reference
 
-_FEW = 4  # maps
+_FEW_CHANNELS = 4
 
 
 def block_diagonal(weight: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
-    """The weight of a dense convolution that computes what one in groups does; differentiable.
+    """Return the weight of a dense convolution that computes what a convolution in groups does; differentiable.
 
-    Where activities are finite: an infinite one times the zeros is NaN in the other groups' maps too.
+    They are equal where activations are finite: infinity times the zeros is NaN in the maps of the other groups.
 
     Args:
         weight: (maps, channels / groups, kernel, kernel).
         groups: Number of groups.
-        dtype: Of the result; converted first, so that nothing dense is made in the weight's own type.
+        dtype: Type of the result. The weight is converted first: nothing dense is computed in its own type.
 
     Returns:
         (maps, channels, kernel, kernel) in channels_last memory, zeros outside each group's own channels.
     """
-    blocks = weight.to(dtype).permute(0, 2, 3, 1).unflatten(0, (groups, -1))  # groups, maps, kernel, kernel, channels
-    dense = torch.diag_embed(blocks.movedim(0, -1), dim1=0, dim2=4)  # groups before the maps, and before the channels
+    blocks = weight.to(dtype).permute(0, 2, 3, 1)  # (maps, kernel, kernel, channels / groups)
+    blocks = blocks.unflatten(0, (groups, -1)).movedim(
+        0, -1
+    )  # (maps / groups, kernel, kernel, channels / groups, groups)
+    dense = torch.diag_embed(blocks, dim1=0, dim2=4)  # groups before the maps, and before the channels
     return dense.flatten(4).flatten(0, 1).permute(0, 3, 1, 2)
 
 
 class Convolution(nn.Conv2d):
-    """A convolution whose output side is rounded up, by zeros on the right and at the bottom only (section 4.5).
+    """A convolution whose output side is rounded up, by zeros at the right and at the bottom only (section 4.5).
+
+    So conv1 has maps of side 55 on pictures of side 224: 1 + (224 - 11) / 4 is 54.25. Its last kernel begins at pixel
+    54 * 4 and reaches 3 pixels beyond the picture.
 
     Args:
-        channels: Maps it reads.
+        channels: Channels it reads.
         conv: The layer's sizes.
-        towers: Groups its kernels are restricted to; 1 where a kernel reads all maps (4.2).
+        towers: Groups its kernels are restricted to; 1 where a kernel reads all channels (4.2).
         side: Side of the maps it reads, in pixels.
+
+    Attributes:
+        out_side: Side of the maps it computes.
+        right_bottom_padding: Zeros added at the right and at the bottom, beside `padding`: 3 for conv1.
+        uses_squares: Whether it is computed over squares of its stride; see `alexnet.kernels.space_to_depth`.
     """
 
     def __init__(self, channels: int, conv: Conv, *, towers: int, side: int) -> None:
         super().__init__(channels, conv.maps, conv.kernel, conv.stride, conv.padding, groups=towers)
-        out = conv_side(side, conv.kernel, conv.stride, conv.padding)
-        # Pixels that the last kernel reaches past the padded picture.
-        self.extra = (out - 1) * conv.stride + conv.kernel - side - 2 * conv.padding
-        # Whether it reads few maps in steps of several pixels, which CPUs and GPUs are slow at.
-        self.cut = channels <= _FEW and conv.stride > 1 and conv.padding == 0 and towers == 1
-        self.out = out
+        self.out_side = conv_side(side, conv.kernel, conv.stride, conv.padding)
+        last_kernel_end = (self.out_side - 1) * conv.stride + conv.kernel
+        self.right_bottom_padding = last_kernel_end - (side + 2 * conv.padding)
+        # Convolutions of few channels in steps of several pixels are slow on CPUs and GPUs.
+        self.uses_squares = channels <= _FEW_CHANNELS and conv.stride > 1 and conv.padding == 0 and towers == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, side, side) -> (N, maps, out, out)."""
-        if self.cut and x.device.type in ("cpu", "cuda"):
-            return self._of_squares(x)
-        if self.extra > 0:
-            x = F.pad(x, (0, self.extra, 0, self.extra))
+        """Convolve: (N, channels, side, side) -> (N, maps, out_side, out_side)."""
+        if self.uses_squares and x.device.type in ("cpu", "cuda"):
+            return self._forward_over_squares(x)
+        if self.right_bottom_padding > 0:
+            x = F.pad(x, (0, self.right_bottom_padding, 0, self.right_bottom_padding))
         if self._is_faster_dense(x):
             weight = block_diagonal(self.weight, self.groups, torch.get_autocast_dtype(x.device.type))
             return F.conv2d(x, weight, self.bias, self.stride, self.padding)
         return super().forward(x)
 
     def _is_faster_dense(self, x: Tensor) -> bool:
-        """Whether two groups are computed faster as one convolution, half of whose weight is zeros."""
+        """Return whether two groups are computed faster as one dense convolution, half of whose weight is zeros."""
         return (
             self.groups == 2
             and x.device.type == "cuda"
@@ -78,27 +88,28 @@ class Convolution(nn.Conv2d):
             and self.weight.is_contiguous(memory_format=torch.channels_last)
         )
 
-    def _of_squares(self, x: Tensor) -> Tensor:
-        """The same, as a convolution of stride 1 over the picture's squares."""
+    def _forward_over_squares(self, x: Tensor) -> Tensor:
+        """Compute the same as a convolution of stride 1 over squares of stride x stride pixels."""
         side = self.stride[0]
-        squares = -(-self.kernel_size[0] // side)  # of the kernel, and of what all kernels see:
-        around = self.out + squares - 1
+        kernel_squares = -(-self.kernel_size[0] // side)  # 3 for conv1
+        picture_squares = self.out_side + kernel_squares - 1  # 57 for conv1; the last ones reach beyond the picture
         device = x.device.type
         autocast = torch.is_autocast_enabled(device) and x.dtype != torch.float64
         dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
-        weight = space_to_depth_reference(self.weight, side=side, rows=squares, columns=squares)
-        return F.conv2d(space_to_depth(x, side=side, rows=around, columns=around, dtype=dtype), weight, self.bias)
+        weight = space_to_depth_reference(self.weight, side=side, rows=kernel_squares, columns=kernel_squares)
+        x = space_to_depth(x, side=side, rows=picture_squares, columns=picture_squares, dtype=dtype)
+        return F.conv2d(x, weight, self.bias)  # conv1: (N, 48, 57, 57) and (96, 48, 3, 3) -> (N, 96, 55, 55)
 
 
 class LocallyConnected(nn.Module):
-    """A convolution whose kernels and biases differ from place to place (the 2012 program's CIFAR-10 nets).
+    """A convolution whose kernels and biases differ from position to position (the 2012 program's CIFAR-10 nets).
 
     Args:
         channels, conv, towers, side: As for `Convolution`, whose geometry it has.
 
     Attributes:
-        weight: (out, out, maps, kernel, kernel, channels / towers), row and column of the place first.
-        bias: (out, out, maps). One for each place too: nothing is shared. (What the program had is not recorded.)
+        weight: (out, out, maps, kernel, kernel, channels / towers), row and column of the position first.
+        bias: (out, out, maps). One for each position too: nothing is shared. (What the program had is not recorded.)
     """
 
     def __init__(self, channels: int, conv: Conv, *, towers: int, side: int) -> None:
@@ -108,12 +119,12 @@ class LocallyConnected(nn.Module):
         kernel = (conv.kernel, conv.kernel, channels // towers)
         self.weight = nn.Parameter(torch.empty(out, out, conv.maps, *kernel))
         self.bias = nn.Parameter(torch.empty(out, out, conv.maps))
-        bound = 1 / math.sqrt(math.prod(kernel))  # as torch.nn.Conv2d starts
+        bound = 1 / math.sqrt(math.prod(kernel))  # as for torch.nn.Conv2d
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, side, side) -> (N, maps, out, out)."""
+        """Convolve: (N, channels, side, side) -> (N, maps, out, out)."""
         c = self.conv
         return locally_connected(x, self.weight, self.bias, stride=c.stride, padding=c.padding, towers=self.towers)
 
@@ -121,16 +132,26 @@ class LocallyConnected(nn.Module):
         return f"{tuple(self.weight.shape)}, stride={self.conv.stride}, padding={self.conv.padding}"
 
 
+def alpha_over_window(norm: ResponseNorm | MapNorm) -> float:
+    """Return alpha as the kernels take it: divided by the size of the window where the 2012 program divides it.
+
+    The paper's formula does not divide it (4.3): `ResponseNorm.alpha_over_size` says which.
+    """
+    if isinstance(norm, MapNorm):
+        return norm.alpha / norm.size**2  # a window has size x size positions
+    return norm.alpha / norm.size if norm.alpha_over_size else norm.alpha
+
+
 class ResponseNormalisation(nn.Module):
-    """Normalisation across neighbouring maps, within each tower (section 4.3), after a ReLU if `relu`."""
+    """Normalisation across neighbouring maps, within each tower (section 4.3); after a ReLU with `relu`."""
 
     def __init__(self, norm: ResponseNorm, *, towers: int, relu: bool = False) -> None:
         super().__init__()
         self.norm, self.towers, self.relu = norm, towers, relu
-        self.alpha = norm.alpha / norm.size if norm.alpha_over_size else norm.alpha
+        self.alpha = alpha_over_window(norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W)."""
+        """Normalise: (N, C, H, W) -> (N, C, H, W)."""
         n = self.norm
         return response_norm(x, size=n.size, k=n.k, alpha=self.alpha, beta=n.beta, towers=self.towers, relu=self.relu)
 
@@ -139,23 +160,24 @@ class ResponseNormalisation(nn.Module):
 
 
 class MapNormalisation(nn.Module):
-    """Normalisation within a map over the places around (the 2012 program's; not in the paper)."""
+    """Normalisation within a map over the positions around (the 2012 program; not in the paper)."""
 
     def __init__(self, norm: MapNorm) -> None:
         super().__init__()
         self.norm = norm
+        self.alpha = alpha_over_window(norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W)."""
+        """Normalise: (N, C, H, W) -> (N, C, H, W)."""
         n = self.norm
-        return map_norm(x, size=n.size, k=n.k, alpha=n.alpha / n.size**2, beta=n.beta)
+        return map_norm(x, size=n.size, k=n.k, alpha=self.alpha, beta=n.beta)
 
     def extra_repr(self) -> str:
         return str(self.norm)
 
 
 class _Pooling(nn.Module):
-    """What one number is made of: size x size places, `stride` apart; windows over the edge are cut (section 4.4)."""
+    """Pooling over windows of size x size positions, `stride` apart; windows over the edge are cut (section 4.4)."""
 
     def __init__(self, size: int, stride: int) -> None:
         super().__init__()
@@ -169,7 +191,7 @@ class MaxPooling(_Pooling):
     """The largest of each window."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, side, side) -> (N, C, out, out)."""
+        """Pool: (N, C, side, side) -> (N, C, out, out)."""
         return max_pool(x, size=self.size, stride=self.stride)
 
 
@@ -177,25 +199,25 @@ class AveragePooling(_Pooling):
     """The mean of each window (the 2012 program's CIFAR-10 nets; not in the paper)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, side, side) -> (N, C, out, out)."""
+        """Pool: (N, C, side, side) -> (N, C, out, out)."""
         return average_pool(x, size=self.size, stride=self.stride)
 
 
 class Dropout(nn.Module):
-    """Zeroes each output with probability p while training; multiplies by 1 - p otherwise (section 5.2).
+    """Sets each output to zero with probability p during training; multiplies by 1 - p otherwise (section 5.2).
 
-    torch.nn.Dropout scales while training instead; the weights the paper's rule learns differ by that factor.
+    torch.nn.Dropout scales during training instead; the weights that the paper's rule learns differ by that factor.
 
     Args:
         p: The probability.
-        layer: Number that sets this layer's masks apart from those of others that draw from the same key.
+        layer: Number of the layer; layers with the same key and different numbers have different masks.
 
     Attributes:
-        key: What the masks are drawn from, one int64 on the device; None to draw a key from torch's generator each
-            time. The training draws one for each step, so that a step may go through the net in several parts.
-        rows: Where the input is a part of a batch, the place of its first row there; several where it is several parts
-            of equal size. So the mask does not depend on how a batch is spread over processes.
-        column: Where the input has a part of the units, the number of the first.
+        key: The masks are drawn from it: one int64 on the device. None to draw a key from torch's generator each time.
+            The training draws one for each step, so that a step may go through the net in several parts.
+        rows: The numbers in the full batch of the first rows of the input's equal parts; (0,) for a full batch. So the
+            mask does not depend on how a batch is sharded.
+        column: The number of the input's first unit among all units of the layer; 0 if the input has all.
     """
 
     def __init__(self, p: float, layer: int = 0) -> None:
@@ -206,7 +228,7 @@ class Dropout(nn.Module):
         self.column = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, units) -> (N, units)."""
+        """Drop outputs: (N, units) -> (N, units)."""
         if not self.training:
             return x * (1 - self.p)
         key = torch.randint(2**63 - 1, (1,), device=x.device) if self.key is None else self.key
@@ -220,24 +242,26 @@ class Dropout(nn.Module):
         return f"p={self.p}"
 
 
-def following_layers(conv: Conv, net: Net) -> Iterable[nn.Module]:
-    """The modules that follow a convolution, in the order `conv.then` says; ReLU and normalisation as one."""
+def following_layers(
+    conv: Conv, net: Net
+) -> Iterator[ResponseNormalisation | MapNormalisation | MaxPooling | AveragePooling | nn.ReLU | nn.Tanh]:
+    """Yield the layers after a convolution, in the order of `conv.then`; a normalisation includes a ReLU before it."""
     steps = [s for s in conv.then if not (s.startswith("normalise") and getattr(net, s) is None)]
-    for place, step in enumerate(steps):
-        following = steps[place + 1] if place + 1 < len(steps) else None
-        before = steps[place - 1] if place else None
-        if step == "activate" and not (net.activation == "relu" and following == "normalise"):
+    for i, step in enumerate(steps):
+        previous_step = steps[i - 1] if i else None
+        next_step = steps[i + 1] if i + 1 < len(steps) else None
+        if step == "activate" and not (net.activation == "relu" and next_step == "normalise"):
             yield activation_layer(net)
         elif step == "normalise" and net.normalise is not None:
-            fused = net.activation == "relu" and before == "activate"
-            yield ResponseNormalisation(net.normalise, towers=net.towers, relu=fused)
+            fuse_relu = net.activation == "relu" and previous_step == "activate"
+            yield ResponseNormalisation(net.normalise, towers=net.towers, relu=fuse_relu)
         elif step == "normalise_map" and net.normalise_map is not None:
             yield MapNormalisation(net.normalise_map)
         elif step == "pool":
-            kind = MaxPooling if conv.pooling == "max" else AveragePooling
-            yield kind(net.pool_size, net.pool_stride)
+            pooling = MaxPooling if conv.pooling == "max" else AveragePooling
+            yield pooling(net.pool_size, net.pool_stride)
 
 
-def activation_layer(net: Net) -> nn.Module:
-    """The net's nonlinearity (section 4.1)."""
+def activation_layer(net: Net) -> nn.ReLU | nn.Tanh:
+    """Return the net's nonlinearity (section 4.1)."""
     return nn.ReLU() if net.activation == "relu" else nn.Tanh()

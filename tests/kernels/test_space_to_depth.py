@@ -62,8 +62,8 @@ def test_the_layer_computes_what_torch_does_over_squares_or_not(towers, padding,
     layer = Convolution(2, conv, towers=towers, side=19)
     x = random_tensor(3, 2, 19, 19).requires_grad_()
     results = []
-    for cut in (layer.cut, False):
-        layer.cut = cut
+    for uses_squares in (layer.uses_squares, False):
+        layer.uses_squares = uses_squares
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             y = layer(x)
         assert y.dtype == dtype

@@ -74,13 +74,13 @@ def test_the_operation_runs_it_on_a_gpu():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_strided_convolution_of_few_channels_is_torchs(dtype):
     layer = Convolution(3, Conv(maps=8, kernel=11, stride=4, padding=0), towers=1, side=32).to(DEVICE)
-    assert layer.cut
+    assert layer.uses_squares
     x = random_tensor(3, 3, 32, 32, device=DEVICE).to(memory_format=torch.channels_last).requires_grad_()
     with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == torch.bfloat16):
         y = layer(x)
     assert y.dtype == dtype
     parameters = [a.detach().double().requires_grad_() for a in (x, layer.weight, layer.bias)]
-    padded = F.pad(parameters[0], (0, layer.extra, 0, layer.extra))
+    padded = F.pad(parameters[0], (0, layer.right_bottom_padding, 0, layer.right_bottom_padding))
     expected = F.conv2d(padded, *parameters[1:], stride=4)
     g = torch.randn_like(y)
     results = (y, *torch.autograd.grad(y, (x, layer.weight, layer.bias), g))

@@ -1,0 +1,171 @@
+"""The nets against the same nets written out in torch.nn.functional, without code of the package."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from small_nets import build_net, narrow_net, random_pictures
+from torch import Tensor
+from torch.nn import functional as F
+
+from alexnet.architecture import Net
+from alexnet.models.alexnet import AlexNet
+from alexnet.recipes import recipe_named
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def copy_parameters(net: AlexNet) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return copies of the weight and bias of each layer, for the reference nets."""
+    copies = {name: (layer.weight, layer.bias) for name, layer in net.layers().items()}
+    return {name: tuple(p.detach().clone().requires_grad_() for p in pair) for name, pair in copies.items()}  # type: ignore
+
+
+def reference_norm(x: Tensor, alpha: float) -> Tensor:
+    """Compute the formula of section 4.3, map by map, over the maps of one tower."""
+    maps = x.shape[1]
+    divided = []
+    for i in range(maps):
+        total = sum(x[:, j] ** 2 for j in range(max(0, i - 2), min(maps - 1, i + 2) + 1))
+        divided.append(x[:, i] / (2 + alpha * total) ** 0.75)
+    return torch.stack(divided, 1)
+
+
+def reference_map_norm(x: Tensor, size: int, scale: float) -> Tensor:
+    """Compute the program's normalisation within each map: size x size positions, zeros outside."""
+    half, side = size // 2, x.shape[-1]
+    padded = F.pad(x, (half,) * 4)
+    total = sum(padded[:, :, i : i + side, j : j + side] ** 2 for i in range(size) for j in range(size))
+    return x / (1 + scale / size**2 * total) ** 0.75
+
+
+def relu(x: Tensor) -> Tensor:
+    return x.clamp(min=0)
+
+
+def halves(w: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Return a layer's kernels and biases on GPU 1 and on GPU 2."""
+    half = len(w[0]) // 2
+    return [(w[0][:half], w[1][:half]), (w[0][half:], w[1][half:])]
+
+
+def reference_alexnet(w: dict[str, tuple[Tensor, Tensor]], x: Tensor, *, run: bool, act: Callable = relu) -> Tensor:
+    """Compute section 4, tower by tower, without code of the package; with `run` as the program of 2012 did."""
+    x = F.pad(x, (0, 3, 0, 3))
+    towers = []
+    for (w1, b1), (w2, b2) in zip(halves(w["conv1"]), halves(w["conv2"]), strict=True):
+        y = F.conv2d(x, w1, b1, stride=4)
+        y = reference_norm(y, 1e-4 / 5) if run else reference_norm(act(y), 1e-4)
+        y = F.max_pool2d(y, 3, 2)
+        y = act(y) if run else y
+        y = act(F.conv2d(y, w2, b2, padding=2))
+        y = reference_map_norm(reference_norm(y, 1e-4 / 5), 5, 0.001) if run else reference_norm(y, 1e-4)
+        towers.append(F.max_pool2d(y, 3, 2))
+    both = torch.cat(towers, 1)
+    outputs = []
+    layers = zip(halves(w["conv3"]), halves(w["conv4"]), halves(w["conv5"]), strict=True)
+    for (w3, b3), (w4, b4), (w5, b5) in layers:
+        y = act(F.conv2d(both, w3, b3, padding=1))
+        y = act(F.conv2d(y, w4, b4, padding=1))
+        y = act(F.conv2d(y, w5, b5, padding=1))
+        outputs.append(F.max_pool2d(y, 3, 2))
+    y = torch.cat(outputs, 1).flatten(1)
+    y = 0.5 * act(y @ w["fc6"][0].T + w["fc6"][1])
+    y = 0.5 * act(y @ w["fc7"][0].T + w["fc7"][1])
+    return y @ w["fc8"][0].T + w["fc8"][1]
+
+
+def assert_same(
+    net: AlexNet, reference: Callable[[dict[str, tuple[Tensor, Tensor]], Tensor], Tensor], x: Tensor
+) -> None:
+    """Check that the logits and all gradients, of parameters and pictures, are those of the reference net."""
+    w = copy_parameters(net)
+    leaf, reference_leaf = x.clone().requires_grad_(), x.clone().requires_grad_()
+    logits, expected_logits = net(leaf), reference(w, reference_leaf)
+    assert float(expected_logits.detach().std()) > 1e-3
+    torch.testing.assert_close(logits, expected_logits, rtol=1e-9, atol=1e-12)
+    labels = torch.arange(len(x)) % logits.shape[1]
+    F.cross_entropy(logits, labels).backward()
+    F.cross_entropy(expected_logits, labels).backward()
+    for name, layer in net.layers().items():
+        for parameter, expected in zip((layer.weight, layer.bias), w[name], strict=True):
+            assert expected.grad is not None
+            assert expected.grad.any(), name
+            assert parameter is not None
+            torch.testing.assert_close(parameter.grad, expected.grad, rtol=1e-8, atol=1e-14, msg=name)
+    torch.testing.assert_close(leaf.grad, reference_leaf.grad, rtol=1e-8, atol=1e-14)
+
+
+def test_the_paper_s_net_is_section_4_written_out() -> None:
+    assert_same(build_net(narrow_net(Net())), lambda w, x: reference_alexnet(w, x, run=False), random_pictures())
+
+
+def test_the_run_s_net_is_the_program_s_written_out() -> None:
+    net = narrow_net(recipe_named("alexnet-2012-run").net)
+    assert_same(build_net(net), lambda w, x: reference_alexnet(w, x, run=True), random_pictures())
+
+
+def test_the_tanh_net_is_section_4_with_tanh() -> None:
+    net = narrow_net(Net(activation="tanh", pixel_scale=1 / 64))
+    assert_same(build_net(net), lambda w, x: reference_alexnet(w, x / 64, run=False, act=torch.tanh), random_pictures())
+
+
+def reference_cifar(w: dict[str, tuple[Tensor, Tensor]], x: Tensor, *, norms: bool) -> Tensor:
+    """Compute the nets "18%" (norms) and "80 seconds" of 2012-source.md."""
+    x = relu(F.max_pool2d(F.conv2d(x, *w["conv1"], padding=2), 3, 2, ceil_mode=True))
+    x = reference_map_norm(x, 3, 0.00005) if norms else x
+    x = F.avg_pool2d(relu(F.conv2d(x, *w["conv2"], padding=2)), 3, 2, ceil_mode=True)
+    x = reference_map_norm(x, 3, 0.00005) if norms else x
+    x = F.avg_pool2d(relu(F.conv2d(x, *w["conv3"], padding=2)), 3, 2, ceil_mode=True).flatten(1)
+    if "fc6" in w:
+        x = relu(x @ w["fc6"][0].T + w["fc6"][1])
+    return x @ w["fc8"][0].T + w["fc8"][1]
+
+
+@pytest.mark.parametrize(("name", "norms"), [("cifar10-18pct", True), ("cifar10-80sec", False)])
+def test_the_cifar_nets_are_their_files_written_out(name: str, norms: bool) -> None:
+    net = recipe_named(name).net
+    wider = {layer: replace(conv, deviation=0.05) for layer, conv in net.convs().items()}  # far from zero
+    assert_same(
+        build_net(replace(net, **wider), 10), lambda w, x: reference_cifar(w, x, norms=norms), random_pictures(2, 32)
+    )
+
+
+def reference_local(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Convolve by kernels of 3 x 3 with zeros around, others for each position: (row, column, map, 3, 3, channel)."""
+    padded, side = F.pad(x, (1, 1, 1, 1)), x.shape[-1]
+    rows = []
+    for i in range(side):
+        windows = [padded[:, :, i : i + 3, j : j + 3].permute(0, 2, 3, 1).flatten(1) for j in range(side)]
+        rows.append(torch.stack([w @ weight[i, j].flatten(1).T + bias[i, j] for j, w in enumerate(windows)], 2))
+    return torch.stack(rows, 2)
+
+
+def reference_wide_norm(x: Tensor) -> Tensor:
+    """Normalise across nine maps with the 2012 program's constants for CIFAR-10."""
+    maps = x.shape[1]
+    sums = [(x[:, max(0, i - 4) : i + 5] ** 2).sum(1) for i in range(maps)]
+    return x / (1 + 0.001 / 9 * torch.stack(sums, 1)) ** 0.75
+
+
+def reference_local_cifar(w: dict[str, tuple[Tensor, Tensor]], x: Tensor, *, norms: bool) -> Tensor:
+    """Compute the nets "11%" (norms) and "13%" of 2012-source.md."""
+    x = F.max_pool2d(relu(F.conv2d(x, *w["conv1"], padding=2)), 3, 2, ceil_mode=True)
+    x = reference_wide_norm(x) if norms else x
+    x = relu(F.conv2d(x, *w["conv2"], padding=2))
+    x = F.max_pool2d(reference_wide_norm(x) if norms else x, 3, 2, ceil_mode=True)
+    x = relu(reference_local(x, *w["conv3"]))
+    x = relu(reference_local(x, *w["conv4"])).flatten(1)
+    return x @ w["fc8"][0].T + w["fc8"][1]
+
+
+@pytest.mark.parametrize(("name", "norms"), [("cifar10-11pct", True), ("cifar10-13pct", False)])
+def test_the_cifar_nets_with_local_layers_are_their_files_written_out(name: str, norms: bool) -> None:
+    net = recipe_named(name).net
+    wider = {layer: replace(conv, maps=conv.maps // 2, deviation=0.05) for layer, conv in net.convs().items()}
+    assert_same(
+        build_net(replace(net, **wider), 10),
+        lambda w, x: reference_local_cifar(w, x, norms=norms),
+        random_pictures(2, 24),
+    )
