@@ -9,6 +9,7 @@ so the share of the bound can exceed 1. Takes about ten seconds on two cores.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -40,6 +41,21 @@ def _update_by_reference(weights: list[Tensor], velocities: list[Tensor], gradie
         update_reference(*tensors, _RATE, _MOMENTUM, _DECAY)
 
 
+def _updates(weights: list[nn.Parameter]) -> dict[str, Callable[[], object]]:
+    """Return a function for each implementation of the update, by name; the weights must have gradients."""
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    velocities = [torch.zeros_like(weight) for weight in weights]
+    tensors = [weight.detach() for weight in weights]
+    torch_options = {"lr": _RATE, "momentum": _MOMENTUM, "weight_decay": _DECAY}
+    return {
+        "one pass (alexnet.training.sgd.SGD)": SGD(weights, rate=_RATE, momentum=_MOMENTUM, decay=_DECAY).step,
+        "four passes of torch._foreach (before)": lambda: _update_in_four_passes(tensors, velocities, gradients),
+        "plain torch (update_reference)": lambda: _update_by_reference(tensors, velocities, gradients),
+        "torch.optim.SGD": torch.optim.SGD(weights, **torch_options).step,  # type: ignore[arg-type]
+        "torch.optim.SGD, fused": torch.optim.SGD(weights, fused=True, **torch_options).step,  # type: ignore[arg-type]
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--classes", type=int, default=1000, help="outputs of the net; default: %(default)s")
@@ -54,23 +70,8 @@ def main() -> None:
     weights = [nn.Parameter(w.detach()) for w in AlexNet(options.classes).to_channels_last(device).parameters()]
     for weight in weights:
         weight.grad = torch.randn_like(weight) * 1e-3
-    gradients = [weight.grad for weight in weights if weight.grad is not None]
-    velocities = [torch.zeros_like(weight) for weight in weights]
-    tensors = [weight.detach() for weight in weights]
-    sgd, torch_sgd, fused_torch_sgd = (
-        SGD(weights, rate=_RATE, momentum=_MOMENTUM, decay=_DECAY),
-        torch.optim.SGD(weights, lr=_RATE, momentum=_MOMENTUM, weight_decay=_DECAY),
-        torch.optim.SGD(weights, lr=_RATE, momentum=_MOMENTUM, weight_decay=_DECAY, fused=True),
-    )
     copy = memory_copy(device)
-    functions = {
-        "one pass (alexnet.training.sgd.SGD)": sgd.step,
-        "four passes of torch._foreach (before)": lambda: _update_in_four_passes(tensors, velocities, gradients),
-        "plain torch (update_reference)": lambda: _update_by_reference(tensors, velocities, gradients),
-        "torch.optim.SGD": torch_sgd.step,
-        "torch.optim.SGD, fused": fused_torch_sgd.step,
-        "copy": copy.function,
-    }
+    functions = _updates(weights) | {"copy": copy.function}
     seconds = medians(time_interleaved(functions, options.repeats, device))
     moved_bytes = 5 * sum(weight.nbytes for weight in weights)
     bound = moved_bytes / copy.amount * seconds.pop("copy")
