@@ -1,4 +1,4 @@
-"""What several test files share: drawn pictures, a small store, a recipe whose training takes about a second."""
+"""Fixtures and helpers of several test files: drawn pictures, a small store, a recipe that trains in about a second."""
 
 import os
 from collections.abc import Iterator
@@ -19,16 +19,16 @@ from alexnet.recipe import Recipe
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Test the same on every machine, unless it is the GPU that is to be tested."""
+    """Hide the machine's GPUs, so that tests run alike on every machine, except under `pytest -m gpu`."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    # Without a GPU, Triton's kernels run in its interpreter, which is chosen when they are imported.
+    # Without a GPU Triton's kernels run in its interpreter. Triton reads this variable when the kernels are imported.
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
-# The first example of a test may import and compile for seconds; no test here measures time. The same examples every
-# time: a test that fails does so for everyone.
+# No deadline: the first example of a test may import and compile for seconds. The same examples in every run: a test
+# that fails then fails for everyone.
 hypothesis.settings.register_profile("alexnet", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("alexnet")
 
@@ -36,12 +36,18 @@ CLASSES = ("blue stripes", "green square", "red disc")
 
 
 def draw_pictures(count: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Labelled pictures that a small net learns in a few steps, the same on every machine.
+    """Draw labelled pictures that a small net learns in a few steps.
 
-    Whole numbers only, and RandomState, whose stream NumPy keeps for ever: the golden losses rest on them.
+    They are the same on every machine, since the golden losses depend on them: drawn with integers only, and with
+    RandomState, whose stream NumPy guarantees never to change.
+
+    Args:
+        count: The number of pictures.
+        size: Their side, in pixels.
+        seed: The seed of the drawing.
 
     Returns:
-        (count, size, size, 3) uint8 and (count,) labels into CLASSES.
+        Pictures (count, size, size, 3) uint8, and labels (count,) into CLASSES.
     """
     random = np.random.RandomState(seed)
     labels = np.arange(count) % len(CLASSES)
@@ -60,13 +66,16 @@ def draw_pictures(count: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.
 
 
 def write_store(path: Path, size: int = 32, seed: int = 0, **counts: int) -> Path:
-    """A raw store of drawn pictures, in the format of alexnet/data/store/format.py.
+    """Write a raw store of drawn pictures, in the format of alexnet/data/store/format.py.
 
     Args:
-        path: The folder; made.
-        size: Side of the pictures, in pixels.
-        seed: Of the drawing.
-        counts: Pictures of each split.
+        path: The folder of the store, which must not exist.
+        size: The side of the pictures, in pixels.
+        seed: The seed of the drawing.
+        counts: The number of pictures of each split: train=48, val=20.
+
+    Returns:
+        The path.
     """
     path.mkdir()
     for number, (split, count) in enumerate(counts.items()):
@@ -80,17 +89,17 @@ def write_store(path: Path, size: int = 32, seed: int = 0, **counts: int) -> Pat
         with pa.OSFile(str(path / shard_name(split, 0)), "wb") as file, pa.ipc.new_file(file, schema) as writer:
             writer.write_batch(pa.record_batch(columns, schema=schema))
         if split == "train":
-            wide = pictures.astype(np.int64)
-            values = wide.reshape(-1, 3)
-            statistics = Statistics.from_sums(wide.sum(0), values.T @ values, count)
+            values = pictures.astype(np.int64)
+            pixels = values.reshape(-1, 3)
+            statistics = Statistics.from_sums(values.sum(0), pixels.T @ pixels, count)
     statistics.save(path / STATISTICS_FILE, {"counts": counts})
-    Store(path).validation()  # in the format that Store reads
+    Store(path).validation()  # fails if Store cannot read what was written
     return path
 
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Torch on one thread: small nets take several times as long on two, where other programs run too."""
+    """Run torch on one thread: beside other programs, small nets take several times as long on two."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -99,24 +108,24 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a folder per class, of PNG and JPEG files of several sizes; not to be written to."""
+    """A folder with a folder per class, of PNG and JPEG files of several sizes; tests must not write to it."""
     folder = tmp_path_factory.mktemp("pictures")
-    for number, (side, ending) in enumerate([(40, "png"), (33, "jpg"), (64, "png"), (50, "jpg")]):
-        for i, (pixels, label) in enumerate(zip(*draw_pictures(6, side, seed=number), strict=True)):
-            kind = folder / CLASSES[label]
-            kind.mkdir(exist_ok=True)
-            Image.fromarray(pixels[: side - 2 * i]).save(kind / f"{number}-{i}.{ending}")
+    for number, (side, suffix) in enumerate([(40, "png"), (33, "jpg"), (64, "png"), (50, "jpg")]):
+        for i, (picture, label) in enumerate(zip(*draw_pictures(6, side, seed=number), strict=True)):
+            class_folder = folder / CLASSES[label]
+            class_folder.mkdir(exist_ok=True)
+            Image.fromarray(picture[: side - 2 * i]).save(class_folder / f"{number}-{i}.{suffix}")
     return folder
 
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A raw store of 48 + 20 pictures of 32 x 32 in three classes; not to be written to."""
+    """A raw store of 48 training and 20 validation pictures of 32 x 32 in three classes; tests must not write to it."""
     return write_store(tmp_path_factory.mktemp("stores") / "drawn", train=48, val=20)
 
 
 def small_net() -> Net:
-    """The two-tower net with few maps, for 24 x 24 pictures."""
+    """Return the two-tower net with few feature maps, for pictures of 24 x 24."""
     return Net(
         image_size=24,
         conv1=Conv(maps=8, kernel=5, stride=2, padding=0, then=("activate", "normalise", "pool")),
@@ -133,5 +142,5 @@ def small_net() -> Net:
 
 @pytest.fixture
 def recipe() -> Recipe:
-    """Three epochs of five steps (the fifth of 8 pictures) of a small net, with all that is random in the paper's."""
+    """A recipe of a small net with all the paper's randomness: three epochs of five steps, the fifth of 8 pictures."""
     return Recipe(net=small_net(), store_size=32, batch_size=10, schedule="cosine", epochs=3)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import small_net
 
 from alexnet.cli import main
 from alexnet.demo import run as run_module
@@ -17,7 +18,6 @@ from alexnet.demo.run import program_name, run_demo
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
 from alexnet.training.train import Outcome
-from tests.conftest import small_net
 
 RECIPE = Recipe(net=small_net(), store_size=32, batch_size=10, schedule="cosine", epochs=1)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import draw_pictures, small_net
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,7 +25,6 @@ from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import load_best
 from alexnet.training.error_rates import ErrorRates
 from alexnet.training.train import train
-from tests.conftest import draw_pictures, small_net
 
 ODD_NAMES = ("<script>alert(1)<b>", 'a "quoted" & class', "猫")
 RECIPE = Recipe(net=small_net(), store_size=32, batch_size=10, schedule="cosine", epochs=2)
