@@ -1,7 +1,7 @@
 """Crop, reflect, centre, shift the colour and cast, straight from a picture's bytes (sections 3 and 5.1).
 
-For a CPU `transform_picture` does it all, a picture at a time. For a GPU `crop_batch` copies the crops out of the
-pictures, the bytes are sent, and `transform_batch` does the rest there. Either way the floats are the same bit for bit.
+For a CPU `transform_picture` does all of it, one picture at a time. For a GPU `crop_batch` copies the crops out of the
+pictures, and their bytes are sent to the GPU, where `transform_batch` does the rest. The results are the same bits.
 """
 
 import cv2

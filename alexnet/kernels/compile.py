@@ -17,7 +17,7 @@ def jit(function: Function) -> Function:
 
     Arithmetic keeps its order, so that results are the same everywhere (except subnormal numbers in bfloat16, see
     vectors.py). Vector instructions are used where that allows it. The machine code is cached beside the source, or in
-    the user's cache folder, so that a second process starts at once. Where neither can be written each process compiles
+    the user's cache folder, so that a second process starts at once. Where neither is writable, each process compiles
     again.
     """
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
@@ -25,7 +25,8 @@ def jit(function: Function) -> Function:
         result: Function = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder to cache the machine code in
         note_once(
-            "kernels are compiled anew in each process, some seconds each: their folder and the cache's are read-only"
+            "kernels are compiled again in each process, some seconds each: "
+            "their folder and the cache folder are read-only"
         )
         result = numba.njit(**options)(function)
     return result
@@ -34,7 +35,7 @@ def jit(function: Function) -> Function:
 def constexpr(number: int) -> tuple[int, ...]:
     """Return a number as a constant of functions compiled by `jit`: a tuple of that length.
 
-    Numba compiles a function anew for each length. (Closures would do it too, but Numba does not find cached functions
+    Numba compiles a function for each length. (Closures would do it too, but Numba does not find cached functions
     again that are closures and call each other.)
     """
     return (0,) * number

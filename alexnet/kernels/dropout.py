@@ -20,7 +20,8 @@ from alexnet.kernels.register import register_kernels, runs_triton
 def dropout(x: Tensor, key: Tensor, *, p: float, layer: int = 0, row: int = 0, column: int = 0) -> Tensor:
     """Set each entry to 0 with probability p, by its position in the matrix that x is a part of (section 5.2).
 
-    What remains is not scaled: the paper multiplies by 1 - p at test time instead. The gradient is dropped alike.
+    The other entries are not scaled: the paper multiplies by 1 - p at test time instead. The gradient has the same
+    mask.
 
     Args:
         x: (N, C) activations, of any floating type.

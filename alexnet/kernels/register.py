@@ -1,4 +1,4 @@
-"""Custom operations of torch: of kernels for the CPU (Numba) and for CUDA (Triton), with their shapes and gradients.
+"""Custom operations of torch from kernels for the CPU (Numba) and CUDA (Triton), with their shapes and gradients.
 
 Each operation has up to three modules: X.py with the public function, its checks, its plain reference and its
 registration; X_cpu.py with the loops for the CPU; X_triton.py with the kernels for CUDA.
@@ -74,7 +74,7 @@ def register_kernels(
     setup_context: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
 ) -> Any:
-    """Register kernels that write into given memory as the custom operation `alexnet::name`.
+    """Register kernels that write into allocated memory as the custom operation `alexnet::name`.
 
     Args:
         name, schema, setup_context, backward: As for `register`.

@@ -2,7 +2,7 @@
 
 They take flat arrays and the index of the first activation in each. They go along a tower in vectors (see vectors.py)
 and keep the vectors before and after, which windows reach into. LLVM's own vectorisation would leave a third of 48 maps
-to be done one by one, and what was just stored cannot be read at once at another offset.
+to a scalar loop, and memory that was just written cannot be read at another offset without a delay.
 """
 
 import math

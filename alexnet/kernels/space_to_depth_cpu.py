@@ -36,7 +36,7 @@ def _cut_squares(x, y, start, stop, shape, channels, side):
             for h in range(row % rows * side, row % rows * side + side):
                 index, available = (row // rows * height + h) * line + left, line - left if h < height else 0
                 for i in range(0, chunk, LANES):
-                    # What is written too much is overwritten next; after the row, other threads write.
+                    # Numbers beyond the chunk are overwritten by the next one; beyond the row, other threads write.
                     count = LANES if to + i + LANES <= end else chunk - i
                     store(y, to + i, load(x, index + i, available - i), count)
                 to += chunk

@@ -334,9 +334,9 @@ for number in ("bf16", "fp32"):
     types = {"x": "*" + number, "y": "*" + number, "key": "*i64", "threshold": "i64"}
     types |= dict.fromkeys(("column_stride", "SHIFT", "QUADS"), "constexpr")
     signature = {name: types.get(name, "i32") for name in dropout_kernel.arg_names}
-    place = {name: (i,) for i, name in enumerate(dropout_kernel.arg_names)}
-    aligned = {place[name]: [["tt.divisibility", 16]] for name in ("x", "y", "columns", "row_stride")}
-    constants = {place["QUADS"]: QUADS, place["SHIFT"]: 0, place["column_stride"]: 1}
+    index = {name: (i,) for i, name in enumerate(dropout_kernel.arg_names)}
+    aligned = {index[name]: [["tt.divisibility", 16]] for name in ("x", "y", "columns", "row_stride")}
+    constants = {index["QUADS"]: QUADS, index["SHIFT"]: 0, index["column_stride"]: 1}
     source = ASTSource(dropout_kernel, signature, constants, aligned)
     ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
     print(number, "ld.global.v4" in ptx, "st.global.v4" in ptx, "shared" in ptx)

@@ -287,4 +287,4 @@ def test_without_a_writable_cache_folder_it_is_compiled_in_each_process():
     result = subprocess.run([sys.executable, "-c", UNWRITABLE], check=True, timeout=300, capture_output=True, text=True)
     assert result.stdout == "1.0\n"
     assert len(result.stderr.splitlines()) == 1
-    assert "kernels are compiled anew in each process" in result.stderr
+    assert "kernels are compiled again in each process" in result.stderr
