@@ -1,6 +1,6 @@
 """The paper "ImageNet Classification with Deep Convolutional Neural Networks" as one program.
 
-The public names are imported when first used, so that `alexnet --help` need not wait for torch.
+The public names are imported at their first use, so that `alexnet --help` does not wait for torch.
 """
 
 import importlib
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from alexnet.results.report import report
     from alexnet.training.train import train
 
-_HOMES = {
+_MODULES = {
     "AlexNet": "alexnet.models.alexnet",
     "Classifier": "alexnet.results.classifier",
     "Net": "alexnet.architecture",
@@ -46,6 +46,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'alexnet' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

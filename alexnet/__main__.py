@@ -1,4 +1,4 @@
-"""`python -m alexnet`, the same as the command `alexnet`."""
+"""`python -m alexnet` is the same as the command `alexnet`."""
 
 import sys
 

@@ -123,6 +123,16 @@ def test_predict_names_classes_and_reports_missing_files(
     assert "%" in capsys.readouterr().out
 
 
+def test_predict_imports_nothing_that_it_does_not_need(work: Path, picture_folder: Path) -> None:
+    """For one picture most of the time is imports: torch._dynamo alone would take as long as torch."""
+    picture = next(picture_folder.glob("*/*.jpg"))
+    command = ["predict", str(work / "run"), str(picture), "--device", "cpu"]
+    code = f"import sys, alexnet.cli as cli\nassert cli.main({command}) == 0\nprint(*sys.modules, file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    unneeded = {"torch._dynamo", "torch._inductor", "sympy", "triton", "matplotlib", "jinja2"}
+    assert set(result.stderr.split()) & unneeded == set()
+
+
 def test_figures_and_report_are_written_again(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["figures", str(work / "run"), "--folder", str(work / "figures")]) == 0
     paths = [Path(line) for line in capsys.readouterr().out.splitlines()]

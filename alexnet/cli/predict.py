@@ -22,6 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
+    from alexnet.utils.memory import paused_garbage_collector
+
+    with paused_garbage_collector():
+        return _predict(options)
+
+
+def _predict(options: argparse.Namespace) -> int:
     from alexnet.data.loading.views import check_view_count
     from alexnet.results.classifier import Classifier
 

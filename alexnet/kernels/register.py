@@ -53,15 +53,15 @@ def register(
         setup_context, backward: The gradient, as for torch.library.register_autograd; None for none.
 
     Returns:
-        The operation, a torch.library.CustomOpDef; its arguments are positional.
+        The operation, a torch._ops.OpOverload; its arguments are positional.
     """
-    operation: Any = torch.library.custom_op(
-        f"alexnet::{name}", compute, mutates_args=(), device_types=device_type, schema=schema
-    )
-    operation.register_fake(fake)
-    if backward is not None:
-        operation.register_autograd(backward, setup_context=setup_context)
-    return operation
+    # torch.library.custom_op would import torch._dynamo at the first call, which takes as long as importing torch.
+    operation = f"alexnet::{name}"
+    torch.library.define(operation, schema, tags=torch.Tag.pt2_compliant_tag)
+    torch.library.impl(operation, device_type or "default", compute)
+    torch.library.register_fake(operation, fake)
+    torch.library.register_autograd(operation, backward or _refuse_gradient, setup_context=setup_context)
+    return getattr(torch.ops.alexnet, name).default
 
 
 def register_kernels(
@@ -105,8 +105,12 @@ def register_kernels(
         backward=backward,
     )
     if cuda is not None:
-        operation.register_kernel("cuda")(on_device(lambda *arguments: _import(cuda)(*arguments)))
+        torch.library.impl(f"alexnet::{name}", "cuda", on_device(lambda *arguments: _import(cuda)(*arguments)))
     return operation
+
+
+def _refuse_gradient(*_: Any) -> None:
+    raise RuntimeError("this operation has no gradient: it is itself part of one")
 
 
 @cache

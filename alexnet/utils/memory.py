@@ -1,10 +1,14 @@
-"""Memory that is kept rather than given back between steps."""
+"""The memory of the process: blocks that are kept between steps, and pauses of the garbage collector."""
 
+import atexit
 import ctypes
+import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # From glibc's malloc.h.
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
 def keep_freed_memory() -> None:
@@ -23,6 +27,23 @@ def keep_freed_memory() -> None:
         return
     # Older versions take no more than 32 MB, and the other two options without this one would do harm: each of them
     # fixes the threshold where it stands.
-    if mallopt(M_MMAP_THRESHOLD, 2**30) == 1 or mallopt(M_MMAP_THRESHOLD, 2**25) == 1:
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(M_TOP_PAD, 2**26)
+    if mallopt(_M_MMAP_THRESHOLD, 2**30) == 1 or mallopt(_M_MMAP_THRESHOLD, 2**25) == 1:
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_TOP_PAD, 2**26)
+
+
+@contextmanager
+def paused_garbage_collector() -> Iterator[None]:
+    """Pause Python's garbage collector, and spare it the objects that are left when the process ends.
+
+    This is for a short command without circular garbage. Importing torch and Numba creates a million objects that stay;
+    to search them for garbage, again and again and at the exit, takes a third of the time of `alexnet predict`.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    atexit.register(gc.freeze)
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
