@@ -1,7 +1,7 @@
 """Fixtures and helpers of several test files: drawn pictures, a small store, a recipe that trains in about a second."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -140,7 +140,51 @@ def small_net() -> Net:
     )
 
 
+def small_recipe() -> Recipe:
+    """Return a recipe of a small net with all the paper's randomness: 3 epochs of 5 steps, the fifth of 8 pictures."""
+    return Recipe(net=small_net(), store_size=32, batch_size=10, schedule="cosine", epochs=3)
+
+
 @pytest.fixture
 def recipe() -> Recipe:
-    """A recipe of a small net with all the paper's randomness: three epochs of five steps, the fifth of 8 pictures."""
-    return Recipe(net=small_net(), store_size=32, batch_size=10, schedule="cosine", epochs=3)
+    """The recipe of `small_recipe`."""
+    return small_recipe()
+
+
+@pytest.fixture
+def frequent_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line in metrics.jsonl for every second step."""
+    monkeypatch.setattr("alexnet.training.train.STEPS_PER_LINE", 2)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(store: Path, one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: ARG001
+    """A finished run of `small_recipe` on `store` that was never stopped, with `frequent_metrics`."""
+    from alexnet.training.train import train
+
+    run = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    assert torch.get_num_threads() == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alexnet.training.train.STEPS_PER_LINE", 2)
+        outcome = train(store, run, small_recipe(), progress=False)
+    assert (outcome.finished, outcome.epoch, outcome.step, outcome.signal) == (True, 3, 15, None)
+    return run
+
+
+@pytest.fixture
+def after_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], None]], None]:
+    """A function that sets what is called after each step of the optimiser, with the step's number from 1."""
+    from alexnet.training.sgd import SGD
+
+    def set_action(action: Callable[[int], None]) -> None:
+        original, count = SGD.step, 0
+
+        def step(self: SGD) -> None:
+            nonlocal count
+            original(self)
+            count += 1
+            action(count)
+
+        monkeypatch.setattr(SGD, "step", step)
+
+    return set_action

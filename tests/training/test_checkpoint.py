@@ -1,4 +1,4 @@
-"""Checkpoints: everything comes back, a failing write leaves the old one, a damaged file is told in one line."""
+"""Checkpoint files: all is read back, a failing write leaves the old file, a damaged file is refused in one line."""
 
 import ast
 import errno
@@ -13,6 +13,7 @@ import pytest
 import safetensors
 import torch
 from conftest import small_net
+from runs import refuse_constant
 from safetensors.torch import load_file, save_file
 
 from alexnet.data.store.statistics import Statistics
@@ -35,8 +36,8 @@ PACKAGE = Path(__file__).parents[2] / "alexnet"
 
 
 @pytest.fixture(scope="module")
-def kept(store: Path) -> dict[str, Any]:
-    """What `save` keeps of a small net after a step, none of it at its default."""
+def contents(store: Path) -> dict[str, Any]:
+    """The arguments of `save` for a small net after a step, none at its default."""
     recipe = replace(recipe_named("alexnet-2012-run"), net=small_net(), seed=3, decays={"fc8": 0.5})
     classes = ("a", "b", 'ç "quoted"', "d\n")
     torch.manual_seed(1)
@@ -66,83 +67,78 @@ def kept(store: Path) -> dict[str, Any]:
     }
 
 
-def save(path: Path, *, net: AlexNet, optimiser: SGD | None, **about: Any) -> None:
-    """A checkpoint to go on from, or without the optimiser one to predict with."""
+def save(path: Path, *, net: AlexNet, optimiser: SGD | None, **options: Any) -> None:
+    """Write a checkpoint to resume from, or without an optimiser one to predict with."""
     tensors = gather_tensors(net, optimiser or SGD(net.parameters(), rate=0.0, momentum=0.0, decay=0.0))
-    wanted = {name: value for name, value in tensors.items() if optimiser or name.startswith("net.")}
-    save_checkpoint(path, wanted, **about)
+    selected = {name: value for name, value in tensors.items() if optimiser or name.startswith("net.")}
+    save_checkpoint(path, selected, **options)
 
 
-def refuse(name: str) -> None:
-    raise AssertionError(f"{name} is not JSON")
-
-
-def about(path: Path) -> dict[str, Any]:
-    """The JSON in a checkpoint's header, read by the format's own words: a length, then a JSON object."""
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Read the JSON in a checkpoint's header as safetensors defines it: a length, then a JSON object."""
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + length], parse_constant=refuse)
-    found: dict[str, Any] = json.loads(header["__metadata__"]["alexnet"], parse_constant=refuse)
-    return found
+    header = json.loads(content[8 : 8 + length], parse_constant=refuse_constant)
+    metadata: dict[str, Any] = json.loads(header["__metadata__"]["alexnet"], parse_constant=refuse_constant)
+    return metadata
 
 
-def test_everything_comes_back(kept: dict[str, Any], tmp_path: Path) -> None:
+def test_everything_is_read_back(contents: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     random_state = torch.get_rng_state()
-    save(path, **kept)
+    save(path, **contents)
     assert torch.equal(torch.get_rng_state(), random_state)  # saving draws nothing
     drawn = torch.rand(5)
 
-    found = load_checkpoint(path)
-    assert (found.path, found.recipe, found.classes, found.state) == (
+    checkpoint = load_checkpoint(path)
+    assert (checkpoint.path, checkpoint.recipe, checkpoint.classes, checkpoint.state) == (
         path,
-        kept["recipe"],
-        kept["classes"],
-        kept["state"],
+        contents["recipe"],
+        contents["classes"],
+        contents["state"],
     )
     for name in ("mean", "covariance", "eigenvalues", "components"):
-        ours, theirs = getattr(found.statistics, name), getattr(kept["statistics"], name)
-        assert ours.dtype == theirs.dtype
-        assert np.array_equal(ours, theirs)
-    assert found.statistics.count == kept["statistics"].count
-    for name, value in kept["net"].state_dict().items():
-        assert torch.equal(found.with_prefix("net")[name], value)
-    for name, weight in kept["net"].named_parameters():
-        assert torch.equal(found.with_prefix("velocity")[name], kept["optimiser"].velocity(weight))
-        assert found.with_prefix("velocity")[name].any()
-    torch.set_rng_state(found.tensors["random.cpu"])
+        loaded, saved = getattr(checkpoint.statistics, name), getattr(contents["statistics"], name)
+        assert loaded.dtype == saved.dtype
+        assert np.array_equal(loaded, saved)
+    assert checkpoint.statistics.count == contents["statistics"].count
+    for name, value in contents["net"].state_dict().items():
+        assert torch.equal(checkpoint.with_prefix("net")[name], value)
+    for name, weight in contents["net"].named_parameters():
+        assert torch.equal(checkpoint.with_prefix("velocity")[name], contents["optimiser"].velocity(weight))
+        assert checkpoint.with_prefix("velocity")[name].any()
+    torch.set_rng_state(checkpoint.tensors["random.cpu"])
     assert torch.equal(torch.rand(5), drawn)
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 
-def test_a_checkpoint_gives_the_net_ready_to_predict(kept: dict[str, Any], tmp_path: Path) -> None:
-    save(tmp_path / "a", **kept)
+def test_a_checkpoint_gives_the_net_ready_to_predict(contents: dict[str, Any], tmp_path: Path) -> None:
+    save(tmp_path / "a", **contents)
     net, x = load_checkpoint(tmp_path / "a").net(), torch.randn(2, 3, 24, 24)
     assert not net.training
-    torch.testing.assert_close(net(x), kept["net"].eval()(x))
+    torch.testing.assert_close(net(x), contents["net"].eval()(x))
 
 
-def test_a_checkpoint_to_predict_with_needs_no_velocity(kept: dict[str, Any], tmp_path: Path) -> None:
-    save(tmp_path / "whole", **kept)
-    save(tmp_path / "small", **{**kept, "optimiser": None})
-    found = load_checkpoint(tmp_path / "small")
-    assert {name.partition(".")[0] for name in found.tensors} == {"net", "statistics"}
-    assert torch.equal(found.net().fc8.weight, kept["net"].fc8.weight)
+def test_a_checkpoint_to_predict_with_needs_no_velocity(contents: dict[str, Any], tmp_path: Path) -> None:
+    save(tmp_path / "small", **{**contents, "optimiser": None})
+    checkpoint = load_checkpoint(tmp_path / "small")
+    assert {name.partition(".")[0] for name in checkpoint.tensors} == {"net", "statistics"}
+    assert torch.equal(checkpoint.net().fc8.weight, contents["net"].fc8.weight)
 
 
-def test_other_readers_open_it(kept: dict[str, Any], tmp_path: Path) -> None:
+def test_other_programs_can_read_it(contents: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    save(path, **kept)
+    save(path, **contents)
     weights = load_file(path)
-    assert torch.equal(weights["net.fc8.bias"], kept["net"].fc8.bias)
-    facts = about(path)
-    assert facts["classes"] == list(kept["classes"])
-    assert Recipe.from_json(json.dumps(facts["recipe"])) == kept["recipe"]
+    assert torch.equal(weights["net.fc8.bias"], contents["net"].fc8.bias)
+    metadata = read_metadata(path)
+    assert metadata["classes"] == list(contents["classes"])
+    assert Recipe.from_json(json.dumps(metadata["recipe"])) == contents["recipe"]
 
 
-def test_the_header_is_json_from_the_first_step_on(kept: dict[str, Any], tmp_path: Path) -> None:
-    save(tmp_path / "a", **{**kept, "state": TrainState()})
-    assert about(tmp_path / "a")["progress"]["step"] == 0
+def test_the_header_is_json_before_the_first_epoch_ends(contents: dict[str, Any], tmp_path: Path) -> None:
+    save(tmp_path / "a", **{**contents, "state": TrainState()})
+    assert read_metadata(tmp_path / "a")["progress"]["step"] == 0
     assert load_checkpoint(tmp_path / "a").state == TrainState()
 
 
@@ -155,8 +151,8 @@ def test_nothing_in_the_package_reads_or_writes_pickle() -> None:
                 assert (node.value.id, node.attr) not in {("torch", "load"), ("torch", "save")}, path
 
 
-def half_written(error: Exception) -> Any:
-    """A save_file that fails with the file half written."""
+def failing_save_file(error: Exception) -> Any:
+    """Return a `save_file` that fails when half of the file is written."""
 
     def fail(tensors: Any, path: Path, metadata: Any) -> None:
         save_file(tensors, path, metadata)
@@ -173,32 +169,32 @@ def half_written(error: Exception) -> Any:
     ids=["OSError", "SafetensorError"],
 )
 @pytest.mark.parametrize("before", [True, False])
-def test_a_failing_write_leaves_the_old_one_and_nothing_else(
-    kept: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, before: bool
+def test_a_failing_write_leaves_the_old_file_and_no_other(
+    contents: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, before: bool
 ) -> None:
     path = tmp_path / "a.safetensors"
     if before:
-        save(path, **kept)
+        save(path, **contents)
     content = path.read_bytes() if before else b""
-    monkeypatch.setattr("alexnet.training.checkpoint.save_file", half_written(error))
+    monkeypatch.setattr("alexnet.training.checkpoint.save_file", failing_save_file(error))
     with pytest.raises(
         OSError, match=r"^checkpoint .*a\.safetensors could not be written \(.*space.*\): free some space"
     ):
-        save(path, **{**kept, "state": TrainState(step=99)})
+        save(path, **{**contents, "state": TrainState(step=99)})
     assert [p.name for p in tmp_path.iterdir()] == (["a.safetensors"] if before else [])
     assert not before or path.read_bytes() == content
 
 
-def test_a_real_limit_of_the_file_s_size_is_told_likewise(kept: dict[str, Any], tmp_path: Path) -> None:
+def test_a_real_limit_on_the_size_of_files_gives_the_same_error(contents: dict[str, Any], tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     path = tmp_path / "a.safetensors"
-    save(path, **kept)
+    save(path, **contents)
     content = path.read_bytes()
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) // 2, old[1]))  # Python ignores the signal
         with pytest.raises(OSError, match="could not be written"):
-            save(path, **kept)
+            save(path, **contents)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
@@ -206,7 +202,7 @@ def test_a_real_limit_of_the_file_s_size_is_told_likewise(kept: dict[str, Any], 
 
 
 def assert_refused(path: Path) -> None:
-    """Loading is refused in one line that names the file."""
+    """Check that loading raises an error of one line that names the file."""
     with pytest.raises(ValueError, match="must be a checkpoint of") as caught:
         load_checkpoint(path)
     message = str(caught.value)
@@ -215,9 +211,9 @@ def assert_refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize("left", [slice(0), slice(4), slice(500), slice(5000), slice(-1)], ids=str)
-def test_a_file_cut_short_is_refused(kept: dict[str, Any], tmp_path: Path, left: slice) -> None:
+def test_a_file_cut_short_is_refused(contents: dict[str, Any], tmp_path: Path, left: slice) -> None:
     path = tmp_path / "a.safetensors"
-    save(path, **kept)
+    save(path, **contents)
     path.write_bytes(path.read_bytes()[left])
     assert_refused(path)
 
@@ -231,11 +227,11 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
     assert_refused(path)
 
 
-def change(path: Path, **changes: Any) -> None:
-    """Rewrite a checkpoint with other facts; None takes one out."""
-    tensors, facts = load_file(path), {**about(path), **changes}
-    facts = {name: value for name, value in facts.items() if value is not None}
-    save_file(tensors, path, {"alexnet": json.dumps(facts)})
+def change_metadata(path: Path, **changes: Any) -> None:
+    """Rewrite a checkpoint with other metadata; None removes an entry."""
+    tensors, metadata = load_file(path), {**read_metadata(path), **changes}
+    metadata = {name: value for name, value in metadata.items() if value is not None}
+    save_file(tensors, path, {"alexnet": json.dumps(metadata)})
 
 
 @pytest.mark.parametrize(
@@ -252,32 +248,34 @@ def change(path: Path, **changes: Any) -> None:
     ],
     ids=str,
 )
-def test_other_facts_are_refused(kept: dict[str, Any], tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_metadata_that_does_not_fit_is_refused(
+    contents: dict[str, Any], tmp_path: Path, changes: dict[str, Any]
+) -> None:
     path = tmp_path / "a.safetensors"
-    save(path, **kept)
-    change(path)
+    save(path, **contents)
+    change_metadata(path)
     load_checkpoint(path)
-    change(path, **changes)
+    change_metadata(path, **changes)
     assert_refused(path)
 
 
-def test_weights_without_facts_or_statistics_are_refused(kept: dict[str, Any], tmp_path: Path) -> None:
+def test_weights_without_metadata_or_statistics_are_refused(contents: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"weight": torch.ones(3)}, path)
     assert_refused(path)
-    save(path, **kept)
-    facts, tensors = about(path), load_file(path)
+    save(path, **contents)
+    metadata, tensors = read_metadata(path), load_file(path)
     del tensors["statistics.mean"]
-    save_file(tensors, path, {"alexnet": json.dumps(facts)})
+    save_file(tensors, path, {"alexnet": json.dumps(metadata)})
     assert_refused(path)
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_checkpoint(tmp_path / "none.safetensors")
 
 
-def test_the_best_is_taken_to_predict_with_else_the_latest(kept: dict[str, Any], tmp_path: Path) -> None:
+def test_the_best_checkpoint_predicts_and_else_the_latest(contents: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     with pytest.raises(FileNotFoundError, match=r"run .* must hold a trained net.*alexnet train"):
         load_best(tmp_path)
@@ -285,16 +283,16 @@ def test_the_best_is_taken_to_predict_with_else_the_latest(kept: dict[str, Any],
     with pytest.raises(FileNotFoundError, match=r"run .* must hold a trained net.*alexnet train"):
         load_best(tmp_path)
     for step in (999_999_999, 7, 12):
-        save(folder / f"step-{step:09d}.safetensors", **kept)
+        save(folder / f"step-{step:09d}.safetensors", **contents)
     (folder / ".step-000000001.safetensors.writing").write_bytes(b"")
     assert [p.name[5:14] for p in list_checkpoints(tmp_path)] == ["000000007", "000000012", "999999999"]
     assert load_best(tmp_path).path.name == "step-999999999.safetensors"
-    save(folder / "best.safetensors", **{**kept, "optimiser": None})
+    save(folder / "best.safetensors", **{**contents, "optimiser": None})
     assert load_best(tmp_path).path.name == "best.safetensors"
 
 
-def test_statistics_of_a_checkpoint_are_those_of_the_store(kept: dict[str, Any], tmp_path: Path) -> None:
-    save(tmp_path / "a", **kept)
-    found = load_checkpoint(tmp_path / "a").statistics
-    assert isinstance(found, Statistics)
-    np.testing.assert_array_equal(found.colour_deviations(), kept["statistics"].colour_deviations())
+def test_statistics_of_a_checkpoint_are_those_of_the_store(contents: dict[str, Any], tmp_path: Path) -> None:
+    save(tmp_path / "a", **contents)
+    statistics = load_checkpoint(tmp_path / "a").statistics
+    assert isinstance(statistics, Statistics)
+    np.testing.assert_array_equal(statistics.colour_deviations(), contents["statistics"].colour_deviations())

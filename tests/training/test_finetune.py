@@ -1,4 +1,4 @@
-"""Start values taken from another run: which layers, where classes differ, and when the run goes on."""
+"""Start values from another run: which layers are taken, what is refused, and how the run is resumed."""
 
 import contextlib
 import json
@@ -34,19 +34,18 @@ def weights(net: AlexNet) -> dict[str, torch.Tensor]:
 
 
 def test_every_layer_that_fits_is_taken(first: Path) -> None:
-    there = weights(load_best(first).net())
-    classes = load_best(first).classes
+    trained, classes = weights(load_best(first).net()), load_best(first).classes
     same = AlexNet(3, RECIPE.net)
-    assert take_weights(same, classes, first) == tuple(there)
-    assert all(torch.equal(w, there[name]) for name, w in weights(same).items())
+    assert take_weights(same, classes, first) == tuple(trained)
+    assert all(torch.equal(w, trained[name]) for name, w in weights(same).items())
 
-    other = AlexNet(3, RECIPE.net)  # as many classes, but others: the output layer stays as it was drawn
+    other = AlexNet(3, RECIPE.net)  # as many classes, but other ones: the output layer is not taken
     start = weights(other)["fc8"]
-    assert take_weights(other, ("a", "b", "c"), first) == tuple(name for name in there if name != "fc8")
+    assert take_weights(other, ("a", "b", "c"), first) == tuple(name for name in trained if name != "fc8")
     assert torch.equal(other.fc8.weight, start)
 
 
-def test_a_layer_that_the_first_net_lacks_is_new(first: Path) -> None:
+def test_a_layer_that_the_first_net_lacks_is_not_taken(first: Path) -> None:
     net = replace(RECIPE.net, conv6=Conv(maps=8, all_towers=True))
     taken = take_weights(AlexNet(3, net), ("a", "b", "c"), first)
     assert "conv6" not in taken
@@ -86,14 +85,14 @@ def test_a_wrong_layer_leaves_no_run_behind(first: Path, store: Path, tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
-def test_nothing_in_common_is_refused(first: Path) -> None:
+def test_nets_without_a_common_layer_are_refused(first: Path) -> None:
     assert RECIPE.net.conv1
     net = replace(RECIPE.net, conv1=replace(RECIPE.net.conv1, maps=6), conv2=None, conv3=None, conv4=None, conv5=None)
     with pytest.raises(ValueError, match="must have a layer of the same name and shape"):
         take_weights(AlexNet(2, replace(net, fc7=None, fc6=None)), ("a", "b"), first)
 
 
-def test_frozen_layers_stay_as_they_were_taken_and_the_run_goes_on_without_the_first(
+def test_frozen_layers_keep_the_weights_taken_and_the_run_resumes_without_the_first(
     first: Path, tmp_path: Path
 ) -> None:
     store = write_store(tmp_path / "store", train=20, val=6)
@@ -101,13 +100,13 @@ def test_frozen_layers_stay_as_they_were_taken_and_the_run_goes_on_without_the_f
     recipe = replace(RECIPE, schedule="changes", changes=frozen, epochs=2)
     train(store, tmp_path / "run", recipe, start_from=first, take=["conv1", "conv2"], progress=False)
     ends = weights(load_checkpoint(list_checkpoints(tmp_path / "run")[-1]).net())
-    there = weights(load_best(first).net())
+    trained = weights(load_best(first).net())
     for name, end in ends.items():
-        assert torch.equal(end, there[name]) == (name in ("conv1", "conv2")), name
+        assert torch.equal(end, trained[name]) == (name in ("conv1", "conv2")), name
     start = json.loads((tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert (start["from"], start["taken"]) == (str(first), ["conv1", "conv2"])
 
-    # Stopped before its first step ends, it goes on from what it took though the first run is not named again.
+    # If it is stopped before its first step ends, it keeps what it took, though the first run is not named again.
     stopped = tmp_path / "stopped"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("alexnet.training.step.Step.__call__", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -11,19 +11,19 @@ RATES = [0.01] * 5 + [0.001] * 5 + [0.0001] * 5  # two falls, as in section 6
 
 
 def gradients(shapes: list[tuple[int, ...]], steps: int = len(RATES)) -> list[list[np.ndarray]]:
-    """Made-up gradients: a list per step."""
+    """Return random gradients: a list per step."""
     random = np.random.default_rng(0)
     return [[random.normal(size=shape) for shape in shapes] for _ in range(steps)]
 
 
 def parameters(shapes: list[tuple[int, ...]], dtype: torch.dtype = torch.float64) -> list[torch.nn.Parameter]:
-    """Made-up starting weights."""
+    """Return random weights."""
     generator = torch.Generator().manual_seed(0)
     return [torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=dtype)) for shape in shapes]
 
 
 def formula(w: np.ndarray, v: np.ndarray, g: np.ndarray, rate: float, decay: float) -> tuple[np.ndarray, np.ndarray]:
-    """One step of the paper: the new weights and velocity."""
+    """Compute one step of the paper, and return the new weights and velocity."""
     v = 0.9 * v - decay * rate * w - rate * g
     return w + v, v
 
@@ -38,7 +38,7 @@ def test_the_rule_is_the_paper_s_across_changes_of_rate() -> None:
         for weight, gradient in zip(weights, step, strict=True):
             weight.grad = torch.from_numpy(gradient)
         optimiser.step()
-        expected = [formula(*at, g, rate, 0.0005) for at, g in zip(expected, step, strict=True)]
+        expected = [formula(w, v, g, rate, 0.0005) for (w, v), g in zip(expected, step, strict=True)]
         for weight, (w, v) in zip(weights, expected, strict=True):
             np.testing.assert_allclose(weight.detach().numpy(), w, rtol=0, atol=1e-12)
             np.testing.assert_allclose(optimiser.velocity(weight).numpy(), v, rtol=0, atol=1e-12)
@@ -46,21 +46,21 @@ def test_the_rule_is_the_paper_s_across_changes_of_rate() -> None:
 
 def test_torch_s_sgd_is_the_same_until_the_rate_changes_and_another_after() -> None:
     shapes = [(4, 4)]
-    (ours,), (theirs,) = parameters(shapes), parameters(shapes)
-    paper = SGD([ours], rate=RATES[0], momentum=0.9, decay=0.0005)
-    torch_s = torch.optim.SGD([theirs], lr=RATES[0], momentum=0.9, weight_decay=0.0005)
-    apart = []
+    (weight,), (torch_weight,) = parameters(shapes), parameters(shapes)
+    paper = SGD([weight], rate=RATES[0], momentum=0.9, decay=0.0005)
+    torch_sgd = torch.optim.SGD([torch_weight], lr=RATES[0], momentum=0.9, weight_decay=0.0005)
+    differences = []
     for rate, (gradient,) in zip(RATES, gradients(shapes), strict=True):
-        paper.param_groups[0]["rate"] = torch_s.param_groups[0]["lr"] = rate
-        ours.grad, theirs.grad = torch.from_numpy(gradient), torch.from_numpy(gradient.copy())
+        paper.param_groups[0]["rate"] = torch_sgd.param_groups[0]["lr"] = rate
+        weight.grad, torch_weight.grad = torch.from_numpy(gradient), torch.from_numpy(gradient.copy())
         paper.step()
-        torch_s.step()
-        apart.append(float((ours - theirs).detach().abs().max()))
-    assert max(apart[:5]) < 1e-15
-    assert min(apart[5:]) > 1e-3
+        torch_sgd.step()
+        differences.append(float((weight - torch_weight).detach().abs().max()))
+    assert max(differences[:5]) < 1e-15
+    assert min(differences[5:]) > 1e-3
 
 
-def test_a_group_of_rate_0_is_frozen_and_goes_on_with_the_velocity_it_had() -> None:
+def test_a_group_of_rate_0_is_frozen_and_keeps_its_velocity() -> None:
     (frozen,), (moving,) = parameters([(3,)]), parameters([(3,)])
     optimiser = SGD([{"params": [frozen]}, {"params": [moving]}], rate=0.1, momentum=0.9, decay=0.0005)
     gradient = torch.ones(3, dtype=torch.float64)

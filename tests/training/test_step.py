@@ -1,4 +1,4 @@
-"""One step as a whole: the rule on the loss's gradient; on a GPU the captured graph against the same steps by hand."""
+"""The training step: the update rule on the loss's gradient, micro-batches, and on a GPU the captured graph."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ NET = replace(small_net(), fc6=replace(small_net().fc6, dropout=0.0), fc7=replac
 RECIPE = Recipe(net=NET, store_size=32, batch_size=BATCH, label_smoothing=0.1, precision="float32")
 
 
-def ready(recipe: Recipe, device: str, *, graph: bool = True) -> tuple[AlexNet, SGD, Step]:
+def make_step(recipe: Recipe, device: str, *, graph: bool = True) -> tuple[AlexNet, SGD, Step]:
     torch.manual_seed(0)
     net = AlexNet(3, recipe.net).to_channels_last(torch.device(device)).train()
     optimiser = SGD(parameter_groups(net, recipe), rate=0.01, momentum=0.9, decay=0.0005)
@@ -26,7 +26,7 @@ def ready(recipe: Recipe, device: str, *, graph: bool = True) -> tuple[AlexNet, 
 
 
 def batches(device: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Nine batches, the fifth and the last of them short."""
+    """Return nine batches, of which the fifth and the last are short."""
     generator = torch.Generator().manual_seed(1)
     sizes = [BATCH] * 4 + [3] + [BATCH] * 3 + [5]
     made = [
@@ -37,18 +37,18 @@ def batches(device: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def rates_of(net: AlexNet, number: int) -> LearningRates:
-    """Rates that fall, with conv1 frozen from the seventh step on."""
+    """Return rates that fall; conv1 is frozen from the seventh step on."""
     names = net.layers()
     weights = dict.fromkeys(names, 0.01 / (1 + number // 3)) | ({"conv1": 0.0} if number >= 6 else {})
     return LearningRates(weights, weights)
 
 
 def test_a_step_is_the_loss_its_gradient_and_the_rule() -> None:
-    net, optimiser, step = ready(RECIPE, "cpu")
-    plain, rule, _ = ready(RECIPE, "cpu")
+    net, optimiser, step = make_step(RECIPE, "cpu")
+    plain, rule, _ = make_step(RECIPE, "cpu")
     for number, (images, labels) in enumerate(batches("cpu")):
-        for of, by in ((net, optimiser), (plain, rule)):
-            set_learning_rates(by, rates_of(of, number))
+        for model, its_optimiser in ((net, optimiser), (plain, rule)):
+            set_learning_rates(its_optimiser, rates_of(model, number))
         loss, wrong = step(images, labels)
         logits = plain(images)
         expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
@@ -60,30 +60,44 @@ def test_a_step_is_the_loss_its_gradient_and_the_rule() -> None:
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), plain.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_micro_batches_make_the_same_step_to_rounding(micro_batch: int) -> None:
+    net, _, step = make_step(RECIPE, "cpu")
+    other, its_optimiser, _ = make_step(RECIPE, "cpu")
+    micro_step = Step(other, its_optimiser, RECIPE, micro_batch=micro_batch)
+    for images, labels in batches("cpu"):
+        (loss, errors), (micro_loss, micro_errors) = step(images, labels), micro_step(images, labels)
+        torch.testing.assert_close(micro_loss, loss)
+        assert int(micro_errors) == int(errors)
+    for a, b in zip(net.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_replayed_step_is_the_step_made_one_by_one(precision: str) -> None:
+def test_a_replayed_step_is_the_same_as_an_eager_one(precision: str) -> None:
     recipe = replace(RECIPE, precision=precision)  # type: ignore[arg-type]
-    found = []
+    results = []
     for graph in (True, False):
-        net, optimiser, step = ready(recipe, "cuda", graph=graph)
-        losses = []
+        net, optimiser, step = make_step(recipe, "cuda", graph=graph)
+        step_losses = []
         for _ in range(2):
             for number, (images, labels) in enumerate(batches("cuda")):
                 set_learning_rates(optimiser, rates_of(net, number))
-                losses.append(step(images, labels)[0])
+                step_losses.append(step(images, labels)[0])
         assert (step._graph is not None) == graph
-        found.append((torch.stack(losses), net))
-    assert torch.allclose(found[0][0], found[1][0], rtol=1e-3)
-    for a, b in zip(found[0][1].parameters(), found[1][1].parameters(), strict=True):
+        results.append((torch.stack(step_losses), net))
+    (losses, net), (eager_losses, eager_net) = results
+    assert torch.allclose(losses, eager_losses, rtol=1e-3)
+    for a, b in zip(net.parameters(), eager_net.parameters(), strict=True):
         assert torch.allclose(a, b, rtol=1e-2, atol=1e-4)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_dropout_differs_from_replay_to_replay() -> None:
-    _, optimiser, step = ready(replace(RECIPE, net=small_net()), "cuda")
+    _, optimiser, step = make_step(replace(RECIPE, net=small_net()), "cuda")
     images, labels = batches("cuda")[0]
     for group in optimiser.param_groups:
         group["rate"] = 0.0  # the net stands still: only what is dropped differs
