@@ -145,7 +145,9 @@ def _load_latest(run: Path, recipe: Recipe, store: Store) -> Checkpoint | None:
     saved, current = checkpoint.statistics, store.statistics
     same = checkpoint.classes == store.classes and saved.count == current.count
     if not same or not np.array_equal(saved.mean, current.mean):
-        raise ValueError(f"run {run} must go on with the store it was begun with; {store.path} holds other pictures")
+        raise ValueError(
+            f"run {run} must be resumed with the store it was begun with; {store.path} holds other pictures"
+        )
     if checkpoint.recipe != recipe:
         raise ValueError(f"{paths[-1]} is of another recipe than {run / 'recipe.json'}: use another RUN folder")
     return checkpoint

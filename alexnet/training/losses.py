@@ -69,7 +69,7 @@ class DelayedLosses:
         # The requests are filled in on the device: a copy would wait for all work that is queued there.
         requests = [metrics.new_full((1,), float(flag)) for flag in (self.stop.signal is not None, save)]
         values, copied = self.team.all_reduce(torch.cat([metrics, *requests])), None
-        if values.is_cuda:  # copied when they are ready; meanwhile the device goes on with the next step
+        if values.is_cuda:  # copied when they are ready; meanwhile the device runs the next step
             values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
             copied = torch.cuda.Event()
             copied.record()

@@ -66,7 +66,7 @@ class Plateau:
 
 
 class Schedule:
-    """What a schedule decides. This class has what the schedules share; each overrides what it does otherwise.
+    """What a schedule decides. This class has what all schedules share; each one overrides what it does otherwise.
 
     Args:
         recipe: The recipe.
@@ -174,9 +174,9 @@ class CosineSchedule(Schedule):
 
 
 class FoldInSchedule(Schedule):
-    """Adds the validation pictures to the training set when their error stops improving, and goes on from there.
+    """Adds the validation pictures to the training set when their error stops improving (fold-in).
 
-    Only then the recipe's epochs and changes begin to count (the 2012 program's nets for CIFAR-10 with translations).
+    From then on, the recipe's epochs and changes are counted (the 2012 program's nets for CIFAR-10 with translations).
     """
 
     def splits_for_epoch(self, store: Store) -> tuple[Split, Split]:

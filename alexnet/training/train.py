@@ -157,23 +157,15 @@ def train(
         )
         checkpointer = Checkpointer(run, recipe, store, net, optimiser, team, keep=keep, minutes=checkpoint_minutes)
         with open_run(checkpointer, tensorboard) as (state, metrics), stop_on_signal() as stop:
+            schedule = make_schedule(recipe, state.plateau, state.folded)
             state.micro_batch = state.micro_batch or micro_batch or math.ceil(recipe.batch_size / team.data_group.size)
+            step = Step(net, optimiser, recipe, graph=graph, team=team, micro_batch=micro_batch or state.micro_batch)
             training = Training(
-                recipe,
-                store,
-                team,
-                net,
-                optimiser,
-                Step(net, optimiser, recipe, graph=graph, team=team, micro_batch=micro_batch or state.micro_batch),
-                make_schedule(recipe, state.plateau, state.folded),
-                state,
-                metrics,
-                checkpointer,
-                stop,
-                workers=workers if workers is not None else team.num_threads() if team.device.type == "cuda" else 1,
+                recipe, store, team, net, optimiser, step, schedule, state, metrics, checkpointer, stop,
+                workers=_default_workers(team) if workers is None else workers,
                 show_progress=progress and team.is_main,
                 start_time=time.monotonic() - state.seconds,
-            )
+            )  # fmt: skip
             if state.metrics_bytes == 0:
                 _begin_run(training, start_from, taken)
             try:
@@ -203,25 +195,17 @@ def train_epoch(training: Training, split: Split) -> EpochStats | None:
     Returns:
         How the epoch went; None if a signal stopped it, and a checkpoint was written within it.
     """
-    recipe, team, schedule, state = training.recipe, training.team, training.schedule, training.state
-    loader = Loader(
-        split,
-        training.store.statistics,
-        recipe,
-        workers=training.workers,
-        device=team.device,
-        shard=team.data_group.rank,
-        num_shards=team.data_group.size,
-    )
+    schedule, state = training.schedule, training.state
+    loader = _make_loader(training, split)
     shift_colours = schedule.shifts_colours_at(state.epoch)
     batches = loader.batches(state.epoch, first_batch=state.batch, shift_colours=shift_colours)
-    losses = DelayedLosses(state, recipe, team, training.stop)
+    losses = DelayedLosses(state, training.recipe, training.team, training.stop)
     start_time, start_pictures = time.monotonic(), state.totals["pictures"]
     bar = progress_bar(state, schedule.total_epochs(), len(loader), shown=training.show_progress)
     training.net.train()
     with contextlib.closing(batches), bar:
         for batch in batches:
-            team.watchdog.report_progress(state.step + 1, "training")
+            training.team.watchdog.report_progress(state.step + 1, "training")
             rates = schedule.rates_at(state.epoch, state.batch / len(loader))
             set_learning_rates(training.optimiser, rates)
             loss, errors = training.step(batch.images, batch.labels, batch.total)  # forward, backward, update
@@ -232,7 +216,7 @@ def train_epoch(training: Training, split: Split) -> EpochStats | None:
             if state.step % STEPS_PER_LINE == 0:
                 epoch, mean_loss = state.epoch + state.batch / len(loader), losses.recent_mean()
                 training.metrics.write("step", step=state.step, epoch=epoch, rate=rates.highest, loss=mean_loss)
-            # After the last batch of the epoch a checkpoint is written anyway, after the validation.
+            # After the last batch, the checkpoint is written when the epoch has been validated.
             if state.batch < len(loader) and (training.stop.agreed or losses.save_requested):
                 losses.read_pending()
                 training.checkpointer.save(state, schedule, training.metrics)
@@ -284,6 +268,25 @@ def _begin_run(training: Training, start_from: str | Path | None, taken: Sequenc
     training.metrics.write("start", **start_metrics(training.recipe, training.store, training.team), **origin)
     if taken:  # saved at once, so that whoever resumes the run need not name the other one again
         training.checkpointer.save(training.state, training.schedule, training.metrics)
+
+
+def _make_loader(training: Training, split: Split) -> Loader:
+    """Return the loader of this process's shard of the training batches."""
+    team = training.team
+    return Loader(
+        split,
+        training.store.statistics,
+        training.recipe,
+        workers=training.workers,
+        device=team.device,
+        shard=team.data_group.rank,
+        num_shards=team.data_group.size,
+    )
+
+
+def _default_workers(team: Team) -> int:
+    """Return how many threads make batches: a GPU needs all cores for it, for a CPU one thread suffices."""
+    return team.num_threads() if team.device.type == "cuda" else 1
 
 
 def _check_options(
