@@ -1,11 +1,11 @@
-"""What each process does for test_parallel.py: `torchrun parallel_worker.py JOB FOLDER`, results in FOLDER."""
+"""The jobs of the processes of test_parallel.py: `torchrun parallel_worker.py JOB ... FOLDER` writes their results."""
 
 import contextlib
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,9 @@ from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.results.evaluate import evaluate
 from alexnet.training import consistency
-from alexnet.training import train as loop
 from alexnet.training.step import Step
 from alexnet.training.train import train
 
-RANK = int(os.environ.get("RANK", "0"))
 SCHEMES = ("data", "towers", "hybrid")
 # 47 pictures: the last batch has 7, which two processes cannot share evenly.
 RECIPE = Recipe(
@@ -38,25 +36,31 @@ RECIPE = Recipe(
     epochs=4,
     learning_rate=0.3,
     label_smoothing=0.1,
-    precision="float32",  # on every machine: bfloat16's rounding would hide what is compared
+    precision="float32",  # on every machine: the rounding of bfloat16 would hide differences
 )
+UNPATCHED_STEP = Step.__call__
 
 
-def same_runs(folder: Path) -> dict[str, Any]:
-    """Train under each scheme, in one pass and in several; evaluate each run under it."""
-    found = {}
+def rank() -> int:
+    """Return the rank of this process."""
+    return int(os.environ["RANK"])
+
+
+def train_and_evaluate(folder: Path) -> dict[str, Any]:
+    """Train with each scheme, without and with micro-batches; evaluate the runs without them."""
+    errors = {}
     for scheme in SCHEMES:
         train(folder / "store", folder / scheme, RECIPE, parallel=scheme, progress=False)
-        found[scheme] = evaluate(
+        errors[scheme] = evaluate(
             folder / scheme, folder / "store", views=10, save=folder / f"{scheme}.predictions", parallel=scheme
         )
-    for scheme in SCHEMES:  # 5 pictures a process (towers: 10), in passes of 2, the last one shorter
+    for scheme in SCHEMES:  # the 5 pictures of a process (towers: 10) in micro-batches of 2, the last one smaller
         train(folder / "store", folder / f"{scheme}-micro", RECIPE, parallel=scheme, micro_batch=2, progress=False)
-    return found
+    return errors
 
 
-def one_step(folder: Path) -> dict[str, Any]:
-    """One forward and backward pass through a net shared by towers: outputs, gradients, and what was sent."""
+def run_two_towers(folder: Path) -> dict[str, Any]:
+    """Run the forward and backward pass of a net with a tower in each process; return the bytes that were sent."""
     images = torch.load(folder / "images.pt")
     with init_team("towers", "cpu", 60) as team:
         torch.manual_seed(0)
@@ -68,127 +72,127 @@ def one_step(folder: Path) -> dict[str, Any]:
         for dropout in net.dropouts():
             dropout.key = torch.tensor([7])
         team.model_group.bytes_sent.clear()
-        with recorded_collectives() as calls:
+        with record_collectives() as calls:
             losses, predicted = team.cross_entropy(net(images), torch.tensor([4, 0]), 5, 0.1)
             losses.mean().backward()
-        found = {name: weight.grad for name, weight in net.named_parameters() if weight.grad is not None}
-        gradients = team.gather_full(found)
-    if RANK == 0:
+        shards = {name: weight.grad for name, weight in net.named_parameters() if weight.grad is not None}
+        gradients = team.gather_full(shards)
+    if rank() == 0:
         torch.save((logits, losses.detach(), predicted, gradients), folder / "towers.pt")
     return {"sent": dict(team.model_group.bytes_sent), "calls": calls}
 
 
 @contextlib.contextmanager
-def recorded_collectives() -> Iterator[list[tuple[str, int]]]:
-    """Every collective that is called, and the bytes that this process puts into it."""
+def record_collectives() -> Iterator[list[tuple[str, int]]]:
+    """Record the name of every collective that is called, and the bytes of this process's input."""
     calls: list[tuple[str, int]] = []
     with pytest.MonkeyPatch.context() as patch:
-        # Where the process puts in its part: after the output, or alone.
-        for name, place in {
+        # The position of the input among the arguments: after the output, or alone.
+        for name, position in {
             "all_gather": 1,
             "all_to_all_single": 1,
             "all_reduce": 0,
             "broadcast": 0,
             "gather": 0,
         }.items():
-            plain = getattr(dist, name)
+            original = getattr(dist, name)
 
-            def call(*given: Any, name: str = name, place: int = place, plain: Any = plain, **options: Any) -> Any:
-                calls.append((name, given[place].nbytes))
-                return plain(*given, **options)
+            def call(
+                *arguments: Any, name: str = name, position: int = position, original: Any = original, **options: Any
+            ) -> Any:
+                calls.append((name, arguments[position].nbytes))
+                return original(*arguments, **options)
 
             patch.setattr(dist, name, call)
         yield calls
 
 
-def changing_layouts(folder: Path) -> dict[str, Any]:
-    """Begin as data parallel, be stopped by a signal to one of the processes, go on as towers, be stopped again."""
-    stopping_after(7, lambda: RANK == 1)
+def change_layouts(folder: Path) -> dict[str, Any]:
+    """Start with "data", stop by a signal to one process, resume with "towers", and stop by a signal to the other."""
+    send_signal(signal.SIGTERM, to_rank=1, at_step=7)
     first = train(folder / "store", folder / "mixed", RECIPE, parallel="data", progress=False)
-    stopping_after(13, lambda: RANK == 0)
+    send_signal(signal.SIGTERM, to_rank=0, at_step=6)
     second = train(folder / "store", folder / "mixed", parallel="towers", progress=False)
     return {"steps": [first.step, second.step], "signals": [first.signal, second.signal]}
 
 
-def stopping_after(step: int, here: Callable[[], bool]) -> None:
-    """Let a SIGTERM come after a step."""
-    plain = PLAIN_CALL
+def send_signal(number: int, *, to_rank: int, at_step: int) -> None:
+    """Send a signal to a process at the start of a step, counted from 1 in this process."""
+    steps = 0
 
     def call(self: Step, *batch: Any) -> Any:
-        made = plain(self, *batch)
-        call.made += 1  # type: ignore[attr-defined]
-        if call.made == step - call.before and here():  # type: ignore[attr-defined]
-            os.kill(os.getpid(), signal.SIGTERM)
-        return made
+        nonlocal steps
+        steps += 1
+        if steps == at_step and rank() == to_rank:
+            os.kill(os.getpid(), number)
+        return UNPATCHED_STEP(self, *batch)
 
-    call.made, call.before = 0, 0 if step == 7 else 7  # type: ignore[attr-defined]
-    loop.Step.__call__ = call  # type: ignore[method-assign]
-
-
-PLAIN_CALL = Step.__call__
+    Step.__call__ = call  # type: ignore[method-assign]
 
 
-def mistakes(folder: Path) -> dict[str, Any]:
-    """What each process says to things that cannot be."""
+def make_mistakes(folder: Path) -> dict[str, Any]:
+    """Make mistakes that are errors; return the exception of this process for each."""
     one_tower = replace(RECIPE, net=replace(RECIPE.net, towers=1))
     odd_units = replace(RECIPE, net=replace(RECIPE.net, fc7=replace(RECIPE.net.fc7, units=15)))  # type: ignore[type-var]
-    store, other = folder / "store", replace(RECIPE, learning_rate=0.01 * (1 + RANK))
+    store, run = folder / "store", folder / "new"
+    other_recipe = replace(RECIPE, learning_rate=0.01 * (1 + rank()))
     calls: dict[str, Callable[[], Any]] = {
-        "scheme": lambda: train(store, folder / "new", RECIPE, parallel="both"),
-        "none": lambda: train(store, folder / "new", RECIPE),
-        "one tower": lambda: train(store, folder / "new", one_tower, parallel="towers"),
-        "units": lambda: train(store, folder / "new", odd_units, parallel="hybrid"),
-        "batch": lambda: train(store, folder / "new", replace(RECIPE, batch_size=9), parallel="data"),
-        "recipe": lambda: train(store, folder / "new", other, parallel="data"),
-        "store": lambda: train(folder / ("store" if RANK == 0 else "nowhere"), folder / "new", RECIPE, parallel="data"),
+        "scheme": lambda: train(store, run, RECIPE, parallel="both"),
+        "none": lambda: train(store, run, RECIPE),
+        "one tower": lambda: train(store, run, one_tower, parallel="towers"),
+        "units": lambda: train(store, run, odd_units, parallel="hybrid"),
+        "batch": lambda: train(store, run, replace(RECIPE, batch_size=9), parallel="data"),
+        "recipe": lambda: train(store, run, other_recipe, parallel="data"),
+        "store": lambda: train(folder / ("nowhere" if rank() else "store"), run, RECIPE, parallel="data"),
         "run": lambda: evaluate(folder / "nowhere", store, parallel="data"),
-        "version": lambda: with_version(f"1.{RANK}", store, folder / "new"),
-        "damaged": lambda: train(folder / f"damaged-{RANK}", folder / "new", RECIPE, parallel="data"),
-        "hang": lambda: train(store, folder / "new", RECIPE, parallel="data", hang_seconds=0),
-        "parallel": lambda: train(store, folder / "new", RECIPE, parallel=SCHEMES[RANK]),
+        "version": lambda: train_with_version(f"1.{rank()}", store, run),
+        "damaged": lambda: train(folder / f"damaged-{rank()}", run, RECIPE, parallel="data"),
+        "hang": lambda: train(store, run, RECIPE, parallel="data", hang_seconds=0),
+        "parallel": lambda: train(store, run, RECIPE, parallel=SCHEMES[rank()]),
         "diverges": lambda: train(store, folder / "big", replace(RECIPE, learning_rate=1e9), parallel="towers"),
     }
-    said = {}
+    errors = {}
     for name, call in calls.items():
         try:
             call()
-            said[name] = "nothing"
+            errors[name] = "no error"
         except (ValueError, OSError, SystemExit) as error:
-            said[name] = f"{type(error).__name__}: {error}"
-    return said
+            errors[name] = f"{type(error).__name__}: {error}"
+    return errors
 
 
-def with_version(number: str, store: Path, run: Path) -> None:
-    plain, consistency.version = consistency.version, lambda _: number  # type: ignore[assignment]
+def train_with_version(version: str, store: Path, run: Path) -> None:
+    """Train as another version of the package."""
+    original, consistency.version = consistency.version, lambda _: version  # type: ignore[assignment]
     try:
         train(store, run, RECIPE, parallel="data")
     finally:
-        consistency.version = plain
+        consistency.version = original
 
 
-def killed(folder: Path) -> dict[str, Any]:
-    """Train towers on parts of batches, undisturbed; then again, one process being killed after its ninth step."""
+def kill_one(folder: Path) -> dict[str, Any]:
+    """Train two groups of towers, undisturbed; then again, and kill one process in its tenth step."""
     train(folder / "store", folder / "four", RECIPE, parallel="towers", progress=False)
-    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and RANK == 3:
-        plain, made = Step.__call__, 0
-
-        def call(self: Step, *batch: Any) -> Any:
-            nonlocal made
-            made += 1
-            if made == 10:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return plain(self, *batch)
-
-        loop.Step.__call__ = call  # type: ignore[method-assign]
-    run = folder / "killed"
-    outcome = train(folder / "store", run, RECIPE, parallel="towers", checkpoint_minutes=0, progress=False)
-    return {"step": outcome.step, "life": os.environ["TORCHELASTIC_RESTART_COUNT"]}
+    restarts = os.environ["TORCHELASTIC_RESTART_COUNT"]
+    if restarts == "0":
+        send_signal(signal.SIGKILL, to_rank=3, at_step=10)
+    outcome = train(
+        folder / "store", folder / "killed", RECIPE, parallel="towers", checkpoint_minutes=0, progress=False
+    )
+    return {"step": outcome.step, "restarts": restarts}
 
 
-JOBS = {job.__name__: job for job in (same_runs, one_step, changing_layouts, mistakes, killed)}
+JOBS = {job.__name__: job for job in (train_and_evaluate, run_two_towers, change_layouts, make_mistakes, kill_one)}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Do some jobs."""
+    torch.set_num_threads(1)
+    *names, folder = arguments
+    for name in names:
+        path = Path(folder) / f"{name}-{rank()}.json"
+        path.write_text(json.dumps(JOBS[name](Path(folder))))
+
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    folder = Path(sys.argv[-1])
-    for name in sys.argv[1:-1]:
-        (folder / f"{name}-{RANK}.json").write_text(json.dumps(JOBS[name](folder)))
+    main(sys.argv[1:])

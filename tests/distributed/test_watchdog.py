@@ -18,54 +18,24 @@ from alexnet.distributed import watchdog as watchdog_module
 from alexnet.distributed.status import Status, StatusBoard
 from alexnet.distributed.watchdog import _MONITORS, Watchdog, _is_collective_error, run_watchdog
 
-ROOT = Path(__file__).parents[2]
+FOLDER = Path(__file__).parent
 MACHINE = socket.gethostname()
 REMEDY = ": all processes end; torchrun restarts them from the last checkpoint if --max-restarts allows it"
-
-# In each restart something else happens to rank 1: it is killed, it is stopped, and in the last one it is only slow.
-SCRIPT = """
-import os, signal, sys, threading, time, torch
-import torch.distributed as dist
-from alexnet.distributed.watchdog import run_watchdog
-
-signal.signal(signal.SIGTERM, lambda *_: None)  # as in training, which ends when the step is done
-dist.init_process_group("gloo")
-rank = dist.get_rank()
-events = [("SIGKILL", 5), ("SIGSTOP", 7), ("SIGKILL without error", 6), ("slow", None)]
-event, event_step = events[int(os.environ["TORCHELASTIC_RESTART_COUNT"])]
-with run_watchdog(timeout=3) as watchdog:
-    for step in range(10):
-        watchdog.report_progress(step, "training")
-        if rank == 1 and step == event_step:
-            print(f"{event}: {os.getpid()}", flush=True)
-            os.kill(os.getpid(), getattr(signal, event.split()[0]))
-        if rank == 1 and event == "slow":
-            time.sleep(0.5)
-        if event == "SIGKILL without error" and step == event_step:
-            threading.Event().wait()  # as for NCCL, whose collective never ends
-        dist.all_reduce(torch.ones(1))
-print("end", rank, flush=True)
-"""
 
 Output = tuple[int, list[str], dict[str, int]]
 """An exit status, the lines that were printed, and the process id of rank 1 for each event."""
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory) -> Output:
-    """The output of SCRIPT under torchrun with three restarts."""
-    script = tmp_path_factory.mktemp("watchdog") / "script.py"
-    script.write_text(SCRIPT, encoding="utf-8")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+def output() -> Output:
+    """The output of watchdog_worker.py with three restarts."""
+    command = [sys.executable, str(FOLDER / "forking_torchrun.py"), "2", "3", "watchdog_worker"]
+    path = os.pathsep.join([str(FOLDER), str(FOLDER.parents[1])])
+    environment = os.environ | {"PYTHONPATH": path, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     lines: list[str] = []
     pids: dict[str, int] = {}
     with subprocess.Popen(
-        [*torchrun, "--max-restarts", "3", script],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:

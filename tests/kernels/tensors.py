@@ -1,5 +1,6 @@
 """Random tensors in any memory layout, for the tests of the kernels."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # whether Triton's kernels run in its interpreter
 LAYOUTS = ("channels_last", "contiguous", "strided")
 
 

@@ -1,13 +1,13 @@
 """The kernels of data augmentation against their references: random sizes, all positions, both reflections."""
 
 import importlib.util
-import os
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensors import INTERPRETED
 
 from alexnet.data.loading.augment import Augmentation, augment_picture, crop_picture, draw_augmentation
 from alexnet.data.store.statistics import Statistics
@@ -18,7 +18,6 @@ from alexnet.utils.console import note_once
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 SEEDS = st.integers(0, 2**32 - 1)
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

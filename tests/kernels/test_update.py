@@ -12,6 +12,7 @@ import torch
 from conftest import small_net
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensors import INTERPRETED
 from torch import Tensor
 
 from alexnet.kernels.compile import has_triton
@@ -23,7 +24,6 @@ from alexnet.training.sgd import SGD, parameter_groups, set_learning_rates
 
 pytestmark = pytest.mark.gpu
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 MOMENTUM = 0.9
 
 
