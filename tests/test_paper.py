@@ -1,4 +1,4 @@
-"""PAPER.md: what it cites exists, its tables are complete, and it gives the two recipes the values that they have."""
+"""docs/PAPER.md: what it cites exists, its entries are complete, and it gives the two recipes the values they have."""
 
 import ast
 import dataclasses
@@ -13,7 +13,8 @@ from source_code import PACKAGE, ROOT, parse
 
 from alexnet.recipes import RECIPES, recipe_named
 
-TEXT = (ROOT / "PAPER.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "PAPER.md").read_text(encoding="utf-8")
+UNWRAPPED = re.sub(r"\n +(?! |- )", " ", TEXT)  # a citation may be broken between the lines of an entry
 SECTIONS = (
     "Abstract",
     "1",
@@ -34,7 +35,7 @@ SECTIONS = (
     "8",
     "9",
 )
-COLUMNS = ["statement", "where", "test", "paper", "here"]
+FIELDS = ["where", "test", "paper", "here"]
 DIFFERENCES = "Where the text and the 2012 program differ"
 
 TEST_CITATION = re.compile(r"`(tests/(?:\w+/)*\w+\.py)::(\w+)`")
@@ -43,17 +44,25 @@ RECIPE_CITATION = re.compile(r"`((?:alexnet|cifar10)-[\w-]+)`")
 LOG_CITATION = re.compile(r'`LOG\.md` "([^"]+)"')
 
 
-def section_lines(title: str) -> list[str]:
-    """Return the lines of the section whose heading is the title, or starts with it as a number."""
-    match = re.search(rf"^## {re.escape(title)}(?: [^\n]*)?\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL)
+def section_entries(title: str) -> list[dict[str, str]]:
+    """Return the entries of a section, each a bullet with named bullets below it.
+
+    Args:
+        title: The heading of the section, or the number that it starts with.
+
+    Returns:
+        For each entry its named values; the text of its own bullet is named "".
+    """
+    match = re.search(rf"^## {re.escape(title)}(?: [^\n]*)?\n(.*?)(?=^## |\Z)", UNWRAPPED, re.MULTILINE | re.DOTALL)
     assert match, f"PAPER.md has no section {title}"
-    return match[1].splitlines()
-
-
-def table_rows(lines: list[str]) -> list[list[str]]:
-    """Return the cells of the tables among these lines, with their headings."""
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    return [row for row in rows if set(row) != {"---"}]
+    entries: list[dict[str, str]] = []
+    for line in match[1].splitlines():
+        if line.startswith("- "):
+            entries.append({"": line[2:]})
+        elif line.startswith("  - "):
+            name, _, value = line[4:].partition(": ")
+            entries[-1][name] = value
+    return entries
 
 
 def cited_path(path: str) -> Path:
@@ -104,7 +113,7 @@ def defines(module: ast.Module, name: str) -> bool:
 
 
 def test_every_cited_test_exists() -> None:
-    cited = TEST_CITATION.findall(TEXT)
+    cited = TEST_CITATION.findall(UNWRAPPED)
     assert len(cited) > 50
     missing = {
         f"{path}::{name}"
@@ -115,7 +124,7 @@ def test_every_cited_test_exists() -> None:
 
 
 def test_every_cited_file_and_name_exists() -> None:
-    cited = [(path, re.findall(r"`([^`]+)`", names)) for path, names in NAMES_CITATION.findall(TEXT)]
+    cited = [(path, re.findall(r"`([^`]+)`", names)) for path, names in NAMES_CITATION.findall(UNWRAPPED)]
     assert len(cited) > 50
     missing = {path for path, _ in cited if not cited_path(path).exists()}
     for path, names in cited:
@@ -124,18 +133,18 @@ def test_every_cited_file_and_name_exists() -> None:
 
 
 def test_every_cited_recipe_and_log_entry_exists() -> None:
-    assert set(RECIPE_CITATION.findall(TEXT)) <= set(RECIPES)
-    entries = LOG_CITATION.findall(TEXT)
-    log = (ROOT / "LOG.md").read_text(encoding="utf-8") if entries else ""
+    assert set(RECIPE_CITATION.findall(UNWRAPPED)) <= set(RECIPES)
+    entries = LOG_CITATION.findall(UNWRAPPED)
+    log = (ROOT / "docs" / "LOG.md").read_text(encoding="utf-8") if entries else ""
     headings = [line.lstrip("# ").strip() for line in log.splitlines() if line.startswith("#")]
     assert [entry for entry in entries if entry not in headings] == []
 
 
 @pytest.mark.parametrize("title", SECTIONS)
-def test_each_section_of_the_paper_has_a_table(title: str) -> None:
-    heading, *statements = table_rows(section_lines(title))
-    assert heading == COLUMNS
-    assert statements
+def test_each_section_of_the_paper_has_complete_entries(title: str) -> None:
+    entries = section_entries(title)
+    assert entries
+    assert [entry for entry in entries if list(entry) != ["", *FIELDS] or not all(entry.values())] == []
 
 
 def flatten(data: Any, path: str) -> dict[str, Any]:
@@ -151,36 +160,33 @@ def field_values(recipe: str) -> dict[str, Any]:
     return {path.replace("Recipe.net.", "Net."): value for path, value in values.items()}
 
 
-def test_the_recipes_have_the_values_of_the_table_of_differences() -> None:
-    heading, *differences = table_rows(section_lines(DIFFERENCES))
-    assert heading[:2] == ["matter", "field"]
-    for column in (2, 3):
-        recipe = recipe_named(heading[column].strip("`"))
-        for row in differences:
-            field = re.fullmatch(r"`(Net|Recipe)\.([\w.]+)`", row[1])
-            cell = re.fullmatch(r"`(.*)`", row[column])
-            if field and cell:
-                value = attrgetter(field[2])(recipe.net if field[1] == "Net" else recipe)
-                plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
-                assert json.loads(json.dumps(plain)) == json.loads(cell[1]), row
+def differences() -> list[dict[str, str]]:
+    """Return the entries for the fields in which the two recipes of 2012 differ."""
+    return [entry for entry in section_entries(DIFFERENCES) if "field" in entry]
 
 
-def test_the_table_of_differences_has_every_field_that_differs() -> None:
-    listed = {row[1].strip("`") for row in table_rows(section_lines(DIFFERENCES))}
+@pytest.mark.parametrize("name", ["alexnet-2012-paper", "alexnet-2012-run"])
+def test_a_recipe_has_the_values_of_the_entries_on_differences(name: str) -> None:
+    recipe = recipe_named(name)
+    for entry in differences():
+        field = re.fullmatch(r"`(Net|Recipe)\.([\w.]+)`", entry["field"])
+        cited = re.fullmatch(r"`(.*)`", entry[f"`{name}`"])
+        if field and cited:
+            value = attrgetter(field[2])(recipe.net if field[1] == "Net" else recipe)
+            plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+            assert json.loads(json.dumps(plain)) == json.loads(cited[1]), entry
+
+
+def test_the_entries_on_differences_have_every_field_that_differs() -> None:
+    listed = {entry["field"].strip("`") for entry in differences()}
     paper, run = field_values("alexnet-2012-paper"), field_values("alexnet-2012-run")
     differing = {field for field in paper.keys() | run.keys() if paper.get(field) != run.get(field)}
     missing = {field for field in differing if not any((field + ".").startswith(f"{name}.") for name in listed)}
     assert missing == set()
 
 
-def test_every_row_has_as_many_cells_as_its_heading() -> None:
-    for table in re.findall(r"(?:^\|.*\n)+", TEXT, re.MULTILINE):
-        heading, *rows = table_rows(table.splitlines())
-        assert [row for row in rows if len(row) != len(heading) or not all(row)] == []
-
-
-def test_lines_outside_tables_are_short() -> None:
-    assert [line for line in TEXT.splitlines() if len(line) > 120 and not line.startswith("|")] == []
+def test_lines_are_short() -> None:
+    assert [line for line in TEXT.splitlines() if len(line) > 120] == []
 
 
 @pytest.mark.parametrize(
