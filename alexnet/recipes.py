@@ -1,6 +1,6 @@
 """The named recipes: each function states only the differences from the defaults, which are the paper's.
 
-Errors are top-1 / top-5 errors. Durations are those of LOG.md, on two cores of a CPU of 2022 (machine B).
+Errors are top-1 / top-5 errors. Durations are those of docs/LOG.md, on two cores of a CPU of 2022 (machine B).
 """
 
 from collections.abc import Callable

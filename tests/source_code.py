@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "alexnet"
 _DOTTED = re.compile(r"\balexnet(?:\.\w+)+(?::\w+)?")  # in strings: "alexnet.recipes.RECIPES", "alexnet.cli:main"
+_EXCEPTION = re.compile(r"^    (\w+):", re.MULTILINE)  # in docstrings, after "Raises:"
 _FROM_IMPORT = re.compile(r"\bfrom (alexnet[\w.]*) import (\w+(?:, *\w+)*)")  # in strings: programs that tests run
 
 
@@ -68,7 +69,8 @@ def _defined_by(node: ast.stmt) -> list[str]:
 def reachable(tree: ast.Module, public: set[str]) -> set[str]:
     """Return the names of a module that are part of what is public.
 
-    They are types of arguments, results and fields, base classes, and elements of constants: `photos` is in `RECIPES`.
+    They are types of arguments, results and fields, base classes, exceptions that docstrings name, and elements of
+    constants: `photos` is in `RECIPES`.
     """
     nodes = {name: node for node in tree.body for name in _defined_by(node)}
     names: set[str] = set()
@@ -81,9 +83,12 @@ def reachable(tree: ast.Module, public: set[str]) -> set[str]:
 
 
 def _parts(node: ast.stmt) -> set[str]:
-    """Return the names in the annotations, base classes and constant values of a definition."""
+    """Return the names in the annotations, base classes, documented exceptions and constant value of a definition."""
     parts: list[ast.expr | None] = []
+    exceptions: set[str] = set()
     for inner in ast.walk(node):
+        if isinstance(inner, (ast.FunctionDef, ast.ClassDef)):
+            exceptions |= set(_EXCEPTION.findall((ast.get_docstring(inner) or "").partition("Raises:")[2]))
         if isinstance(inner, (ast.arg, ast.AnnAssign)):
             parts.append(inner.annotation)
         elif isinstance(inner, ast.FunctionDef):
@@ -92,7 +97,7 @@ def _parts(node: ast.stmt) -> set[str]:
             parts += inner.bases
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
         parts.append(node.value)
-    return {word for part in parts if part for word in re.findall(r"\w+", ast.unparse(part))}
+    return exceptions | {word for part in parts if part for word in re.findall(r"\w+", ast.unparse(part))}
 
 
 def uses(tree: ast.Module) -> set[str]:

@@ -60,7 +60,6 @@ def test_a_module_imports_from_lower_packages_or_its_own_only(module: str) -> No
     assert forbidden_imports(parse(modules()[module]), module) == []
 
 
-@pytest.mark.xfail(strict=False, reason="issue 14 is at work on this")
 def test_no_imports_are_circular() -> None:
     """Imports in functions and for type checking count too."""
     graph = {module: imported_modules(parse(path)) - {module} for module, path in modules().items()}

@@ -51,7 +51,7 @@ def init_team(scheme: str, device: str | torch.device | None, hang_seconds: floa
     with run_watchdog(hang_seconds) as watchdog:
         team = Team(cast(Scheme, scheme), watchdog=watchdog)
         with team.raise_together():
-            team.device = choose_device(_choose_local_gpu(device))
+            team.device = choose_device(choose_local_gpu(device))
         yield team
 
 
@@ -95,7 +95,7 @@ def _check_launch(scheme: str, hang_seconds: float) -> str | None:
     return None
 
 
-def _choose_local_gpu(device: str | torch.device | None) -> str | torch.device | None:
+def choose_local_gpu(device: str | torch.device | None) -> str | torch.device | None:
     """Return the GPU with this process's local rank, unless there is no GPU or the CPU is asked for.
 
     Raises:

@@ -31,7 +31,7 @@ from alexnet.distributed.status import Status, StatusBoard
 from alexnet.utils.console import format_error
 from alexnet.utils.processes import ReportedElsewhere, is_local_main_process
 
-_MONITORS = 16  # processes that read the statuses of all; the others only check whether a monitor has decided
+MONITORS = 16  # processes that read the statuses of all; the others only check whether a monitor has decided
 _HEARTBEATS_PER_SECOND = 256  # of all processes together, as far as the timeout allows
 _COLLECTIVE_ERROR = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out", re.IGNORECASE)
 _REMEDY = "all processes end; torchrun restarts them from the last checkpoint if --max-restarts allows it"
@@ -54,7 +54,7 @@ class Watchdog:
         self._board = StatusBoard(store, world_size) if store is not None else None
         self.interval = min(max(1.0, world_size / _HEARTBEATS_PER_SECOND), timeout / 10)  # seconds between heartbeats
         self.short_timeout = 3 * self.interval + 1  # the timeout once a collective has failed
-        self.is_monitor = rank % -(-world_size // _MONITORS) == 0
+        self.is_monitor = rank % -(-world_size // MONITORS) == 0
         self._histories = [StatusHistory() for _ in range(world_size)] if self.is_monitor else []
         self._progress = (0, "start", 0, 0)  # step, phase, reports in the step, reports; one object: threads read it
         self._published_reports, self._heartbeats, self._state, self._note = -1, 0, "running", ""
@@ -166,7 +166,7 @@ class Watchdog:
             if self._final_line is None and self._clock - self._answer_time > self._timeout:
                 self._set_final_line(self._describe_unreachable_store())
             if self._final_line is not None and self._state == "running":
-                _terminate(self._final_line)
+                terminate(self._final_line)
                 return
 
     def _read_sigterm(self) -> bool:
@@ -256,10 +256,10 @@ def run_watchdog(timeout: float = 300, store: Store | None = None) -> Iterator[W
         try:
             yield watchdog
         except BaseException as error:
-            if _is_collective_error(error):
+            if is_collective_error(error):
                 if threading.current_thread() is threading.main_thread():
                     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's SIGTERM would end the diagnosis
-                _terminate(watchdog.diagnose_disconnect(error))
+                terminate(watchdog.diagnose_disconnect(error))
             is_user_error = isinstance(error, (ValueError, OSError))  # reported in one line, by one process
             is_reported = is_user_error or isinstance(error, ReportedElsewhere)
             watchdog.stop("reported" if is_reported else "failed", format_error(error))
@@ -303,14 +303,14 @@ def _connect(timeout: float, store: Store | None) -> Watchdog:
     return Watchdog(dist.get_rank(), dist.get_world_size(), timeout, PrefixStore(f"watchdog/{prefix[0]}", store))
 
 
-def _is_collective_error(error: BaseException) -> bool:
+def is_collective_error(error: BaseException) -> bool:
     """Return whether an exception was raised by a collective that has lost a process."""
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and _COLLECTIVE_ERROR.search(str(error)) is not None
     )
 
 
-def _terminate(line: str) -> None:
+def terminate(line: str) -> None:
     """End this process at once, after printing a line on standard error if there is one.
 
     The main thread may wait in C++ forever, so no handler and no `finally` would run.

@@ -32,17 +32,17 @@ class ErrorRates:
 
     @classmethod
     def from_counts(cls, counts: Tensor) -> "ErrorRates":
-        """Return the error rates of a split, from the sum of `count_errors` over its batches."""
+        """Return the error rates of a split, from the sum of `_count_errors` over its batches."""
         images, top1, top5, log_prob = counts.tolist()
         return cls(int(images), top1 / images, top5 / images, -log_prob / images)
 
 
 def error_rates(probabilities: Tensor, labels: Tensor) -> ErrorRates:
     """Return the error rates of predictions (N, classes) for labels (N,)."""
-    return ErrorRates.from_counts(count_errors(probabilities, labels))
+    return ErrorRates.from_counts(_count_errors(probabilities, labels))
 
 
-def count_errors(probabilities: Tensor, labels: Tensor) -> Tensor:
+def _count_errors(probabilities: Tensor, labels: Tensor) -> Tensor:
     """Count pictures and errors, so that counts of several batches can be added up.
 
     Another class is ahead of the correct one only if it is strictly more probable, or equally probable and earlier:
@@ -88,5 +88,5 @@ def measure_errors(
         net, split, mean, recipe, views=views, shard=group.rank, num_shards=group.size
     ):
         team.watchdog.report_progress(step, "validation")
-        counts += count_errors(mean_over_views(probabilities), labels)
+        counts += _count_errors(mean_over_views(probabilities), labels)
     return ErrorRates.from_counts(team.all_reduce(counts * team.adds_metrics))

@@ -207,6 +207,14 @@ class FoldInSchedule(Schedule):
         return 0.0 if self.folded is None else epoch - self.folded + fraction
 
 
+SCHEDULES: dict[str, type[Schedule]] = {
+    "plateau": PlateauSchedule,
+    "changes": ChangesSchedule,
+    "cosine": CosineSchedule,
+    "fold": FoldInSchedule,
+}
+
+
 def make_schedule(recipe: Recipe, plateau: Mapping[str, Any] | None = None, folded: int | None = None) -> Schedule:
     """Return the schedule that a recipe names, in the state that a checkpoint has; at its start by default.
 
@@ -214,10 +222,4 @@ def make_schedule(recipe: Recipe, plateau: Mapping[str, Any] | None = None, fold
         recipe: The recipe.
         plateau, folded: What `Schedule.state_dict` returned.
     """
-    kinds: dict[str, type[Schedule]] = {
-        "plateau": PlateauSchedule,
-        "changes": ChangesSchedule,
-        "cosine": CosineSchedule,
-        "fold": FoldInSchedule,
-    }
-    return kinds[recipe.schedule](recipe, plateau, folded)
+    return SCHEDULES[recipe.schedule](recipe, plateau, folded)

@@ -31,10 +31,10 @@ def sync_recipe(team: Team, run: Path, recipe: Recipe | None, store: Store, micr
         The recipe to train by.
 
     Raises:
-        ValueError: As `resolve_recipe`; or the processes differ in what they are to train, or do not suit the scheme.
+        ValueError: As `_resolve_recipe`; or the processes differ in what they are to train, or do not suit the scheme.
     """
     with team.raise_together():
-        resolved = resolve_recipe(run, recipe, store) if team.is_main else None
+        resolved = _resolve_recipe(run, recipe, store) if team.is_main else None
     agreed: Recipe = team.broadcast(resolved)
     is_new = not team.broadcast((run / "recipe.json").exists())
     with team.raise_together():
@@ -57,7 +57,7 @@ def sync_recipe(team: Team, run: Path, recipe: Recipe | None, store: Store, micr
     return agreed
 
 
-def resolve_recipe(run: Path, recipe: Recipe | None, store: Store) -> Recipe:
+def _resolve_recipe(run: Path, recipe: Recipe | None, store: Store) -> Recipe:
     """Return the recipe to train by: that of the run if it has begun, else the one that the caller asks for.
 
     Args:

@@ -55,8 +55,8 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of eight raw 16x16 pictures, chunks of three; and threads do not wait for a failed one to report."""
     for name, value in SMALL_SHARDS.items():
         monkeypatch.setattr(plan, name, value)
-    for name in ("SHUTDOWN_SECONDS", "FAILURE_SECONDS"):
-        monkeypatch.setattr(coordinator_module, name, 0.0)
+    monkeypatch.setattr(coordinator_module, "SHUTDOWN_SECONDS", 0.0)
+    monkeypatch.setattr(coordinator_module, "FAILURE_SECONDS", 0.0)
     monkeypatch.setattr(processes, "REPORT_SECONDS", 0.0)
     monkeypatch.setattr(coordinator_module, "POLL_SECONDS", 0.001)
     monkeypatch.setattr(prepare_module, "POLL_SECONDS", 0.001)

@@ -13,7 +13,7 @@ from conftest import write_store
 
 from alexnet.architecture import Net
 from alexnet.distributed.coordinator import restart_id
-from alexnet.distributed.launch import _choose_local_gpu, init_team
+from alexnet.distributed.launch import choose_local_gpu, init_team
 from alexnet.distributed.team import Team
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -104,14 +104,14 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert _choose_local_gpu(None) == "cuda:1"
-    assert _choose_local_gpu("cpu") == "cpu"
-    assert _choose_local_gpu("cuda") == "cuda:1"
+    assert choose_local_gpu(None) == "cuda:1"
+    assert choose_local_gpu("cpu") == "cpu"
+    assert choose_local_gpu("cuda") == "cuda:1"
     with pytest.raises(ValueError, match="for several processes, as each of them takes another GPU; got cuda:0"):
-        _choose_local_gpu("cuda:0")
+        choose_local_gpu("cuda:0")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     with pytest.raises(ValueError, match="processes on a machine must be at most its 2 GPUs; got 3"):
-        _choose_local_gpu(None)
+        choose_local_gpu(None)
 
 
 def test_towers_need_a_multiple_of_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from alexnet.distributed import watchdog as watchdog_module
 from alexnet.distributed.status import Status, StatusBoard
-from alexnet.distributed.watchdog import _MONITORS, Watchdog, _is_collective_error, run_watchdog
+from alexnet.distributed.watchdog import MONITORS, Watchdog, is_collective_error, run_watchdog
 
 FOLDER = Path(__file__).parent
 MACHINE = socket.gethostname()
@@ -79,7 +79,7 @@ def test_each_failure_is_reported_once_and_a_slow_process_is_not_one(output: Out
 def final_lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The lines that processes print as they terminate; here each is a watchdog of this one process."""
     lines: list[str] = []
-    monkeypatch.setattr(watchdog_module, "_terminate", lines.append)
+    monkeypatch.setattr(watchdog_module, "terminate", lines.append)
     return lines
 
 
@@ -166,7 +166,7 @@ def test_a_disconnected_process_that_finds_no_lost_one_reports_itself(final_line
     ],
 )
 def test_an_error_of_a_collective_is_recognised(error: Exception, expected: bool) -> None:
-    assert _is_collective_error(error) == expected
+    assert is_collective_error(error) == expected
 
 
 def test_the_status_that_is_read_is_the_one_that_was_published() -> None:
@@ -185,7 +185,7 @@ def test_the_status_that_is_read_is_the_one_that_was_published() -> None:
 def test_many_processes_do_not_flood_the_store(world_size: int, timeout: float) -> None:
     watchdogs = [Watchdog(rank, world_size, timeout, None) for rank in range(world_size)]
     monitors = sum(watchdog.is_monitor for watchdog in watchdogs)
-    assert min(world_size, 2) <= monitors <= _MONITORS
+    assert min(world_size, 2) <= monitors <= MONITORS
     assert world_size / watchdogs[0].interval <= 256
 
 

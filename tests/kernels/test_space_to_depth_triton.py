@@ -1,6 +1,5 @@
 """Space to depth by the Triton kernel against plain torch; without a GPU, in Triton's interpreter."""
 
-import os
 import subprocess
 import sys
 
@@ -21,7 +20,6 @@ pytest.importorskip("triton")
 from alexnet.kernels import space_to_depth_triton
 
 pytestmark = pytest.mark.gpu
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 needs_cuda = pytest.mark.skipif(DEVICE == "cpu", reason="the operation runs this kernel on a GPU only")
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import typing
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from alexnet.recipe import Change, Recipe
 from alexnet.recipes import recipe_named
-from alexnet.training.schedule import Plateau, Schedule, make_schedule
+from alexnet.training.schedule import SCHEDULES, Plateau, Schedule, make_schedule
 
 NAMES = ("plateau", "changes", "cosine", "fold")
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
@@ -222,3 +223,7 @@ def test_the_target_training_error_ends_any_schedule() -> None:
     for name in NAMES:
         schedule = make_schedule(Recipe(schedule=name, until_train_error=0.25))  # type: ignore[arg-type]
         assert [schedule.is_finished(1, error) for error in (0.26, 0.25)] == [False, True]
+
+
+def test_every_schedule_that_a_recipe_can_name_has_a_class() -> None:
+    assert list(SCHEDULES) == list(typing.get_args(typing.get_type_hints(Recipe)["schedule"]))
