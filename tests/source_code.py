@@ -102,9 +102,9 @@ def _parts(node: ast.stmt) -> set[str]:
 
 def uses(tree: ast.Module) -> set[str]:
     """Return the full names of what a module uses of alexnet/: "alexnet.training.sgd.SGD"."""
-    ours = [(name, full) for name, full in imports(tree) if full.partition(".")[0] == "alexnet"]
-    bound = {name: "alexnet" if name == "alexnet" else full for name, full in ours}
-    used = {full for _, full in ours}
+    own_imports = [(name, full) for name, full in imports(tree) if full.partition(".")[0] == "alexnet"]
+    bound = {name: "alexnet" if name == "alexnet" else full for name, full in own_imports}
+    used = {full for _, full in own_imports}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             used.add(_full_name(node, bound) or "")
