@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from alexnet.data.loading.views import check_view_count, mean_over_views, select_views
+from alexnet.data.loading.views import check_view_count, select_views
 from alexnet.data.store.base import Split
 from alexnet.data.store.store import Store
 from alexnet.distributed.launch import init_team
@@ -19,7 +19,7 @@ from alexnet.results.predictions import Predictions, average, mixture_weights, p
 from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.consistency import describe_pictures, versions
 from alexnet.training.error_rates import error_rates
-from alexnet.training.inference import format_views, predict_batches
+from alexnet.training.inference import format_views, mean_over_views, predict_batches
 from alexnet.utils.console import note_once
 
 _HANG_SECONDS = 300  # a process that makes no progress for so long is given up

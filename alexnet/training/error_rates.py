@@ -6,12 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.data.loading.views import mean_over_views
 from alexnet.data.store.base import Split
 from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
-from alexnet.training.inference import predict_batches
+from alexnet.training.inference import mean_over_views, predict_batches
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alexnet.data.loading.augment import centre_mean
-from alexnet.data.loading.views import View, make_view_batch, mean_over_views, select_views
+from alexnet.data.loading.views import View, make_view_batch, select_views
 from alexnet.data.store.base import Split
 from alexnet.distributed.collectives import shard_rows
 from alexnet.models.alexnet import AlexNet
@@ -35,6 +35,18 @@ def format_views(views: int) -> str:
 def pictures_per_batch(device: torch.device, views: int) -> int:
     """Return how many pictures go through the network at a time, each with all its views."""
     return max(1, (_CROPS_PER_BATCH if device.type == "cpu" else _CROPS_PER_BATCH_ON_GPU) // views)
+
+
+def mean_over_views(probabilities: Tensor) -> Tensor:
+    """Return the mean of the softmax outputs over the views of each picture: the network's prediction (5.1).
+
+    Args:
+        probabilities: (N, views, classes), the softmax outputs of each view of each picture.
+
+    Returns:
+        (N, classes).
+    """
+    return probabilities.mean(1)
 
 
 def predict_pictures(net: AlexNet, pictures: list[np.ndarray], mean: np.ndarray, recipe: Recipe, views: int) -> Tensor:

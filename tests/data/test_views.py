@@ -9,11 +9,11 @@ from alexnet.data.loading.augment import centre_mean
 from alexnet.data.loading.views import (
     make_view_batch,
     make_view_batch_on_device,
-    mean_over_views,
     nine_views,
     select_views,
     ten_views,
 )
+from alexnet.training.inference import mean_over_views
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 pytestmark = pytest.mark.gpu

@@ -99,15 +99,3 @@ def make_view_batch_on_device(pictures: Tensor, views: Sequence[View], mean: Ten
     reflected = [c.flip(2) if view.reflected else c for c, view in zip(crops, views, strict=True)]
     batch = torch.stack(reflected, 1).flatten(0, 1).float() - mean  # (N * V, crop, crop, 3)
     return batch.permute(0, 3, 1, 2)
-
-
-def mean_over_views(probabilities: Tensor) -> Tensor:
-    """Return the mean of the softmax outputs over the views of each picture: the network's prediction (5.1).
-
-    Args:
-        probabilities: (N, views, classes), the softmax outputs of each view of each picture.
-
-    Returns:
-        (N, classes).
-    """
-    return probabilities.mean(1)
