@@ -70,3 +70,10 @@ def test_links_point_to_files_that_exist(page: Path) -> None:
 
 def test_the_readme_fits_on_two_screens() -> None:
     assert len(README.splitlines()) <= 90
+
+
+def test_the_files_that_answer_the_twenty_questions_exist() -> None:
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    files = re.findall(r"^\| .*\? \| `(.*)` \|$", contributing, re.MULTILINE)
+    assert len(files) == 20
+    assert [file for file in files if not (ROOT / "alexnet" / file).exists()] == []
