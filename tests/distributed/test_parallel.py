@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from build_once import build_once
 from conftest import write_store
 from parallel_worker import RECIPE, SCHEMES
 from torch.nn import functional as F
@@ -45,9 +46,17 @@ def torchrun(folder: Path, *jobs: str) -> subprocess.CompletedProcess[str]:
 
 def forking_torchrun(folder: Path, job: str, *, processes: int, restarts: int) -> subprocess.CompletedProcess[str]:
     """Do a job of parallel_worker.py in processes that are restarted if one fails."""
-    modules = ["simulated_gpu.activate"] if SIMULATED else []
-    command = [sys.executable, str(FORKING_TORCHRUN), str(processes), str(restarts)]
-    command += [",".join([*modules, "parallel_worker"]), job, str(folder)]
+    # Training with several processes imports torch._dynamo and numba too.
+    modules = [*(["simulated_gpu.activate"] if SIMULATED else []), "torch._dynamo", "numba", "parallel_worker"]
+    command = [
+        sys.executable,
+        str(FORKING_TORCHRUN),
+        str(processes),
+        str(restarts),
+        ",".join(modules),
+        job,
+        str(folder),
+    ]
     path = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(WORKER.parent), str(WORKER.parents[2])])
     environment = os.environ | {"PYTHONPATH": path}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -59,9 +68,13 @@ def results(folder: Path, job: str, processes: int = 2) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(request: pytest.FixtureRequest) -> Path:
     """A store, a run of a single process, and the runs and results of two processes."""
-    folder = tmp_path_factory.mktemp("parallel")
+    return build_once(request, "parallel", train_single_and_parallel)
+
+
+def train_single_and_parallel(folder: Path) -> None:
+    """Fill the folder."""
     write_store(folder / "store", train=47, val=21)
     train(folder / "store", folder / "single", RECIPE, progress=False)
     torch.save(50 * torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1)), folder / "images.pt")
@@ -71,7 +84,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shard.write_bytes(shard.read_bytes()[:-2000])
     done = torchrun(folder, "train_and_evaluate", "run_two_towers", "change_layouts", "make_mistakes")
     assert done.returncode == 0, done.stderr
-    return folder
 
 
 def load_last(run: Path) -> Checkpoint:

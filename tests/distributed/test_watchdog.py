@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
+from build_once import build_once
 from torch.distributed import HashStore
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
@@ -27,8 +28,15 @@ Output = tuple[int, list[str], dict[str, int]]
 
 
 @pytest.fixture(scope="module")
-def output() -> Output:
+def output(request: pytest.FixtureRequest) -> Output:
     """The output of watchdog_worker.py with three restarts."""
+    folder = build_once(request, "watchdog", run_watchdog_worker)
+    status, lines, pids = json.loads((folder / "output.json").read_text())
+    return status, lines, pids
+
+
+def run_watchdog_worker(folder: Path) -> None:
+    """Write the exit status, the lines and the process ids to a file."""
     command = [sys.executable, str(FOLDER / "forking_torchrun.py"), "2", "3", "watchdog_worker"]
     path = os.pathsep.join([str(FOLDER), str(FOLDER.parents[1])])
     environment = os.environ | {"PYTHONPATH": path, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
@@ -45,7 +53,7 @@ def output() -> Output:
                 pids[event] = int(pid)
             if "sent no heartbeat" in line:  # torchrun would kill it too, half a minute later
                 os.kill(pids["SIGSTOP"], signal.SIGKILL)
-    return process.returncode, lines, pids
+    (folder / "output.json").write_text(json.dumps([process.returncode, lines, pids]))
 
 
 def test_a_killed_process_is_named_with_its_machine_and_step(output: Output) -> None:

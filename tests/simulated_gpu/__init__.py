@@ -1,11 +1,11 @@
-"""GPUs that are not there: "cuda" in a torch that was built for CPUs, with the computer's memory and the CPU's kernels.
+"""Simulated GPUs: the device "cuda" in a torch for CPUs, with the memory of the computer and the kernels of the CPU.
 
-`python -m simulated_gpu SCRIPT ...` (or `-m MODULE ...`) runs a program on a machine that seems to have as many GPUs as
-the environment's SIMULATED_GPUS says; SIMULATED_GPU_LIBRARY is what `build` has made, and with SIMULATED_TRITON=0
-Triton seems not to be installed. It shows what goes wrong before a GPU computes anything: a tensor on the wrong device,
-memory of the computer where a GPU would read it, a kernel launched on another GPU than its tensors lie on, a graph that
-needs the computer, a collective that NCCL would refuse. It cannot show what depends on time: streams and events do
-nothing, since every operation is done when it is called.
+`python -m simulated_gpu SCRIPT ...` (or `-m MODULE ...`) runs a program on a machine with simulated GPUs. Environment
+variables: SIMULATED_GPUS is their number; SIMULATED_GPU_LIBRARY is the library that `build` has compiled; with
+SIMULATED_TRITON=0 Triton is not installed. The simulation finds errors that happen before a GPU computes anything: a
+tensor on the wrong device, memory of the computer where a GPU would read it, a kernel launched on another GPU than that
+of its tensors, a captured graph that needs the computer, a collective that NCCL would refuse. It cannot find errors of
+timing: streams and events do nothing, since every operation is complete when its call returns.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ def build(compiler: str, library: Path) -> None:
     """Compile device.cpp for the installed torch.
 
     Raises:
-        subprocess.CalledProcessError: The compiler finds a fault.
+        subprocess.CalledProcessError: The compiler reports an error.
     """
     spec = importlib.util.find_spec("torch")
     assert spec is not None

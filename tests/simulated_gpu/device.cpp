@@ -1,8 +1,8 @@
-// A device "cuda" whose memory is the computer's and whose operations are the CPU's; loaded before torch.
+// A device "cuda" with the memory of the computer and the kernels of the CPU; it must be loaded before torch.
 //
-// PyTorch keeps apart where a tensor lies and who computes with it by dispatch keys, and its build for CPUs leaves those
-// of CUDA free. Here they get an allocator, the operations that only look at memory in another way, copies, and for all
-// others a fallback to the CPU's kernel. Tensors of two devices in one operation are refused, as by CUDA.
+// PyTorch selects the kernel of an operation by the dispatch keys of its tensors. Its build for CPUs has no kernels for
+// the keys of CUDA. This file registers an allocator, the operations that return views, copies, and for all other
+// operations a fallback to the kernel of the CPU. An operation on tensors of two devices is an error, as with CUDA.
 
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
@@ -23,11 +23,11 @@ namespace {
 
 using namespace c10;
 constexpr auto GPU = DeviceType::CUDA;
-thread_local DeviceIndex current = 0;  // as in CUDA, every thread begins with the first
+thread_local DeviceIndex current = 0;  // as in CUDA, every thread starts with the first one
 
 DeviceIndex count() {
-  const char* told = std::getenv("SIMULATED_GPUS");
-  return static_cast<DeviceIndex>(told ? std::atoi(told) : 1);
+  const char* value = std::getenv("SIMULATED_GPUS");
+  return static_cast<DeviceIndex>(value ? std::atoi(value) : 1);
 }
 
 Device checked(Device device) {
@@ -46,7 +46,7 @@ struct Guard final : impl::NoOpDeviceGuardImpl<GPU> {
   void uncheckedSetDevice(Device device) const noexcept override {
     if (device.index() >= 0) current = device.index();
   }
-  // One stream, in which all is done at once.
+  // One stream, in which every operation is complete at once.
   Stream getStream(Device device) const noexcept override {
     return Stream(Stream::DEFAULT, Device(GPU, device.index() < 0 ? current : device.index()));
   }
@@ -80,10 +80,10 @@ C10_REGISTER_CLASS(CUDAHooksRegistry, CUDAHooks, Hooks)
 
 struct Memory final : Allocator {
   DataPtr allocate(size_t bytes) override {
-    DataPtr taken = GetCPUAllocator()->allocate(bytes);
-    auto free = taken.get_deleter();
-    void* data = taken.get();
-    return DataPtr(data, taken.release_context(), free, Device(GPU, current));
+    DataPtr data = GetCPUAllocator()->allocate(bytes);
+    auto deleter = data.get_deleter();
+    void* address = data.get();
+    return DataPtr(address, data.release_context(), deleter, Device(GPU, current));
   }
   DeleterFnPtr raw_deleter() const override { return GetCPUAllocator()->raw_deleter(); }
   void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
@@ -115,7 +115,7 @@ at::Tensor& copy(at::Tensor& to, const at::Tensor& from, bool) {
   return to;
 }
 
-at::Tensor& look_at(at::Tensor& x, Storage storage, int64_t offset, Sizes sizes, Sizes strides) {
+at::Tensor& set_storage(at::Tensor& x, Storage storage, int64_t offset, Sizes sizes, Sizes strides) {
   auto* impl = x.unsafeGetTensorImpl();
   impl->set_storage_keep_dtype(std::move(storage));
   impl->set_storage_offset(offset);
@@ -123,46 +123,46 @@ at::Tensor& look_at(at::Tensor& x, Storage storage, int64_t offset, Sizes sizes,
   return x;
 }
 
-at::Tensor& look_at_all(at::Tensor& x, Storage storage) {
+at::Tensor& set_storage_only(at::Tensor& x, Storage storage) {
   auto items = static_cast<int64_t>(storage.nbytes() / x.dtype().itemsize());
-  return look_at(x, std::move(storage), 0, {items}, {1});
+  return set_storage(x, std::move(storage), 0, {items}, {1});
 }
 
-at::Tensor& look_at_tensor(at::Tensor& x, const at::Tensor& other) {
-  return look_at(x, other.storage(), other.storage_offset(), other.sizes(), other.strides());
+at::Tensor& set_tensor(at::Tensor& x, const at::Tensor& other) {
+  return set_storage(x, other.storage(), other.storage_offset(), other.sizes(), other.strides());
 }
 
-// What the fallback writes results with that an operation was given room for; of no elements, it is to be made.
+// The fallback writes results to the output tensors of an operation with this; an output of no elements is resized.
 at::Tensor copy_and_resize(const at::Tensor& from, const at::Tensor& to) {
   if (from.sizes() != to.sizes()) {
-    TORCH_CHECK(to.numel() == 0, "room of ", to.sizes(), " for a result of ", from.sizes());
-    look_at_tensor(const_cast<at::Tensor&>(to), at::empty_like(from, from.options().device(to.device())));
+    TORCH_CHECK(to.numel() == 0, "an output of ", to.sizes(), " for a result of ", from.sizes());
+    set_tensor(const_cast<at::Tensor&>(to), at::empty_like(from, from.options().device(to.device())));
   }
   on_cpu(to).copy_(on_cpu(from));
   return to;
 }
 
 // Every other operation. Only numbers and indices may come from the CPU.
-void by_the_cpu(const OperatorHandle& operation, torch::jit::Stack* stack) {
+void run_on_cpu(const OperatorHandle& operation, torch::jit::Stack* stack) {
   const auto& name = operation.schema().name();
   const bool indexing = name.find("index") != std::string::npos;
-  std::optional<Device> found;
-  auto look = [&](const at::Tensor& x) {
+  std::optional<Device> gpu;
+  auto check = [&](const at::Tensor& x) {
     if (!x.defined() || (x.is_cpu() && (x.dim() == 0 || indexing))) return;
     TORCH_CHECK(x.device().type() == GPU, name, ": a tensor on ", x.device(), " among those on a GPU");
-    TORCH_CHECK(!found || *found == x.device(), name, ": tensors on ", *found, " and ", x.device());
-    found = x.device();
+    TORCH_CHECK(!gpu || *gpu == x.device(), name, ": tensors on ", *gpu, " and ", x.device());
+    gpu = x.device();
   };
   for (const auto& value : *stack) {
-    if (value.isTensor()) look(value.toTensor());
-    if (value.isTensorList()) for (const at::Tensor& x : value.toTensorVector()) look(x);
+    if (value.isTensor()) check(value.toTensor());
+    if (value.isTensorList()) for (const at::Tensor& x : value.toTensorVector()) check(x);
   }
-  OptionalDeviceGuard guard(found);
+  OptionalDeviceGuard guard(gpu);
   at::native::cpu_fallback(operation, stack);
 }
 
 TORCH_LIBRARY_IMPL(_, CUDA, library) {
-  library.fallback(torch::CppFunction::makeFromBoxedFunction<&by_the_cpu>());
+  library.fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
 }
 
 TORCH_LIBRARY_IMPL(aten, CUDA, library) {
@@ -171,9 +171,9 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   library.impl("copy_", &copy);
   library.impl("_copy_from_and_resize", &copy_and_resize);
   library.impl("_local_scalar_dense", [](const at::Tensor& x) { return on_cpu(x).item(); });
-  library.impl("set_.source_Storage", &look_at_all);
-  library.impl("set_.source_Storage_storage_offset", &look_at);
-  library.impl("set_.source_Tensor", &look_at_tensor);
+  library.impl("set_.source_Storage", &set_storage_only);
+  library.impl("set_.source_Storage_storage_offset", &set_storage);
+  library.impl("set_.source_Tensor", &set_tensor);
   library.impl("view", [](const at::Tensor& x, Sizes sizes) { return at::native::view(x, sizes); });
   library.impl("unfold", &at::native::unfold);
   library.impl("as_strided", &at::native::as_strided_tensorimpl);
@@ -182,12 +182,12 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   });
 }
 
-// DistributedDataParallel asks for one.
+// DistributedDataParallel needs a timer.
 struct Timer final : c10d::Timer {
   explicit Timer(Device) {}
   std::optional<int64_t> measureDifference(Event start, Event end) override {
-    auto began = getTimestamp(start), ended = getTimestamp(end);
-    return began && ended ? std::optional<int64_t>(*ended - *began) : std::nullopt;
+    auto start_time = getTimestamp(start), end_time = getTimestamp(end);
+    return start_time && end_time ? std::optional<int64_t>(*end_time - *start_time) : std::nullopt;
   }
 };
 

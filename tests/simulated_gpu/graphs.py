@@ -1,7 +1,7 @@
-"""CUDA graphs of the simulated machine: what is called while one is captured is written down, and done at a replay.
+"""CUDA graphs of the simulated machine: a capture records operations, and a replay runs them.
 
-As in CUDA nothing that is captured is done at once, nor may it need the computer: an operation that waits for a number,
-or reads or writes memory of the computer, fails.
+As in CUDA, an operation does not run when it is captured, and it must not need the computer: one that waits for a
+number, or reads or writes memory of the computer, fails.
 """
 
 import contextlib
@@ -14,24 +14,24 @@ from torch.utils._pytree import tree_leaves
 
 from alexnet.kernels.compile import has_triton
 
-WAIT = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal")
+_WAITING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal")
 
 
 class Graph:
-    """What was captured."""
+    """A captured graph."""
 
     def __init__(self) -> None:
         self.calls: list[Callable[[], None]] = []
 
     @torch.no_grad()
     def replay(self) -> None:
-        """Do it, with what memory now holds."""
+        """Run the operations on the present contents of the memory."""
         for call in self.calls:
             call()
 
 
 class Capture(TorchDispatchMode):
-    """Writes down each operation on tensors of a GPU; results get their memory, and at a replay their values."""
+    """Records each operation on tensors of a GPU; the results get memory at once, and values at a replay."""
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
@@ -42,62 +42,62 @@ class Capture(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-        asked = torch.device(kwargs["device"]).type if kwargs.get("device") is not None else None
-        if asked != "cuda" and not any(x.is_cuda for x in tensors):
+        requested = torch.device(kwargs["device"]).type if kwargs.get("device") is not None else None
+        if requested != "cuda" and not any(x.is_cuda for x in tensors):
             return operation(*args, **kwargs)
         schema = operation._schema
-        if schema.name in WAIT or asked == "cpu" or any(not x.is_cuda and x.ndim for x in tensors):
+        if schema.name in _WAITING or requested == "cpu" or any(not x.is_cuda and x.ndim for x in tensors):
             raise RuntimeError(f"operation not permitted when stream is capturing: {schema.name}")
         if schema.is_mutable:
             self.graph.calls.append(lambda: operation(*args, **kwargs))
-            written = [x for x, known in zip(args, schema.arguments, strict=False) if known.is_write]
+            written = [x for x, argument in zip(args, schema.arguments, strict=False) if argument.is_write]
             return written[0] if len(schema.returns) == 1 else tuple(written) if schema.returns else None
         results = operation(*args, **kwargs)
-        if not any(known.alias_info for known in schema.returns):  # a view has no memory of its own
+        if not any(value.alias_info for value in schema.returns):  # a view has no memory of its own
 
-            def again() -> None:
+            def run_again() -> None:
                 for old, new in zip(tree_leaves(results), tree_leaves(operation(*args, **kwargs)), strict=True):
                     if isinstance(old, torch.Tensor):
                         old.copy_(new)
 
-            self.graph.calls.append(again)
+            self.graph.calls.append(run_again)
         return results
 
 
 @contextlib.contextmanager
 def capture(graph: Graph, stream: Any = None) -> Iterator[None]:
-    """What `torch.cuda.graph` is."""
-    free, state = torch.cuda.is_current_stream_capturing, torch.get_rng_state()
+    """The simulated `torch.cuda.graph`."""
+    is_capturing, state = torch.cuda.is_current_stream_capturing, torch.get_rng_state()
     torch.cuda.is_current_stream_capturing = lambda: True
     try:
         with Capture(graph), torch.cuda.stream(stream):
             yield
     finally:
-        torch.cuda.is_current_stream_capturing = free
-        torch.set_rng_state(state)  # the numbers that results were given in passing do not count
+        torch.cuda.is_current_stream_capturing = is_capturing
+        torch.set_rng_state(state)  # the numbers that were drawn to get the memory of results do not count
 
 
-def launches(plain: Callable[..., None]) -> Callable[..., None]:
-    """How Triton's interpreter starts a kernel: on the current GPU, and into the graph that is being captured."""
+def _checked_launch(original: Callable[..., None]) -> Callable[..., None]:
+    """Return how Triton's interpreter launches a kernel: on the current GPU, and recorded during a capture."""
 
     def launch(grid: Any, *args: Any, **kwargs: Any) -> None:
-        here = torch.device("cuda", torch.cuda.current_device())
+        current = torch.device("cuda", torch.cuda.current_device())
         for x in tree_leaves((args, kwargs)):
-            if isinstance(x, torch.Tensor) and x.is_cuda and x.device != here:
-                raise RuntimeError(f"a kernel is launched on {here}, a tensor of it lies on {x.device}")
+            if isinstance(x, torch.Tensor) and x.is_cuda and x.device != current:
+                raise RuntimeError(f"a kernel is launched on {current}, one of its tensors is on {x.device}")
         mode = _get_current_dispatch_mode()
         if isinstance(mode, Capture):
-            mode.graph.calls.append(lambda: plain(grid, *args, **kwargs))
+            mode.graph.calls.append(lambda: original(grid, *args, **kwargs))
         else:
-            plain(grid, *args, **kwargs)
+            original(grid, *args, **kwargs)
 
     return launch
 
 
 def install() -> None:
-    """Give torch.cuda graphs, and Triton's interpreter GPUs."""
+    """Install the graphs in torch.cuda, and the launch in Triton's interpreter."""
     torch.cuda.CUDAGraph, torch.cuda.graph = Graph, capture  # type: ignore[misc, assignment]
     if has_triton():
         from triton.runtime.interpreter import GridExecutor
 
-        GridExecutor.__call__ = launches(GridExecutor.__call__)
+        GridExecutor.__call__ = _checked_launch(GridExecutor.__call__)

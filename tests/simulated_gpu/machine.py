@@ -10,8 +10,8 @@ import torch._dynamo  # imports nothing of CUDA as long as torch seems to have b
 import torch._inductor
 
 
-def index_of(device: Any) -> int:
-    """The number of a GPU; the current one's where none is named."""
+def _device_index(device: Any) -> int:
+    """Return the number of a GPU; of the current one if `device` names none."""
     if isinstance(device, int):
         return device
     index = None if device is None else torch.device(device).index
@@ -19,40 +19,40 @@ def index_of(device: Any) -> int:
 
 
 class Stream:
-    """Everything is done at once, so that nothing needs to be waited for."""
+    """A stream in which every operation is complete at once, so nothing has to wait."""
 
     def __init__(self, device: Any = None, **_: Any) -> None:
-        self.device = torch.device("cuda", index_of(device))
+        self.device = torch.device("cuda", _device_index(device))
 
     def wait_stream(self, stream: "Stream") -> None:
-        """Wait for what was begun in another stream."""
+        """Wait for the operations of another stream."""
 
     def wait_event(self, event: "Event") -> None:
-        """Wait for what was begun before an event."""
+        """Wait for the operations before an event."""
 
     def record_event(self, event: "Event | None" = None) -> "Event":
-        """An event after what was begun so far."""
+        """Return an event after the operations so far."""
         return event or Event()
 
 
 class Event:
-    """As `Stream`."""
+    """An event that is always complete."""
 
     def __init__(self, **_: Any) -> None:
         pass
 
     def record(self, stream: Stream | None = None) -> None:
-        """Put it after what was begun so far."""
+        """Put the event after the operations so far."""
 
     def synchronize(self) -> None:
-        """Wait for it."""
+        """Wait for the event."""
 
 
 class OnDevice:
     """Makes a GPU the current one in a block."""
 
     def __init__(self, device: Any) -> None:
-        self.index = index_of(device)
+        self.index = _device_index(device)
 
     def __enter__(self) -> None:
         self.old = torch.cuda.current_device()
@@ -76,36 +76,36 @@ class OnStream(OnDevice):
         super().__init__(stream.device if stream is not None else None)
 
 
-def copied(storage: torch.UntypedStorage) -> torch.UntypedStorage:
-    """A copy of memory, where it lies."""
+def _clone(storage: torch.UntypedStorage) -> torch.UntypedStorage:
+    """Return a copy of memory, on the same device."""
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage).clone().untyped_storage()
 
 
-def always(value: Any) -> Callable[..., Any]:
-    """A function that returns a value, whatever it is given."""
+def _always(value: Any) -> Callable[..., Any]:
+    """Return a function that returns a value for any arguments."""
     return lambda *_, **__: value
 
 
 def install(library: ctypes.CDLL) -> None:
-    """Let torch.cuda describe this machine."""
+    """Replace the functions and classes of torch.cuda."""
 
     def count() -> int:
         return int(os.environ["SIMULATED_GPUS"]) if os.environ.get("CUDA_VISIBLE_DEVICES") != "" else 0
 
-    found: dict[str, Any] = {
-        "_lazy_init": always(None),
-        "_is_compiled": always(True),
+    replacements: dict[str, Any] = {
+        "_lazy_init": _always(None),
+        "_is_compiled": _always(True),
         "is_available": lambda: count() > 0,
-        "is_initialized": always(True),
-        "is_bf16_supported": always(True),
-        "is_current_stream_capturing": always(False),
-        "get_device_capability": always((9, 0)),
+        "is_initialized": _always(True),
+        "is_bf16_supported": _always(True),
+        "is_current_stream_capturing": _always(False),
+        "get_device_capability": _always((9, 0)),
         "device_count": count,
         "current_device": library.simulated_current,
-        "set_device": lambda device: library.simulated_set_current(index_of(device)),
-        "synchronize": always(None),
-        "_sleep": always(None),
-        "manual_seed_all": always(None),  # the CPU's kernels draw from its own stream
+        "set_device": lambda device: library.simulated_set_current(_device_index(device)),
+        "synchronize": _always(None),
+        "_sleep": _always(None),
+        "manual_seed_all": _always(None),  # the CPU's kernels draw from its own stream
         "get_rng_state": lambda *_: torch.get_rng_state(),
         "set_rng_state": lambda state, *_: torch.set_rng_state(state),
         "Stream": Stream,
@@ -115,7 +115,7 @@ def install(library: ctypes.CDLL) -> None:
         "device": OnDevice,
         "device_of": OnDeviceOf,
     }
-    for name, value in found.items():
+    for name, value in replacements.items():
         setattr(torch.cuda, name, value)
-    torch.UntypedStorage.clone = copied  # type: ignore[method-assign]
-    torch.Tensor.record_stream = always(None)  # type: ignore[method-assign]
+    torch.UntypedStorage.clone = _clone  # type: ignore[method-assign]
+    torch.Tensor.record_stream = _always(None)  # type: ignore[method-assign]
