@@ -234,6 +234,20 @@ def unplug(run: Path, machines: list[Machine], log: EventLog) -> tuple[float, fl
     return unplugged, saved
 
 
+def print_times(log: EventLog, unplugged: float, saved: float) -> None:
+    """Print the times of the events after the cable was unplugged."""
+    print("\nseconds after the cable was unplugged")
+    for text, seconds in {
+        "the lost process is named": log.seconds_until(unplugged, "alexnet: process"),
+        "two machines restart": log.seconds_until(unplugged, "group_world_size=2"),
+        "their first new checkpoint; the cable is plugged in": saved - unplugged,
+        "three machines restart": log.seconds_until(unplugged, "group_world_size=3"),
+        "the end": log.seconds_until(unplugged, "ended with status"),
+    }.items():
+        print(f"{text:54} {'never' if seconds is None else f'{seconds:.1f}'}")
+    print()
+
+
 def print_differences(run: Path, undisturbed: Path) -> None:
     """Print how two runs differ: the loss of each epoch, and the last weights."""
     metrics = [
@@ -292,16 +306,7 @@ def main() -> int:
     except RuntimeError as error:
         print(f"cable: {error}; the machines' logs are in {folder}", file=sys.stderr)
         return 1
-    print("\nseconds after the cable was unplugged")
-    for text, seconds in {
-        "the lost process is named": log.seconds_until(unplugged, "alexnet: process"),
-        "two machines restart": log.seconds_until(unplugged, "group_world_size=2"),
-        "their first new checkpoint; the cable is plugged in": saved - unplugged,
-        "three machines restart": log.seconds_until(unplugged, "group_world_size=3"),
-        "the end": log.seconds_until(unplugged, "ended with status"),
-    }.items():
-        print(f"{text:54} {'never' if seconds is None else f'{seconds:.1f}'}")
-    print()
+    print_times(log, unplugged, saved)
     print_differences(folder / "unplugged", folder / "undisturbed")
     return 0
 

@@ -1,1 +1,1 @@
-"""What several processes need that train one net (section 4.2)."""
+"""Training one net, and preparing one store, with several processes (section 4.2)."""

@@ -56,7 +56,7 @@ def init_team(scheme: str, device: str | torch.device | None, hang_seconds: floa
 
 
 def _init_process_group(device: str | torch.device | None, hang_seconds: float) -> None:
-    """Form the default process group, for the rest of this process's life: it cannot be formed a second time."""
+    """Form the default process group, until this process ends: it cannot be formed a second time."""
     use_gpus = torch.cuda.is_available() and str(device) != "cpu"
     try:
         timeout = timedelta(seconds=max(hang_seconds, _START_SECONDS))

@@ -6,7 +6,7 @@ from functools import cache
 
 @cache
 def note_once(text: str) -> None:
-    """Say on standard error, once per process, that a slower path is taken and why."""
+    """Print a note on standard error, once per process: that a slower implementation is used, and why."""
     print(f"note: {text}", file=sys.stderr)
 
 

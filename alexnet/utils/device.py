@@ -1,10 +1,10 @@
-"""The device a net works on."""
+"""The device of a net."""
 
 import torch
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies in bfloat16 itself, rather than slower by way of float32."""
+    """Return whether the device multiplies in bfloat16 itself; others convert to float32, which is slower."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
@@ -12,7 +12,10 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
-    """The device of that name, made the current one; by default the first GPU, or the CPU where there is none.
+    """Return a device, and make it the current one.
+
+    Args:
+        device: Its name; by default the first GPU, or the CPU if there is no GPU.
 
     Raises:
         ValueError: This machine has no such device.
@@ -20,10 +23,10 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     count = torch.cuda.device_count()
     if device is None:
         device = "cuda" if count else "cpu"
-    known = ["cpu", *(["cuda"] if count else []), *(f"cuda:{n}" for n in range(count))]
-    if str(device) not in known:
-        raise ValueError(f"device must be one of this machine's, {', '.join(known)}; got {str(device)!r}")
-    chosen = torch.device(device)
-    if chosen.type == "cuda" and chosen.index is not None:
-        torch.cuda.set_device(chosen)  # events, streams and kernels of our own go to the current one
-    return chosen
+    names = ["cpu", *(["cuda"] if count else []), *(f"cuda:{n}" for n in range(count))]
+    if str(device) not in names:
+        raise ValueError(f"device must be one of this machine's, {', '.join(names)}; got {str(device)!r}")
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # our events, streams and kernels use the current device
+    return device
