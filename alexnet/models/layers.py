@@ -33,9 +33,8 @@ def block_diagonal(weight: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
         (maps, channels, kernel, kernel) in channels_last memory, zeros outside each group's own channels.
     """
     blocks = weight.to(dtype).permute(0, 2, 3, 1)  # (maps, kernel, kernel, channels / groups)
-    blocks = blocks.unflatten(0, (groups, -1)).movedim(
-        0, -1
-    )  # (maps / groups, kernel, kernel, channels / groups, groups)
+    blocks = blocks.unflatten(0, (groups, -1))  # (groups, maps / groups, kernel, kernel, channels / groups)
+    blocks = blocks.movedim(0, -1)
     dense = torch.diag_embed(blocks, dim1=0, dim2=4)  # groups before the maps, and before the channels
     return dense.flatten(4).flatten(0, 1).permute(0, 3, 1, 2)
 

@@ -17,7 +17,7 @@ from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.sgd import SGD
-from alexnet.utils.files import fsync_file
+from alexnet.utils.files import atomic_replacement
 
 _FORMAT = 1
 _STATISTICS_FIELDS = ("mean", "covariance", "eigenvalues", "components")
@@ -137,14 +137,10 @@ def save_checkpoint(
     contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     for name in _STATISTICS_FIELDS:
         contents[f"statistics.{name}"] = torch.from_numpy(getattr(statistics, name).copy())
-    temporary = path.with_name(f".{path.name}.writing")
     try:
-        save_file(contents, temporary, {"alexnet": json.dumps(metadata)})
-        with temporary.open("rb") as file:
-            fsync_file(file)
-        temporary.replace(path)
+        with atomic_replacement(path, path.with_name(f".{path.name}.writing")) as temporary:
+            save_file(contents, temporary, {"alexnet": json.dumps(metadata)})
     except (OSError, safetensors.SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise OSError(
             f"checkpoint {path} could not be written ({error}): free some space, or use another RUN folder"
         ) from error

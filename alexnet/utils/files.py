@@ -5,27 +5,31 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from filelock import lock_descriptor
 
 
-def write_atomic(path: Path, contents: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that it is complete or not there."""
-    temporary = path.with_name(path.name + ".part")
+@contextmanager
+def atomic_replacement(path: Path, temporary: Path) -> Iterator[Path]:
+    """Yield the temporary file to write; then write it to the disk and rename it, so that `path` is never half written.
+
+    Args:
+        path: The file to write or replace.
+        temporary: A path in the same folder; the file is removed if the block or the renaming fails.
+    """
     try:
-        with temporary.open("wb") as file:
-            file.write(contents)
-            fsync_file(file)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # else a power cut could leave a renamed file without its contents
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def fsync_file(file: IO[bytes]) -> None:
-    """Write a file's contents to the disk, so that after a power cut no renamed file is without its contents."""
-    file.flush()
-    os.fsync(file.fileno())
+def write_atomic(path: Path, contents: bytes) -> None:
+    """Write a file under a temporary name and rename it, so that it is complete or not there."""
+    with atomic_replacement(path, path.with_name(path.name + ".part")) as temporary:
+        temporary.write_bytes(contents)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from alexnet.data.prepare.record import RECORD_NAME, ShardRecord
 from alexnet.data.store.format import OFFSETS_FILE, PROGRESS_FILE, SKIPPED_FILE, STATISTICS_FILE
 from alexnet.data.store.offsets import write_offsets
 from alexnet.data.store.statistics import Statistics
-from alexnet.utils.files import fsync_file, write_atomic
+from alexnet.utils.files import atomic_replacement, write_atomic
 
 
 def write_shard(
@@ -41,19 +41,18 @@ def write_shard(
     # The random part keeps other processes from writing to the same file, even one left behind on a lost machine.
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     record = ShardRecord(plan.size, len(plan.source.classes))
-    try:
-        with temporary.open("wb") as file:
-            with pa.ipc.new_file(file, plan.schemas[shard.split]) as writer:
-                for chunk in chunks:
-                    if chunk.batch.num_rows:
-                        writer.write_batch(chunk.batch)
-                    record.add(chunk)
-                    on_chunk(chunk.file_count)
-                    failures.add(len(chunk.skipped), shard, bytes(record.skipped_lines))
-            fsync_file(file)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    schema = plan.schemas[shard.split]
+    with (
+        atomic_replacement(path, temporary),
+        temporary.open("wb") as file,
+        pa.ipc.new_file(file, schema) as writer,
+    ):
+        for chunk in chunks:
+            if chunk.batch.num_rows:
+                writer.write_batch(chunk.batch)
+            record.add(chunk)
+            on_chunk(chunk.file_count)
+            failures.add(len(chunk.skipped), shard, bytes(record.skipped_lines))
     record.save(plan.store / shard.record_name)
 
 
