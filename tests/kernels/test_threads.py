@@ -107,9 +107,9 @@ class Stopped(Exception): pass
 def stop(*_): raise Stopped
 signal.signal(signal.SIGALRM, stop)
 for number in range(150):
-    signal.setitimer(signal.ITIMER_REAL, 0.001 + number * 1e-5)
     end = time.monotonic() + 60
     try:
+        signal.setitimer(signal.ITIMER_REAL, 0.001 + number * 1e-5)
         while time.monotonic() < end: norm()
     except Stopped:
         continue
