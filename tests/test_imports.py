@@ -20,6 +20,7 @@ LEVELS = {
     "data.prepare": 6,
     "training": 7,
     "results": 8,
+    "convert": 8,
     "experiments": 9,
     "web": 9,
     "entry": 10,

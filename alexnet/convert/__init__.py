@@ -1,0 +1,1 @@
+"""Nets of other programs as runs, and runs as files of other programs."""
