@@ -1,8 +1,10 @@
 """Sources: which files and folders are accepted, how their pictures are split, and how anything else is refused."""
 
 import gc
+import io
 import os
 import tarfile
+import tracemalloc
 import zipfile
 from dataclasses import fields
 from pathlib import Path
@@ -314,6 +316,73 @@ def test_a_damaged_tar_is_refused(tmp_path: Path) -> None:
     path.write_bytes(data[: len(data) // 10 + 300])  # within the header of the second file
     with pytest.raises(ValueError, match="damaged archive"):
         open_source(path)
+
+
+def write_tar(path: Path, *members: tarfile.TarInfo) -> Path:
+    """Write a .tar of four pictures in two classes, and further members without contents."""
+    with tarfile.open(path, "w") as archive:
+        for name in ("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg"):
+            info = tarfile.TarInfo(name)
+            info.size = len(name)
+            archive.addfile(info, io.BytesIO(name.encode()))
+        for member in members:
+            archive.addfile(member)
+    return path
+
+
+def tar_member(name: str, type: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    """Return a member of a .tar: a file, or a link to `target`."""
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = type, target
+    return info
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        (tar_member("/etc/x.jpg"), r"path of a member must be relative .* got '/etc/x\.jpg'"),
+        (tar_member("a/../../x.jpg"), r"stay within the archive; got 'a/\.\./\.\./x\.jpg'"),
+        (tar_member("a/x.jpg", tarfile.SYMTYPE, "../../x.jpg"), r"member 'a/x\.jpg' leads to '\.\./\.\./x\.jpg'"),
+        (tar_member("a/x.jpg", tarfile.SYMTYPE, "/etc/x.jpg"), r"member 'a/x\.jpg' leads to '/etc/x\.jpg'"),
+        (tar_member("a/x.jpg", tarfile.LNKTYPE, "../x.jpg"), r"member 'a/x\.jpg' leads to '\.\./x\.jpg'"),
+    ],
+)
+def test_a_member_that_leads_out_of_an_archive_is_refused(
+    tmp_path: Path, member: tarfile.TarInfo, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        open_source(write_tar(tmp_path / "set.tar", member))
+    assert str(caught.value).startswith(str(tmp_path / "set.tar"))
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("a/../../x.jpg", b"")
+    with pytest.raises(ValueError, match="stay within the archive"):
+        open_source(tmp_path / "set.zip")
+
+
+def test_links_within_an_archive_are_not_pictures(tmp_path: Path) -> None:
+    link = tar_member("b/3.jpg", tarfile.SYMTYPE, "../a/1.jpg")
+    source = open_source(write_tar(tmp_path / "set.tar", link))
+    assert sum(map(len, source.splits.values())) == 4
+
+
+def test_listing_a_tar_does_not_keep_its_headers(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "set.tar", "w") as archive:
+        for number in range(6000):
+            archive.addfile(tar_member(f"{number % 2}/{number:06d}.jpg"))
+    tree = TarTree(tmp_path / "set.tar")
+    tracemalloc.start()
+    assert sum(1 for _ in tree.entries()) == 6000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000  # a header that is kept takes about a kilobyte
+
+
+def test_classes_that_differ_in_case_only_are_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "set.tar", "w") as archive:  # some file systems cannot have both folders
+        for name in ("Dog/1.jpg", "Dog/2.jpg", "cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/2.jpg"):
+            archive.addfile(tar_member(name))
+    with pytest.raises(ValueError, match="more than upper and lower case; got 'Dog' and 'dog'"):
+        open_source(tmp_path / "set.tar")
 
 
 def test_classes_of_one_picture_each_leave_none_to_hold_out(tmp_path: Path) -> None:

@@ -5,18 +5,16 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
-from lzma import LZMAError
 from pathlib import Path
 
 from alexnet.data.sources.base import Source, SourceOptions
 from alexnet.data.sources.class_folders import open_class_folders
-from alexnet.data.sources.file_tree import FileEntry, check_file_size, is_hidden
+from alexnet.data.sources.file_tree import FileEntry, check_file_size
+from alexnet.data.sources.tar import TarRegion, explain_damage, normalise_path
 
 NAME = "a .tar or .zip of class folders"
 OPTIONS: tuple[str, ...] = ("train_per_class",)
-_TAR_BLOCK = 512  # bytes; headers and files in a .tar start at multiples of it
 
 
 def matches(path: Path) -> bool:
@@ -33,15 +31,6 @@ def open(path: Path, options: SourceOptions) -> Source:
     """
     tree = ZipTree(path) if zipfile.is_zipfile(path) else TarTree(path)
     return open_class_folders(path, tree, options)
-
-
-@contextmanager
-def explain_damage(path: Path) -> Iterator[None]:
-    """Turn the exceptions of a damaged archive into a ValueError that says what to do."""
-    try:
-        yield
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, LZMAError, zlib.error) as error:
-        raise ValueError(f"{path}: damaged archive ({error}); copy or download it again") from error
 
 
 def first_names_in_tar(path: Path, count: int = 4) -> set[str]:
@@ -86,20 +75,7 @@ class TarTree:
         Raises:
             ValueError: The archive is damaged or cut short.
         """
-        end = 0
-        with explain_damage(self._path), tarfile.open(self._path, "r:") as archive:
-            for member in archive:
-                data_size = member.size if member.isreg() else 0
-                end = member.offset_data + -(-data_size // _TAR_BLOCK) * _TAR_BLOCK
-                path = _normalise_path(member.name)
-                if path and member.isdir():
-                    yield FileEntry(path + "/")
-                elif path and member.isreg() and not member.issparse():
-                    yield FileEntry(path, member.size, member.offset_data)
-        # tarfile stops without an error at a header that is cut off or overwritten. A block of zeros, or the end of the
-        # file, is the true end.
-        if os.pread(self._file, _TAR_BLOCK, end) not in (b"", bytes(_TAR_BLOCK)):
-            raise ValueError(f"{self._path}: damaged archive (at byte {end:,}); copy or download it again")
+        return TarRegion.whole_file(self._path, self._file).entries()
 
     def read(self, entry: FileEntry) -> bytes:
         """Return the contents of a file."""
@@ -120,6 +96,7 @@ class ZipTree:
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
+        self._path = path
         with explain_damage(path), zipfile.ZipFile(path) as archive:
             self._members = archive.infolist()
         self._file = os.open(path, os.O_RDONLY)
@@ -127,7 +104,7 @@ class ZipTree:
     def entries(self) -> Iterator[FileEntry]:
         """List the files and folders in the archive's order."""
         for index, member in enumerate(self._members):
-            path = _normalise_path(member.filename)
+            path = normalise_path(str(self._path), member.filename)
             if path:
                 yield FileEntry(path + "/") if member.is_dir() else FileEntry(path, member.file_size, index)
 
@@ -162,9 +139,3 @@ class ZipTree:
     def __del__(self) -> None:
         if hasattr(self, "_file"):  # it is missing if the archive could not be opened
             os.close(self._file)
-
-
-def _normalise_path(path: str) -> str:
-    """Return the path of an archive's member without "./" and doubled slashes; "" if it is hidden."""
-    names = [name for name in path.split("/") if name not in ("", ".")]
-    return "" if any(map(is_hidden, names)) else "/".join(names)

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from alexnet.data.sources.archive import explain_damage, first_names_in_tar
+from alexnet.data.sources.archive import first_names_in_tar
 from alexnet.data.sources.base import Source, SourceOptions, SourceSplit
+from alexnet.data.sources.tar import explain_damage
 
 NAME = "CIFAR-10"
 OPTIONS: tuple[str, ...] = ("val_batch",)
@@ -42,6 +43,7 @@ class _Cifar10:
     records: dict[str, list[np.ndarray]]
     size: int | None = _SIDE
     ignored: dict[str, int] = field(default_factory=dict)
+    class_ids: tuple[int, ...] | None = None
 
     def read(self, split: str, index: int) -> np.ndarray:
         """Return the (32, 32, 3) uint8 pixels of a picture."""

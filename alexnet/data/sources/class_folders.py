@@ -3,6 +3,7 @@
 import os
 from array import array
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -57,28 +58,37 @@ class _FileList:
         return SourceSplit(names, np.full(len(order), label, np.int32), sizes, offsets)
 
 
-def open_class_folders(path: Path, tree: FileTree, options: SourceOptions) -> PictureFiles:
+def open_class_folders(
+    path: Path, tree: FileTree, options: SourceOptions, class_names: Mapping[str, str] | None = None
+) -> PictureFiles:
     """Return the source in a tree with a folder for each class, which may be in a folder for each split.
 
     Args:
         path: The folder or archive, for messages.
         tree: Its files.
         options: How to divide the pictures, if there are no folders for the splits.
+        class_names: The class name for each class folder, in the order of the labels. By default the names are those
+            of the folders, sorted.
 
     Raises:
-        ValueError: There are too few classes or pictures, the splits differ in their classes, or `train_per_class` was
-            given although there are folders for the splits.
+        ValueError: There are too few classes or pictures, the splits differ in their classes, two classes differ in
+            upper and lower case only, a folder is none of `class_names`, or `train_per_class` was given although there
+            are folders for the splits.
     """
     ignored: Counter[str] = Counter()
     folders = _list_folders(tree, ignored)
     split_folders = _find_split_folders(path, folders, _find_top_folder(folders))
     files = {split: _group_by_class(folders, folder, ignored) for split, folder in split_folders.items()}
     _check_classes(path, files, ignored)
+    if class_names is None:
+        class_names = {folder: printable_name(folder) for folder in files["train"]}
+    class_names = _present_classes(path, files["train"], class_names)
+    files = {split: {folder: by_class[folder] for folder in class_names} for split, by_class in files.items()}
     splits = {
         split: SourceSplit.concatenate([pictures.to_split(label) for label, pictures in enumerate(by_class.values())])
         for split, by_class in files.items()
     }
-    classes = tuple(map(printable_name, files["train"]))
+    classes = tuple(class_names.values())
     if list(splits) == ["train"]:
         splits = hold_out(path, classes, splits["train"], options)
     else:
@@ -155,6 +165,26 @@ def _group_by_class(
         elif folder[: len(parent)] == parent and folder != parent:
             by_class.setdefault(folder[len(parent)], _FileList()).extend(files)
     return dict(sorted(by_class.items()))
+
+
+def _present_classes(path: Path, folders: Iterable[str], class_names: Mapping[str, str]) -> dict[str, str]:
+    """Return the part of `class_names` that has a folder.
+
+    Raises:
+        ValueError: A folder has no class name, or two folders differ in upper and lower case only.
+    """
+    by_lower: dict[str, str] = {}
+    for folder in folders:
+        if folder not in class_names:
+            raise ValueError(f"{path}: folder {folder!r} is none of the {len(class_names)} classes; move it away")
+        other = by_lower.setdefault(folder.lower(), folder)
+        if other != folder:
+            raise ValueError(
+                f"{path}: class folders must differ in more than upper and lower case; got {other!r} and {folder!r}: "
+                "put their pictures into one folder, or rename one"
+            )
+    present = set(by_lower.values())
+    return {folder: name for folder, name in class_names.items() if folder in present}
 
 
 def _check_classes(path: Path, files: dict[str, dict[str, _FileList]], ignored: Counter[str]) -> None:
