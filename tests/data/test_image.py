@@ -1,5 +1,6 @@
 """Decode and resize a picture: the filter against a plain area average, and all unusual formats (section 3)."""
 
+import gzip
 import importlib.util
 import io
 import struct
@@ -190,6 +191,16 @@ def test_an_animation_is_its_first_picture() -> None:
     frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
     data = encode_file(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert (read_image(data, 9) == (255, 0, 0)).all()
+
+
+def test_a_picture_that_is_compressed_once_more_is_read() -> None:
+    """One of ILSVRC-2010's pictures, n02487347_1956.JPEG, is such a file."""
+    data = encode_file(draw_photograph(60, 80), "JPEG")
+    assert np.array_equal(read_image(gzip.compress(data), 32), read_image(data, 32))
+    with pytest.raises(ValueError, match="gzip file that is cut off"):
+        read_image(gzip.compress(data)[:-20], 32)
+    with pytest.raises(ValueError, match="damaged gzip file"):
+        read_image(gzip.compress(data)[:20] + bytes(40), 32)
 
 
 def test_progressive_jpeg_and_paths_are_read(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ applied: the paper trains "on the (centered) raw RGB values of the pixels".
 
 import io
 import re
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +23,7 @@ RESAMPLING_FILTER = (
 )
 BACKGROUND = (255, 255, 255)  # behind transparent pixels
 _MAX_PIXELS = 1 << 26  # 67 million, more than cameras have; a small file can claim many more and fill the memory
+_MAX_DECOMPRESSED_BYTES = 1 << 28  # of a picture file that is compressed once more
 _ORIENTATION_TAG = 0x0112  # of EXIF
 _MAX_EXIF_START = 1 << 17  # the EXIF block is near the start of a JPEG, so the rest of the file need not be searched
 # Pillow reads other formats too, but some of them run other programs (EPS), and none of them is used for photographs.
@@ -50,7 +52,7 @@ def read_image(source: str | Path | bytes, size: int = 256) -> np.ndarray:
     The square is cropped first and then resized (see `RESAMPLING_FILTER`). This differs from the paper's order by less
     than a pixel of the file. Grey and palette pictures become RGB, 16 bits a channel become 8, transparent pixels are
     laid on white, CMYK is converted without a profile, the EXIF orientation is applied, and an animation is its first
-    picture.
+    picture. The format follows from the contents, not from the name; a file may be compressed with gzip once more.
 
     Args:
         source: The path of a picture file, or its bytes.
@@ -69,12 +71,30 @@ def read_image(source: str | Path | bytes, size: int = 256) -> np.ndarray:
     try:
         if not data:
             raise ValueError("the file is empty; copy or download it again")
+        if data[:2] == b"\x1f\x8b":
+            data = _decompress(data)
         picture = _read_jpeg(data, size) if data[:3] == b"\xff\xd8\xff" else None
         return _read_with_pillow(data, size) if picture is None else picture
     except ValueError as error:
         if isinstance(source, bytes):
             raise
         raise ValueError(f"{source}: not a readable picture: {error}") from error
+
+
+def _decompress(data: bytes) -> bytes:
+    """Return the picture file in a gzip file: some of ILSVRC-2010's .JPEG files are compressed so.
+
+    Raises:
+        ValueError: The file is damaged, or too large.
+    """
+    decompressor = zlib.decompressobj(16 + zlib.MAX_WBITS)  # 16: with a gzip header
+    try:
+        contents = decompressor.decompress(data, _MAX_DECOMPRESSED_BYTES)
+    except zlib.error as error:
+        raise ValueError(f"a damaged gzip file ({error}); copy or download it again") from error
+    if not decompressor.eof:
+        raise ValueError("a gzip file that is cut off or larger than a picture; copy or download it again")
+    return contents
 
 
 def resize_central_square(
