@@ -62,6 +62,7 @@ class Checkpoint:
         path: The file.
         recipe: The recipe of the training.
         classes: Names of the classes.
+        class_ids: The contest's number of each class (ILSVRC2012_ID), if the store has them; else None.
         statistics: Mean activity and colour components of the training pictures.
         state: How far the training was.
         tensors: Weights ("net."), velocities ("velocity.") and random state ("random."), by name.
@@ -73,6 +74,7 @@ class Checkpoint:
     statistics: Statistics
     state: TrainState
     tensors: Mapping[str, Tensor]
+    class_ids: tuple[int, ...] | None = None
 
     def net(self) -> AlexNet:
         """Return the net with these weights, in evaluation mode."""
@@ -116,13 +118,14 @@ def save_checkpoint(
     classes: tuple[str, ...],
     statistics: Statistics,
     state: TrainState,
+    class_ids: tuple[int, ...] | None = None,
 ) -> None:
     """Write a checkpoint under a temporary name and rename it, so that a kill leaves the old file or the new one.
 
     Args:
         path: The file.
         tensors: What `gather_tensors` returned; to predict only, those whose names begin with "net.".
-        recipe, classes, statistics, state: As in `Checkpoint`.
+        recipe, classes, statistics, state, class_ids: As in `Checkpoint`.
 
     Raises:
         OSError: The file cannot be written; the old one remains.
@@ -134,6 +137,8 @@ def save_checkpoint(
         "progress": dataclasses.asdict(state),
         "pictures": statistics.count,
     }
+    if class_ids is not None:
+        metadata["class_ids"] = class_ids
     contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     for name in _STATISTICS_FIELDS:
         contents[f"statistics.{name}"] = torch.from_numpy(getattr(statistics, name).copy())
@@ -166,6 +171,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             statistics=Statistics(**statistics, count=metadata["pictures"]),
             state=TrainState(**metadata["progress"]),
             tensors=tensors,
+            class_ids=tuple(metadata["class_ids"]) if "class_ids" in metadata else None,
         )
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         instead = "the last one is used instead" if path.stem == "best" else "the training resumes from the one before"

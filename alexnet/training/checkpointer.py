@@ -101,6 +101,7 @@ class Checkpointer:
                 classes=self.store.classes,
                 statistics=self.store.statistics,
                 state=state,
+                class_ids=self.store.class_ids,
             )
         for old in list_checkpoints(self.run)[: -self._keep]:
             old.unlink()

@@ -17,7 +17,7 @@ class Summary:
         counts: Number of pictures of each split.
         classes: The class names.
         skipped: Number of files that are not readable pictures; skipped.jsonl names them.
-        ignored: Number of files whose names do not end like a picture's, by ending.
+        ignored: Number of files that were not used, by the ending of their names or the reason.
         size: Side of the pictures in pixels.
         encoding: "raw" or "jpeg".
         raw_bytes: Size of the pictures as raw pixels.
@@ -56,7 +56,7 @@ class Summary:
             )
         if self.ignored:
             endings = ", ".join(f"{count:,} {ending}" for ending, count in sorted(self.ignored.items()))
-            lines.append(f"ignored because of their endings: {endings}")
+            lines.append(f"not used: {endings}")
         rate = f"{self.seconds:.1f} s, {self.pictures_per_second:,.0f} pictures a second"
         lines.append("the store was complete already: nothing to do" if self.already else rate)
         return "\n".join(lines)

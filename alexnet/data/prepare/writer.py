@@ -78,6 +78,8 @@ def complete_store(plan: Plan) -> None:
     metadata = {"key": plan.key, "source": plan.source.name, "shards": len(plan.shards), "skipped": skipped}
     metadata |= {"skipped_bytes": len(totals.skipped_lines), "image_bytes": image_bytes}
     metadata |= {"sampled": sampled, "sampled_bytes": sampled_bytes, "counts": split_counts}
+    if plan.source.class_ids is not None:
+        metadata["class_ids"] = list(plan.source.class_ids)
     statistics = Statistics.from_sums(totals.sums, totals.products, split_counts["train"])
     statistics.save(plan.store / STATISTICS_FILE, metadata)
     clean_up(plan.store)

@@ -23,6 +23,8 @@ class SourceOptions:
             By default `held_out` decides.
         val_batch: Training batch of CIFAR-10, 1 to 5, that becomes "val". By default all five are trained on.
         seed: Seed of the random choice of the pictures that are held out.
+        synsets: A text file that lists the synsets of ImageNet to prepare, one WordNet ID a line. By default all.
+        verify_archives: Whether to compare the MD5 checksums of ImageNet's archives with the published ones first.
 
     Raises:
         ValueError: An option is outside its range.
@@ -32,6 +34,8 @@ class SourceOptions:
     train_per_class: int | None = None
     val_batch: int | None = None
     seed: int = 0
+    synsets: Path | None = None
+    verify_archives: bool | None = None
 
     def __post_init__(self) -> None:
         require(0 < self.held_out < 1, "held_out", "a share between 0 and 1, such as 0.1", self.held_out)
@@ -100,7 +104,8 @@ class Source(Protocol):
         classes: The class names. A label is an index into them.
         size: Side of the pictures in pixels, if all have the same and must keep it.
         splits: The listing of each split: "train", and "val" or "test" or both.
-        ignored: Number of files that are not pictures, by the ending of their names.
+        ignored: Number of files that are not used, by the ending of their names or the reason.
+        class_ids: The contest's number of each class, if the source says it (ILSVRC2012_ID); else None.
     """
 
     name: str
@@ -108,6 +113,7 @@ class Source(Protocol):
     size: int | None
     splits: dict[str, SourceSplit]
     ignored: dict[str, int]
+    class_ids: tuple[int, ...] | None
 
     def read(self, split: str, index: int) -> bytes | np.ndarray:
         """Return a picture file's bytes, or (size, size, 3) uint8 pixels if there is nothing to decode."""

@@ -53,6 +53,7 @@ class PictureFiles:
         ignored: Number of files that are not pictures, by the ending of their names.
         tree: The files.
         size: None, because the pictures differ in size.
+        class_ids: The contest's number of each class, or None.
     """
 
     name: str
@@ -61,6 +62,7 @@ class PictureFiles:
     ignored: dict[str, int]
     tree: FileTree
     size: int | None = None
+    class_ids: tuple[int, ...] | None = None
 
     def read(self, split: str, index: int) -> bytes:
         """Return the bytes of a picture file."""

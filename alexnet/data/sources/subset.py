@@ -29,6 +29,8 @@ class StoreSubset:
         self.classes = tuple(classes)
         self.size: int | None = store.size
         self.ignored: dict[str, int] = {}
+        ids = dict(zip(store.classes, store.class_ids or (), strict=False))
+        self.class_ids = tuple(ids[name] for name in classes) if ids else None
         self._pictures = pictures
         new_labels = {store.classes.index(name): label for label, name in enumerate(classes)}
         self.splits = {name: _list_pictures(split, indices, new_labels) for name, (split, indices) in pictures.items()}

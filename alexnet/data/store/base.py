@@ -72,6 +72,7 @@ class StoreInfo:
         encoding: "raw" or "jpeg".
         classes: The class names; a label is an index into them.
         counts: The number of pictures of each split, by the name of the split.
+        class_ids: The contest's number of each class (ILSVRC2012_ID), if the source said it; else None.
     """
 
     path: Path | StoreURL
@@ -79,6 +80,7 @@ class StoreInfo:
     encoding: str
     classes: tuple[str, ...]
     counts: dict[str, int]
+    class_ids: tuple[int, ...] | None = None
 
 
 class StoreBackend(Protocol):

@@ -15,6 +15,7 @@ from alexnet.data.store.format import (
     PROGRESS_FILE,
     STATISTICS_FILE,
     find_shards,
+    parse_class_ids,
     read_safetensors,
     read_shard,
     read_shard_metadata,
@@ -116,11 +117,13 @@ class LocalBackend:
             raise ValueError(
                 f"{folder}: not a store (no {STATISTICS_FILE}); make one with: alexnet prepare SOURCE STORE"
             )
-        counts = split_counts(read_safetensors(folder / STATISTICS_FILE)[1], folder)
+        statistics_metadata = read_safetensors(folder / STATISTICS_FILE)[1]
+        counts = split_counts(statistics_metadata, folder)
         self._folder = folder
         self._shards = {split: find_shards(folder, split) for split in counts}
         metadata = read_shard_metadata(self._shards["train"][0])
-        self.info = StoreInfo(folder, metadata["size"], metadata["encoding"], tuple(metadata["classes"]), counts)
+        classes, class_ids = tuple(metadata["classes"]), parse_class_ids(statistics_metadata)
+        self.info = StoreInfo(folder, metadata["size"], metadata["encoding"], classes, counts, class_ids)
 
     def read_statistics(self) -> Statistics:
         """Return the statistics of the training pictures."""

@@ -14,7 +14,14 @@ import simplejpeg
 
 from alexnet.data.store.base import Split, StoreInfo
 from alexnet.data.store.cache import JOURNAL_BYTES, PictureCache, cache_folder, cache_limit, choose_cached_batches
-from alexnet.data.store.format import OFFSETS_FILE, STATISTICS_FILE, parse_safetensors, shard_name, split_counts
+from alexnet.data.store.format import (
+    OFFSETS_FILE,
+    STATISTICS_FILE,
+    parse_class_ids,
+    parse_safetensors,
+    shard_name,
+    split_counts,
+)
 from alexnet.data.store.location import StoreURL
 from alexnet.data.store.offsets import PictureOffsets, parse_offsets
 from alexnet.data.store.remote_folder import ByteRange, RemoteFolder
@@ -165,7 +172,8 @@ class RemoteBackend:
                 "`alexnet prepare` again where the store was made, which adds it, and upload it"
             ) from error
         self._offsets, metadata = parse_offsets(offsets, f"{url}/{OFFSETS_FILE}", counts)
-        self.info = StoreInfo(url, metadata["size"], metadata["encoding"], tuple(metadata["classes"]), counts)
+        classes, class_ids = tuple(metadata["classes"]), parse_class_ids(self._statistics_contents[1])
+        self.info = StoreInfo(url, metadata["size"], metadata["encoding"], classes, counts, class_ids)
         max_bytes, cache = cache_limit() - JOURNAL_BYTES, None
         if max_bytes > 0:
             # The statistics are sums over all training pixels: stores with different pictures have different ones.

@@ -27,6 +27,7 @@ class Store:
         size: The side of the pictures, in pixels.
         encoding: "raw" or "jpeg".
         classes: The class names; a label is an index into them.
+        class_ids: The contest's number of each class (ILSVRC2012_ID), if the source said it; else None.
         splits: The names of the splits.
 
     Raises:
@@ -39,6 +40,7 @@ class Store:
         self._backend = _open_backend(path)
         info = self._backend.info
         self.path, self.size, self.encoding, self.classes = info.path, info.size, info.encoding, info.classes
+        self.class_ids = info.class_ids
         self.splits = tuple(info.counts)
         self._opened_splits: dict[str, Split] = {}
 
