@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from alexnet.training.checkpoint import TrainState, list_checkpoints, load_checkpoint, load_train_state
+from alexnet.models.weight_files import list_checkpoints
+from alexnet.training.checkpoint import TrainState, load_checkpoint, load_train_state
 
 MACHINES = ("first", "second", "third")
 SWITCH = "switch"

@@ -1,12 +1,14 @@
 """The net of section 4 and Figure 2: two towers of convolutions, connected in conv3 and the fully connected layers."""
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from alexnet.architecture import Conv, Full, Net
 from alexnet.models.layers import Convolution, Dropout, LocallyConnected, activation_layer, following_layers
+from alexnet.models.weight_files import best_checkpoint, copy_weights, read_architecture, read_weights
 
 
 class Convolutions(nn.ModuleDict):
@@ -119,6 +121,43 @@ class AlexNet(nn.Module):
         """Return the layers with weights, by the names that `Net` gives them, in order."""
         inner = {name: block[0] for name, block in (*self.convs.items(), *self.hidden.items())}  # type: ignore[index]
         return inner | ({"linear": self.linear} if self.linear else {}) | {"fc8": self.fc8}
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Return the weights and biases by plain names: "conv1.weight", "conv1.bias" and so on, in order."""
+        layers = self.layers().items()
+        return {f"{name}.{part}": parameter for name, layer in layers for part, parameter in layer.named_parameters()}
+
+    def load_weights(self, file: str | Path) -> None:
+        """Set all weights and biases to those of a file.
+
+        Args:
+            file: A checkpoint of a run, or a safetensors file with plain names, as `alexnet export --state` writes it.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is not a safetensors file, or its layers differ from this net's; no weight is changed.
+        """
+        copy_weights(read_weights(Path(file)), self.weights(), Path(file))
+
+    @classmethod
+    def from_run(cls, run: str | Path) -> "AlexNet":
+        """Return the net that a run has trained, in evaluation mode.
+
+        Args:
+            run: A folder that `alexnet train` or `alexnet export --hub` wrote.
+
+        Raises:
+            FileNotFoundError: There is no trained net in the folder.
+            ValueError: The file of the net is damaged.
+        """
+        exported = Path(run) / "model.safetensors"
+        path = exported if exported.is_file() else best_checkpoint(Path(run))
+        architecture, classes = read_architecture(path)
+        with torch.device("meta"):  # draws no start values, which would be replaced
+            net = cls(len(classes), architecture)
+        net.to_empty(device="cpu")
+        net.load_weights(path)
+        return net.eval()
 
     def to_channels_last(self, device: torch.device) -> "AlexNet":
         """Move the net to a device and to channels_last memory, in which its operations are fastest; return it."""

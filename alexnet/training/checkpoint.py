@@ -15,6 +15,7 @@ from torch import Tensor
 from alexnet.data.store.statistics import Statistics
 from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
+from alexnet.models.weight_files import best_checkpoint
 from alexnet.recipe import Recipe
 from alexnet.training.sgd import SGD
 from alexnet.utils.files import atomic_replacement
@@ -187,21 +188,10 @@ def load_train_state(path: Path) -> TrainState:
         return TrainState(**json.loads(file.metadata()["alexnet"])["progress"])
 
 
-def list_checkpoints(run: Path) -> list[Path]:
-    """Return the checkpoints from which the training of a run can be resumed, oldest first."""
-    return sorted((run / "checkpoints").glob("step-*.safetensors"))
-
-
 def load_best(run: Path) -> Checkpoint:
-    """Read the checkpoint to predict with: that of the lowest validation error, or the latest one.
-
-    There is no best one if the store has no validation pictures: test pictures may not select it.
+    """Read the checkpoint to predict with, as `best_checkpoint` chooses it.
 
     Raises:
         FileNotFoundError: `run` is no run, or has no checkpoint yet.
     """
-    best = run / "checkpoints" / "best.safetensors"
-    paths = [best] if best.exists() else list_checkpoints(run)[-1:]
-    if not paths:
-        raise FileNotFoundError(f"run {run} must hold a trained net; there is no checkpoint in it: run `alexnet train`")
-    return load_checkpoint(paths[0])
+    return load_checkpoint(best_checkpoint(run))

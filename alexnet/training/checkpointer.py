@@ -13,15 +13,9 @@ from torch import Tensor
 from alexnet.data.store.store import Store
 from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
+from alexnet.models.weight_files import list_checkpoints
 from alexnet.recipe import Recipe
-from alexnet.training.checkpoint import (
-    Checkpoint,
-    TrainState,
-    gather_tensors,
-    list_checkpoints,
-    load_checkpoint,
-    save_checkpoint,
-)
+from alexnet.training.checkpoint import Checkpoint, TrainState, gather_tensors, load_checkpoint, save_checkpoint
 from alexnet.training.divergence import DivergenceError, advise_lower_rate
 from alexnet.training.metrics import MetricsWriter
 from alexnet.training.schedule import Schedule

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from alexnet.models.alexnet import AlexNet
-from alexnet.training.checkpoint import list_checkpoints, load_best, load_train_state
+from alexnet.models.weight_files import list_checkpoints
+from alexnet.training.checkpoint import load_best, load_train_state
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ import torch
 from alexnet.data.store.store import Store
 from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
+from alexnet.models.weight_files import list_checkpoints
 from alexnet.recipe import Recipe, recipe_differences
-from alexnet.training.checkpoint import list_checkpoints
 from alexnet.training.consistency import shared_settings
 from alexnet.training.finetune import take_weights
 from alexnet.training.precision import uses_bfloat16

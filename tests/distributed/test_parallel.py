@@ -20,9 +20,10 @@ from torch.nn import functional as F
 from alexnet.architecture import Net
 from alexnet.distributed.cost_model import traffic
 from alexnet.models.alexnet import AlexNet
+from alexnet.models.weight_files import list_checkpoints
 from alexnet.results.evaluate import evaluate
 from alexnet.results.predictions import Predictions
-from alexnet.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
+from alexnet.training.checkpoint import Checkpoint, load_checkpoint
 from alexnet.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,11 +12,12 @@ from PIL import Image
 from alexnet.architecture import Conv, Net, ResponseNorm
 from alexnet.data.store.store import Store
 from alexnet.models.alexnet import AlexNet
+from alexnet.models.weight_files import list_checkpoints
 from alexnet.recipe import Recipe
 from alexnet.results import report
 from alexnet.results.classifier import Classifier
 from alexnet.results.evaluate import evaluate
-from alexnet.training.checkpoint import list_checkpoints, load_best, load_checkpoint
+from alexnet.training.checkpoint import load_best, load_checkpoint
 from alexnet.training.inference import default_views, predict_pictures
 from alexnet.training.sgd import parameter_groups
 from alexnet.training.train import train

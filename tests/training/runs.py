@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from alexnet.models.weight_files import list_checkpoints
 from alexnet.recipe import Recipe
-from alexnet.training.checkpoint import Checkpoint, list_checkpoints, load_best, load_checkpoint
+from alexnet.training.checkpoint import Checkpoint, load_best, load_checkpoint
 
 TIMES = {"pictures_per_second", "waited_seconds", "seconds"}  # fields that differ from run to run
 

@@ -19,16 +19,10 @@ from safetensors.torch import load_file, save_file
 from alexnet.data.store.statistics import Statistics
 from alexnet.data.store.store import Store
 from alexnet.models.alexnet import AlexNet
+from alexnet.models.weight_files import list_checkpoints
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
-from alexnet.training.checkpoint import (
-    TrainState,
-    gather_tensors,
-    list_checkpoints,
-    load_best,
-    load_checkpoint,
-    save_checkpoint,
-)
+from alexnet.training.checkpoint import TrainState, gather_tensors, load_best, load_checkpoint, save_checkpoint
 from alexnet.training.sgd import SGD
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,8 +12,9 @@ from conftest import small_net, write_store
 
 from alexnet.architecture import Conv
 from alexnet.models.alexnet import AlexNet
+from alexnet.models.weight_files import list_checkpoints
 from alexnet.recipe import Change, Recipe
-from alexnet.training.checkpoint import list_checkpoints, load_best, load_checkpoint
+from alexnet.training.checkpoint import load_best, load_checkpoint
 from alexnet.training.finetune import take_weights
 from alexnet.training.signals import StopRequest
 from alexnet.training.train import train

@@ -15,8 +15,9 @@ import torch
 from conftest import small_recipe, write_store
 from runs import assert_same_run, checkpoint_steps, plateau_recipe, read_metrics
 
+from alexnet.models.weight_files import list_checkpoints
 from alexnet.recipe import Change, Recipe
-from alexnet.training.checkpoint import list_checkpoints, load_best, load_checkpoint
+from alexnet.training.checkpoint import load_best, load_checkpoint
 from alexnet.training.train import Outcome, train
 
 pytestmark = pytest.mark.usefixtures("one_thread", "frequent_metrics")
