@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from alexnet.utils.extras import missing_extra
+
 BLOCK = 65_536  # activities compared at a time: of 4096 numbers each, 1 GB
 CANDIDATES = 20  # found by codes for each nearest neighbour asked for; the exact distances choose among them
 
@@ -18,7 +20,7 @@ def import_faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise ValueError("searching needs a package: pip install faiss-cpu") from error
+        raise missing_extra("searching", "search", error) from error
     return faiss
 
 

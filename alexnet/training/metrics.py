@@ -14,6 +14,7 @@ from alexnet.recipe import Recipe
 from alexnet.training.checkpoint import TrainState
 from alexnet.training.error_rates import ErrorRates
 from alexnet.training.precision import uses_bfloat16
+from alexnet.utils.extras import missing_extra
 
 
 class EpochStats(NamedTuple):
@@ -53,7 +54,7 @@ class MetricsWriter:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise ValueError("--tensorboard needs a package: pip install tensorboard") from error
+                raise missing_extra("--tensorboard", "tensorboard", error) from error
             self._tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=step)
         self._file = self._path.open("a", encoding="utf-8")
         self._file.truncate(min(length, self.length()))  # a file that has lost lines stays as it is

@@ -91,7 +91,7 @@ def test_tensorboard_without_its_package_is_refused_with_the_command_that_instal
     store: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ValueError, match="pip install tensorboard"):
+    with pytest.raises(ValueError, match=r"pip install 'alexnet\[tensorboard\]'"):
         train(store, tmp_path / "run", recipe, tensorboard=True, progress=False)
 
 

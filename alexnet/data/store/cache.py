@@ -24,6 +24,7 @@ import numpy as np
 from alexnet.data.store.offsets import PictureOffsets
 from alexnet.data.store.remote_folder import ByteRange
 from alexnet.utils.console import format_error, note_once
+from alexnet.utils.extras import missing_extra
 
 _DEFAULT_GIGABYTES = 10.0
 _PAGE, _PAGE_DATA = 4096, 4092  # the bytes of a page of SQLite, and the bytes of a picture in it
@@ -49,7 +50,7 @@ class PictureCache:
         try:
             import diskcache
         except ImportError as error:
-            raise ValueError("caching remote pictures needs packages: pip install 'alexnet[remote]'") from error
+            raise missing_extra("caching remote pictures", "remote", error) from error
 
         class RawBytes(diskcache.Disk):
             """Plain bytes; by default diskcache also unpickles, which would run code that others may have put there."""

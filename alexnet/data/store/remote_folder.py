@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from alexnet.data.store.format import OFFSETS_FILE
 from alexnet.data.store.location import StoreURL
 from alexnet.utils.console import format_error
+from alexnet.utils.extras import missing_extra
 
 _MAX_CONNECTIONS = 64  # to S3, for each process; the library's default of 10 gives 250 pictures/s at 40 ms each
 
@@ -40,7 +41,7 @@ class RemoteFolder:
         try:
             self._file_system, self._root = fsspec.url_to_fs(str(url), **options)
         except ImportError as error:
-            raise ValueError(f"{url}: needs packages: pip install 'alexnet[remote]' ({error})") from error
+            raise missing_extra(f"{url}:", "remote", error) from error
         except ValueError as error:
             raise ValueError(f"{url}: not a known kind of URL ({error}); use one such as s3://bucket/x") from error
 
