@@ -124,6 +124,10 @@ class Plan:
         longest = max(map(len, self.shards))
         return {"key": self.key, "source": self.source.name, "shards": len(self.shards), "longest_shard": longest}
 
+    def modification_digest(self, shard: Shard) -> int:
+        """Return a digest of when the files of a shard were modified."""
+        return self.source.splits[shard.split].modification_digest(shard.start, shard.stop)
+
     def chunk_ranges(self, shard: Shard) -> Iterator[tuple[int, int]]:
         """Yield the first index and the index after the last one of each chunk of a shard."""
         length = min(_MAX_CHUNK_PICTURES, max(1, CHUNK_BYTES // (self.size**2 * 3)))

@@ -1,7 +1,9 @@
-"""The record of a shard: its sums and counts, and the names of the files that were skipped."""
+"""The record of a shard: its sums and counts, the files that were skipped, and when its files were modified."""
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ class ShardRecord:
         classes: Number of classes.
         dtype: Type of the sums over pictures: 32 bits suffice for 255 times the pictures of one shard, and adding to
             them is several times as fast as to 64 bits.
+        modified: A digest of when the files of the shard were modified.
 
     Attributes:
         sums: (size, size, 3), the sum over the training pictures.
@@ -34,12 +37,13 @@ class ShardRecord:
         skipped_lines: A line of skipped.jsonl for each file that was skipped.
     """
 
-    def __init__(self, size: int, classes: int, dtype: type[np.integer[Any]] = np.uint32) -> None:
+    def __init__(self, size: int, classes: int, dtype: type[np.integer[Any]] = np.uint32, modified: int = 0) -> None:
         self.sums = np.zeros((size, size, 3), dtype)
         self.products = np.zeros((3, 3), np.int64)
         self.class_counts = np.zeros(classes, np.int64)
         self.counters = np.zeros(4, np.int64)
         self.skipped_lines = bytearray()
+        self._modified = modified
 
     def add(self, chunk: Chunk) -> None:
         """Add a chunk of the shard."""
@@ -54,8 +58,8 @@ class ShardRecord:
 
     def save(self, path: Path) -> None:
         """Write the record to a file."""
-        lines = np.frombuffer(self.skipped_lines, np.uint8)
-        write_atomic(path, bytes(safetensors_bytes(self._arrays() | {"lines": lines})))
+        extra = {"lines": np.frombuffer(self.skipped_lines, np.uint8), "modified": np.array([self._modified])}
+        write_atomic(path, bytes(safetensors_bytes(self._arrays() | extra)))
 
     def add_file(self, path: Path) -> np.ndarray:
         """Add the record in a file, and return its class counts.
@@ -88,11 +92,26 @@ def _read_record(path: Path, *names: str) -> dict[str, np.ndarray]:
     Raises:
         ValueError: The file is damaged.
     """
+    with _explain_damage(path), safe_open(str(path), framework="numpy") as file:
+        return {name: file.get_tensor(name) for name in names}
+
+
+@contextmanager
+def _explain_damage(path: Path) -> Iterator[None]:
+    """Turn the exception for a damaged file into a ValueError that says what to do."""
     try:
-        with safe_open(str(path), framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in names}
+        yield
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged ({error}); remove it and prepare again") from error
+
+
+def was_written_from(path: Path, modified: int) -> bool:
+    """Return whether the file of a record has this digest of when the files of its shard were modified.
+
+    Records of earlier versions have none, and belong to any files.
+    """
+    with _explain_damage(path), safe_open(str(path), framework="numpy") as file:
+        return "modified" not in file.keys() or int(file.get_tensor("modified")[0]) == modified  # noqa: SIM118
 
 
 def read_skipped_count(path: Path) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from alexnet.data.prepare.failures import FailureLimit
 from alexnet.data.prepare.plan import Plan
-from alexnet.data.prepare.record import RECORD_NAME, read_skipped_count
+from alexnet.data.prepare.record import RECORD_NAME, read_skipped_count, was_written_from
 from alexnet.data.prepare.writer import clean_up
 from alexnet.data.store.format import (
     OFFSETS_FILE,
@@ -21,6 +21,7 @@ from alexnet.data.store.format import (
     read_safetensors,
     safetensors_bytes,
 )
+from alexnet.utils.console import note_once
 from alexnet.utils.files import write_atomic
 
 _OTHER_FILES = (STATISTICS_FILE, PROGRESS_FILE, SKIPPED_FILE, OFFSETS_FILE)  # beside the shards and their records
@@ -49,9 +50,24 @@ def resume(plan: Plan, failures: FailureLimit) -> list[int] | None:
         _start(plan, names)
     _check_progress_file(plan)
     complete = [{shard.file_name, shard.record_name} <= names for shard in plan.shards]
+    _forget_changed_shards(plan, complete)
     records = [plan.store / shard.record_name for shard, done in zip(plan.shards, complete, strict=True) if done]
     failures.add(sum(map(read_skipped_count, records)))
     return [index for index, done in enumerate(complete) if not done]
+
+
+def _forget_changed_shards(plan: Plan, complete: list[bool]) -> None:
+    """Mark the complete shards as incomplete some of whose files were modified since, and say so.
+
+    Args:
+        plan: The plan of the store.
+        complete: For each shard of the plan, whether it is complete. It is changed in place.
+    """
+    for index, shard in enumerate(plan.shards):
+        record = plan.store / shard.record_name
+        if complete[index] and not was_written_from(record, plan.modification_digest(shard)):
+            complete[index] = False
+            note_once(f"{plan.store / shard.file_name} is written again: some of its files were modified meanwhile")
 
 
 def find_difference(saved: dict[str, Any], current: dict[str, Any]) -> str:
@@ -109,6 +125,13 @@ def _check_complete_store(plan: Plan) -> None:
     if not metadata.keys() >= _METADATA_FIELDS or not isinstance(metadata["counts"], dict):
         raise ValueError(f"{plan.store}: a store that `prepare` did not write; use another STORE")
     _check_key(plan.store, metadata, plan.progress_metadata)
+    written = (plan.store / STATISTICS_FILE).stat().st_mtime_ns
+    count = sum(int((pictures.mtimes > written).sum()) for pictures in plan.source.splits.values())
+    if count:  # no error: a copy of the same files is newer, too
+        note_once(
+            f"{plan.store}: {count:,} files of {plan.source.name!r} were modified after the store was written; if they "
+            "are other pictures now, remove the store and prepare it again"
+        )
 
 
 def _check_progress_file(plan: Plan) -> None:

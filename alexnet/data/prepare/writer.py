@@ -40,7 +40,7 @@ def write_shard(
     path = plan.store / shard.file_name
     # The random part keeps other processes from writing to the same file, even one left behind on a lost machine.
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    record = ShardRecord(plan.size, len(plan.source.classes))
+    record = ShardRecord(plan.size, len(plan.source.classes), modified=plan.modification_digest(shard))
     schema = plan.schemas[shard.split]
     with (
         atomic_replacement(path, temporary),

@@ -103,10 +103,11 @@ class ZipTree:
 
     def entries(self) -> Iterator[FileEntry]:
         """List the files and folders in the archive's order."""
+        mtime = os.fstat(self._file).st_mtime_ns
         for index, member in enumerate(self._members):
             path = normalise_path(str(self._path), member.filename)
             if path:
-                yield FileEntry(path + "/") if member.is_dir() else FileEntry(path, member.file_size, index)
+                yield FileEntry(path + "/") if member.is_dir() else FileEntry(path, member.file_size, index, mtime)
 
     def read(self, entry: FileEntry) -> bytes:
         """Return the contents of a file.

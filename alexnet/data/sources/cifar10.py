@@ -181,4 +181,4 @@ def _list_pictures(files: Sequence[str], records: Mapping[str, np.ndarray]) -> S
     names = [f"{file}#{n}".encode() for file in files for n in range(len(records[file]))]
     labels = np.concatenate([records[file][:, 0] for file in files]).astype(np.int32)
     sizes = np.full(len(labels), _RECORD_BYTES - 1, np.int64)
-    return SourceSplit(pa.array(names, pa.binary()), labels, sizes, np.zeros(len(labels), np.int64))
+    return SourceSplit(pa.array(names, pa.binary()), labels, sizes, np.zeros_like(sizes), np.zeros_like(sizes))

@@ -1,61 +1,18 @@
 """Classes and splits from the names of folders: a folder of pictures for each class, below train/, val/ or test/."""
 
-import os
-from array import array
-from collections import Counter
+import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-
-import numpy as np
-import pyarrow as pa
+from pathlib import Path
 
 from alexnet.data.sources.base import SourceOptions, SourceSplit, printable_name
 from alexnet.data.sources.file_tree import FileTree, PictureFiles
 from alexnet.data.sources.hold_out import hold_out
+from alexnet.data.sources.listing import FileList, FolderPath, Listing, list_files
+from alexnet.data.sources.split_names import find_split_names, is_unlabelled_name, split_in_name
+from alexnet.data.sources.tiny_imagenet import ANNOTATIONS_FILE, TEXT_FILES, group_by_annotations, name_classes
+from alexnet.utils.console import note_once
 
-_SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-# Pillow reads HEIC only with a plugin. It is in this list so that such files are reported, not silently ignored.
-_PICTURE_ENDINGS = frozenset(
-    f".{name}"
-    for name in (
-        *("jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "dib", "webp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"),
-        *("tga", "ico", "avif", "jp2", "j2k", "pcx", "sgi", "heic", "heif"),
-    )
-)
 _LAYOUT = "put the pictures of each class into a folder of its own, directly or in train/ and val/ or test/"
-
-_FolderPath = tuple[str, ...]  # the names of the folders from the root of the tree
-
-
-@dataclass(frozen=True, eq=False)
-class _FileList:
-    """The picture files in one folder: about 60 bytes for each."""
-
-    names: list[bytes] = field(default_factory=list)
-    sizes: "array[int]" = field(default_factory=lambda: array("q"))
-    offsets: "array[int]" = field(default_factory=lambda: array("q"))
-
-    def extend(self, other: "_FileList") -> None:
-        """Add the files of another list."""
-        self.names.extend(other.names)
-        self.sizes.extend(other.sizes)
-        self.offsets.extend(other.offsets)
-
-    def to_split(self, label: int) -> SourceSplit:
-        """Return the listing of these files as pictures of one class, sorted by name."""
-        order = sorted(range(len(self.names)), key=self.names.__getitem__)
-        names = pa.array([self.names[i] for i in order], pa.binary())
-        sizes, offsets = np.array(self.sizes, np.int64)[order], np.array(self.offsets, np.int64)[order]
-        return SourceSplit(names, np.full(len(order), label, np.int32), sizes, offsets)
 
 
 def open_class_folders(
@@ -75,17 +32,28 @@ def open_class_folders(
             upper and lower case only, a folder is none of `class_names`, or `train_per_class` was given although there
             are folders for the splits.
     """
-    ignored: Counter[str] = Counter()
-    folders = _list_folders(tree, ignored)
-    split_folders = _find_split_folders(path, folders, _find_top_folder(folders))
-    files = {split: _group_by_class(folders, folder, ignored) for split, folder in split_folders.items()}
-    _check_classes(path, files, ignored)
+    listing = list_files(tree, TEXT_FILES)
+    top = _find_top_folder(listing)
+    split_folders = _find_split_folders(path, listing, top)
+    files = {
+        split: group_by_annotations(str(path), tree, listing, folder)
+        if (*folder, ANNOTATIONS_FILE) in listing.texts
+        else _group_by_class(listing, folder)
+        for split, folder in split_folders.items()
+    }
+    if "test" in files and _is_unlabelled(files["test"], files["train"]):
+        count = len(listing.files_below(split_folders["test"]).names)
+        note_once(f"{path}: the {count:,} pictures in {'/'.join(split_folders['test'])}/ have no classes: left out")
+        del files["test"]
+    _check_classes(path, files, listing)
     if class_names is None:
-        class_names = {folder: printable_name(folder) for folder in files["train"]}
+        names = map(printable_name, name_classes(str(path), tree, listing, top, files["train"]))
+        class_names = dict(zip(files["train"], names, strict=True))
     class_names = _present_classes(path, files["train"], class_names)
-    files = {split: {folder: by_class[folder] for folder in class_names} for split, by_class in files.items()}
     splits = {
-        split: SourceSplit.concatenate([pictures.to_split(label) for label, pictures in enumerate(by_class.values())])
+        split: SourceSplit.concatenate(
+            [by_class.get(name, FileList()).to_split(label) for label, name in enumerate(class_names)]
+        )
         for split, by_class in files.items()
     }
     classes = tuple(class_names.values())
@@ -94,51 +62,24 @@ def open_class_folders(
     else:
         others = " and ".join(split for split in splits if split != "train")
         options.refuse("train_per_class", path, f"it has a {others} split of its own")
-    return PictureFiles(tree.name, classes, splits, dict(ignored), tree)
+    return PictureFiles(tree.name, classes, splits, dict(listing.ignored), tree)
 
 
-def _list_folders(tree: FileTree, ignored: Counter[str]) -> dict[_FolderPath, _FileList]:
-    """Return the picture files of each folder that has some, and an empty list for each folder that has no entry."""
-    folders: dict[_FolderPath, _FileList] = {}
-    not_empty: set[_FolderPath] = set()  # folders with a file or folder of any kind in them
-    all_folders: set[_FolderPath] = set()
-    for entry in tree.entries():
-        *parents, name = entry.path.rstrip("/").split("/")
-        folder = tuple(parents)
-        not_empty.update(folder[:depth] for depth in range(len(folder) + 1))
-        if entry.path.endswith("/"):
-            all_folders.add((*folder, name))
-        elif (ending := PurePosixPath(name).suffix.lower()) and ending not in _PICTURE_ENDINGS:
-            ignored[ending] += 1
-        else:
-            files = folders.setdefault(folder, _FileList())
-            files.names.append(os.fsencode(entry.path))
-            files.sizes.append(entry.size)
-            files.offsets.append(entry.offset)
-    return folders | {folder: _FileList() for folder in all_folders - not_empty}
-
-
-def _list_subfolders(folders: dict[_FolderPath, _FileList], parent: _FolderPath) -> list[str]:
-    """Return the names of the folders directly in a folder, sorted."""
-    depth = len(parent)
-    return sorted({folder[depth] for folder in folders if len(folder) > depth and folder[:depth] == parent})
-
-
-def _find_top_folder(folders: dict[_FolderPath, _FileList]) -> _FolderPath:
+def _find_top_folder(listing: Listing) -> FolderPath:
     """Return the folder that contains the class or split folders: archives often have a single folder around them."""
-    top: _FolderPath = ()
-    while len(names := _list_subfolders(folders, top)) == 1 and top not in folders:
-        if names[0].lower() in _SPLIT_FOLDERS or not _list_subfolders(folders, (*top, names[0])):
+    top: FolderPath = ()
+    while len(names := listing.subfolders(top)) == 1 and top not in listing.folders:
+        if split_in_name(names[0]) or not listing.subfolders((*top, names[0])):
             break
         top = (*top, names[0])
     return top
 
 
-def _find_split_folders(path: Path, folders: dict[_FolderPath, _FileList], top: _FolderPath) -> dict[str, _FolderPath]:
+def _find_split_folders(path: Path, listing: Listing, top: FolderPath) -> dict[str, FolderPath]:
     """Return the folder of each split in the order train, val, test; {"train": top} if there are none."""
-    names = _list_subfolders(folders, top)
-    splits = {name: _SPLIT_FOLDERS[name.lower()] for name in names if name.lower() in _SPLIT_FOLDERS}
-    others = [name for name in names if name not in splits]
+    names = listing.subfolders(top)
+    splits = find_split_names(names)
+    others = [name for name in names if name not in splits and not is_unlabelled_name(name)]
     # A class may be called "train". Beside other folders it is a split only if there is a val or test folder as well.
     if not splits or (others and not ("train" in splits.values() and len(splits) > 1)):
         return {"train": top}
@@ -150,20 +91,40 @@ def _find_split_folders(path: Path, folders: dict[_FolderPath, _FileList], top: 
         raise ValueError(f"{path}: it has {', '.join(splits)} but no train folder; {_LAYOUT}")
     if len(set(splits.values())) < len(splits):
         raise ValueError(f"{path}: {', '.join(splits)}: two folders for one split; keep one of them")
-    split_folders = {split: (*top, name) for name, split in splits.items()}
-    return {split: split_folders[split] for split in ("train", "val", "test") if split in split_folders}
+    folders = {split: name for name, split in splits.items()}
+    if any(split != name for split, name in folders.items()):
+        note_once(f"{path}: " + ", ".join(f"{name}/ is read as {split}" for split, name in folders.items()))
+    for name in set(names) - set(splits):
+        listing.ignored["in folders of pictures without classes"] += len(listing.files_below((*top, name)).names)
+    return {
+        split: _find_inner_folder(listing, (*top, folders[split]))
+        for split in ("train", "val", "test")
+        if split in folders
+    }
 
 
-def _group_by_class(
-    folders: dict[_FolderPath, _FileList], parent: _FolderPath, ignored: Counter[str]
-) -> dict[str, _FileList]:
-    """Return the pictures in each class folder below `parent`, including those in its subfolders, sorted by class."""
-    by_class: dict[str, _FileList] = {}
-    for folder, files in folders.items():
+def _find_inner_folder(listing: Listing, folder: FolderPath) -> FolderPath:
+    """Return the folder of a split, or the only folder in it if that has a name of the same split again."""
+    split = split_in_name(folder[-1])
+    while folder not in listing.folders and len(names := listing.subfolders(folder)) == 1:
+        if split_in_name(names[0]) != split:
+            break
+        folder = (*folder, names[0])
+    return folder
+
+
+def _group_by_class(listing: Listing, parent: FolderPath) -> dict[str, FileList]:
+    """Return the pictures in each class folder below `parent`, including those in its subfolders, sorted by class.
+
+    The names of classes are in Unicode's normal form NFC. On macOS and elsewhere, the same name can have another form.
+    """
+    by_class: dict[str, FileList] = {}
+    for folder, files in listing.folders.items():
         if folder == parent and files.names:
-            ignored["outside a class folder"] += len(files.names)
+            listing.ignored["outside a class folder"] += len(files.names)
         elif folder[: len(parent)] == parent and folder != parent:
-            by_class.setdefault(folder[len(parent)], _FileList()).extend(files)
+            name = unicodedata.normalize("NFC", folder[len(parent)])
+            by_class.setdefault(name, FileList()).extend(files)
     return dict(sorted(by_class.items()))
 
 
@@ -187,30 +148,43 @@ def _present_classes(path: Path, folders: Iterable[str], class_names: Mapping[st
     return {folder: name for folder, name in class_names.items() if folder in present}
 
 
-def _check_classes(path: Path, files: dict[str, dict[str, _FileList]], ignored: Counter[str]) -> None:
-    """Check that all splits have the same classes, at least two, and that no class of a split is empty.
+def _is_unlabelled(test: Mapping[str, FileList], train: Mapping[str, FileList]) -> bool:
+    """Return whether the pictures to test on have no classes: all are in one folder, which no class is named after.
+
+    Args:
+        test: The files of each folder in the folder of the test pictures.
+        train: The files of each class.
+    """
+    return len(test) <= 1 < len(train) and test.keys().isdisjoint(train)
+
+
+def _check_classes(path: Path, files: Mapping[str, Mapping[str, FileList]], listing: Listing) -> None:
+    """Check that all splits have classes of train only, that train has at least two, and that none of them is empty.
 
     Args:
         path: The folder or archive, for messages.
         files: The files of each class, by split.
-        ignored: Number of files that were ignored, by ending.
+        listing: The files of the tree.
     """
-    train = set(files["train"])
+    train = files["train"]
     for split, by_class in files.items():
-        extra, missing = sorted(set(by_class) - train), sorted(train - set(by_class))
-        if by_class and (extra or missing):
-            differences = [f"only in {split}: {', '.join(extra[:5])}"] if extra else []
+        extra, missing = sorted(by_class.keys() - train.keys()), sorted(train.keys() - by_class.keys())
+        if extra and train:
+            differences = [f"only in {split}: {', '.join(extra[:5])}"]
             differences += [f"only in train: {', '.join(missing[:5])}"] if missing else []
             raise ValueError(
                 f"{path}: train and {split} have different classes ({'; '.join(differences)}); make them the same"
             )
     for split, by_class in files.items():
-        if len(by_class) < 2:
-            counts = ", ".join(f"{count} {ending}" for ending, count in ignored.items())
+        if len(by_class) < (2 if split == "train" else 1):
+            counts = ", ".join(f"{count} {ending}" for ending, count in listing.ignored.items())
             raise ValueError(
-                f"{path}: {len(by_class)} classes{'' if len(files) == 1 else f' in {split}'}, at least 2 are needed"
-                f"{f'; ignored files: {counts}' if counts else ''}; {_LAYOUT}"
+                f"{path}: {len(by_class)} classes{'' if len(files) == 1 else f' in {split}'}, at least "
+                f"{2 if split == 'train' else 1} needed{f'; ignored files: {counts}' if counts else ''}; {_LAYOUT}"
             )
-        for name, class_files in by_class.items():
-            if not class_files.names:
-                raise ValueError(f"{path}: class {name!r} has no pictures in {split}; add some or remove the folder")
+        empty = [name for name in train if name not in by_class or not by_class[name].names]
+        if empty and split == "train":
+            raise ValueError(f"{path}: class {empty[0]!r} has no pictures in train; add some or remove all its folders")
+        if empty:
+            others = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+            note_once(f"{path}: {split} has no pictures of {', '.join(map(repr, empty[:5]))}{others}")

@@ -10,6 +10,13 @@ from typing import Protocol
 
 from alexnet.data.sources.base import SourceSplit
 
+# Of macOS, of network storage (Synology, QNAP), of Windows, and of Linux.
+_SYSTEM_FOLDERS = frozenset(
+    (
+        *("__macosx", "@eadir", "#recycle", "#snapshot", "@recycle", "@recycled"),
+        *("$recycle.bin", "recycler", "system volume information", "lost+found"),
+    )
+)
 _MAX_FILE_BYTES = 1 << 28  # no photograph has a larger file
 
 
@@ -21,11 +28,13 @@ class FileEntry:
         path: Path within the tree, with "/" between the names.
         size: Size of the file in bytes.
         offset: Where the file starts in a .tar; its index in the directory of a .zip; 0 in a folder.
+        mtime: When the file, or the archive around it, was last modified, in nanoseconds.
     """
 
     path: str
     size: int = 0
     offset: int = 0
+    mtime: int = 0
 
 
 class FileTree(Protocol):
@@ -73,7 +82,7 @@ class PictureFiles:
 
 def is_hidden(name: str) -> bool:
     """Return whether a file or folder of this name belongs to the operating system or another program."""
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name.casefold() in _SYSTEM_FOLDERS
 
 
 def check_file_size(size: int) -> None:

@@ -50,7 +50,8 @@ class _FolderTree:
                     yield FileEntry(f"{prefix}{entry.name}/")
                     yield from self._entries_in(entry.path, f"{prefix}{entry.name}/", (*parents, inode))
             elif entry.is_file():
-                yield FileEntry(prefix + entry.name, entry.stat().st_size)
+                status = entry.stat()
+                yield FileEntry(prefix + entry.name, status.st_size, mtime=status.st_mtime_ns)
             elif entry.is_symlink():  # a broken link is listed, so that it is reported when it cannot be read
                 yield FileEntry(prefix + entry.name)
 

@@ -52,4 +52,4 @@ def _list_pictures(split: Split, indices: np.ndarray, new_labels: Mapping[int, i
     names = pa.array([split.picture_name(int(index)).encode() for index in indices], pa.binary())
     labels = np.array([new_labels[int(label)] for label in split.labels[indices]], np.int32)
     sizes = np.full(len(indices), split.size**2 * 3, np.int64)
-    return SourceSplit(names, labels, sizes, np.zeros_like(sizes))
+    return SourceSplit(names, labels, sizes, np.zeros_like(sizes), np.zeros_like(sizes))

@@ -71,7 +71,7 @@ class TarRegion:
         Raises:
             ValueError: The archive is damaged or cut short, or a path leads out of it.
         """
-        end = 0
+        end, mtime = 0, os.fstat(self._descriptor).st_mtime_ns
         with explain_damage(self.name), tarfile.open(fileobj=self, mode="r:") as archive:  # type: ignore[call-overload]
             while (member := archive.next()) is not None:
                 archive.members.clear()  # else a kilobyte a member would be kept, over a gigabyte for all of ImageNet
@@ -85,7 +85,7 @@ class TarRegion:
                 if path and member.isdir():
                     yield FileEntry(path + "/")
                 elif path and is_file:
-                    yield FileEntry(path, member.size, self._start + member.offset_data)
+                    yield FileEntry(path, member.size, self._start + member.offset_data, mtime)
         # tarfile stops without an error at a header that is cut off or overwritten. A block of zeros, or the end of the
         # archive, is the true end.
         self.seek(end)

@@ -1,0 +1,128 @@
+"""The picture files of a tree, listed by folder."""
+
+import os
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+
+from alexnet.data.sources.base import SourceSplit
+from alexnet.data.sources.file_tree import FileEntry, FileTree
+
+# Pillow reads HEIC only with a plugin. It is in this list so that such files are reported, not silently ignored.
+_PICTURE_ENDINGS = frozenset(
+    f".{name}"
+    for name in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "dib", "webp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"),
+        *("tga", "ico", "avif", "jp2", "j2k", "pcx", "sgi", "heic", "heif"),
+    )
+)
+
+FolderPath = tuple[str, ...]  # the names of the folders from the root of the tree
+
+
+@dataclass(frozen=True, eq=False)
+class FileList:
+    """Picture files in flat lists: about 70 bytes for each.
+
+    Args:
+        names: The path of each file within the tree, in the bytes of the file system.
+        sizes: The size of each file in bytes.
+        offsets: Where each file starts in an archive.
+        mtimes: When each file was last modified, in nanoseconds.
+    """
+
+    names: list[bytes] = field(default_factory=list)
+    sizes: "array[int]" = field(default_factory=lambda: array("q"))
+    offsets: "array[int]" = field(default_factory=lambda: array("q"))
+    mtimes: "array[int]" = field(default_factory=lambda: array("q"))
+
+    def append(self, entry: FileEntry) -> None:
+        """Add a file."""
+        self.names.append(os.fsencode(entry.path))
+        self.sizes.append(entry.size)
+        self.offsets.append(entry.offset)
+        self.mtimes.append(entry.mtime)
+
+    def extend(self, other: "FileList") -> None:
+        """Add the files of another list."""
+        self.names.extend(other.names)
+        self.sizes.extend(other.sizes)
+        self.offsets.extend(other.offsets)
+        self.mtimes.extend(other.mtimes)
+
+    def take(self, index: int) -> FileEntry:
+        """Return one file."""
+        path = os.fsdecode(self.names[index])
+        return FileEntry(path, self.sizes[index], self.offsets[index], self.mtimes[index])
+
+    def to_split(self, label: int) -> SourceSplit:
+        """Return the listing of these files as pictures of one class, sorted by name."""
+        order = sorted(range(len(self.names)), key=self.names.__getitem__)
+        names = pa.array([self.names[i] for i in order], pa.binary())
+        sizes, offsets, mtimes = (np.array(a, np.int64)[order] for a in (self.sizes, self.offsets, self.mtimes))
+        return SourceSplit(names, np.full(len(order), label, np.int32), sizes, offsets, mtimes)
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The files of a tree.
+
+    Args:
+        folders: The picture files of each folder that has some, and an empty list for each folder without any entry.
+        ignored: Number of files that are not pictures, by the ending of their names.
+        texts: The files that were asked for by name, by folder and name.
+    """
+
+    folders: dict[FolderPath, FileList]
+    ignored: Counter[str]
+    texts: dict[FolderPath, FileEntry]
+
+    def subfolders(self, parent: FolderPath) -> list[str]:
+        """Return the names of the folders directly in a folder, sorted."""
+        depth = len(parent)
+        return sorted({folder[depth] for folder in self.folders if len(folder) > depth and folder[:depth] == parent})
+
+    def files_below(self, parent: FolderPath) -> FileList:
+        """Return the picture files in a folder and in its subfolders."""
+        files = FileList()
+        for folder, more in self.folders.items():
+            if folder[: len(parent)] == parent:
+                files.extend(more)
+        return files
+
+
+def _is_picture_name(name: str) -> bool:
+    """Return whether a file of this name may be a picture: it has the ending of one, or none."""
+    ending = PurePosixPath(name).suffix.lower()
+    return not ending or ending in _PICTURE_ENDINGS
+
+
+def list_files(tree: FileTree, text_names: frozenset[str] = frozenset()) -> Listing:
+    """List the files of a tree.
+
+    Args:
+        tree: The files.
+        text_names: The names of files to list beside the pictures.
+    """
+    folders: dict[FolderPath, FileList] = {}
+    ignored: Counter[str] = Counter()
+    texts: dict[FolderPath, FileEntry] = {}
+    not_empty: set[FolderPath] = set()  # folders with a file or folder of any kind in them
+    all_folders: set[FolderPath] = set()
+    for entry in tree.entries():
+        *parents, name = entry.path.rstrip("/").split("/")
+        folder = tuple(parents)
+        not_empty.update(folder[:depth] for depth in range(len(folder) + 1))
+        if entry.path.endswith("/"):
+            all_folders.add((*folder, name))
+        elif _is_picture_name(name):
+            folders.setdefault(folder, FileList()).append(entry)
+        elif name in text_names:
+            texts[(*folder, name)] = entry
+        else:
+            ignored[PurePosixPath(name).suffix.lower()] += 1
+    return Listing(folders | {folder: FileList() for folder in all_folders - not_empty}, ignored, texts)
