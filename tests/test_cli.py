@@ -104,8 +104,13 @@ def test_evaluate_prints_one_json_object(work: Path, views: int, capsys: pytest.
     assert results["views"] == views
     assert 0 <= results["top5_error"] <= results["top1_error"] <= 1
     assert results["log_prob"] > 0
+    for guesses in (1, 5):
+        low, high = results[f"top{guesses}_interval"]
+        assert 0 <= low <= results[f"top{guesses}_error"] <= high <= 1
     assert cli.main(["evaluate", str(work / "run"), str(work / "store"), "--views", str(views)]) == 0
-    assert "top-1 error" in capsys.readouterr().out
+    low, high = results["top1_interval"]
+    error = f"top-1 error {100 * results['top1_error']:.1f} % ({100 * low:.1f} to {100 * high:.1f}), top-5 error "
+    assert error in capsys.readouterr().out
 
 
 def test_predict_names_classes_and_reports_missing_files(
@@ -148,7 +153,10 @@ def test_training_a_finished_run_changes_nothing(work: Path, capsys: pytest.Capt
     before = (work / "run" / "metrics.jsonl").read_bytes()
     assert cli.main(["train", str(work / "store"), str(work / "run")]) == 0
     assert (work / "run" / "metrics.jsonl").read_bytes() == before
-    assert "top-1 error of the best checkpoint" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    images = json.loads(before.splitlines()[-1])["images"]
+    error = r"\d+\.\d % \(\d+\.\d to \d+\.\d\)"
+    assert re.match(rf"2 epochs, top-1 error of the best checkpoint {error} on {images} validation pictures, ", out)
 
 
 def test_an_error_of_the_user_is_reported_in_one_line(

@@ -49,10 +49,14 @@ def run(options: argparse.Namespace) -> int:
 
 def _print_results(results: dict[str, Any], nets: int, weights_on: str | None) -> None:
     from alexnet.training.inference import format_views
+    from alexnet.utils.intervals import format_error_rate
 
     average = f"{nets} nets, their predictions averaged, " if nets > 1 else ""
     if "weights" in results:
         print(f"weights chosen on {weights_on}: {', '.join(f'{weight:.3f}' for weight in results['weights'])}")
     print(f"{results['images']} pictures ({results['split']}), {average}{format_views(results['views'])}:")
-    print(f"top-1 error {results['top1_error']:.2%}, top-5 error {results['top5_error']:.2%}, ", end="")
-    print(f"mean -log probability {results['log_prob']:.4f}")
+    errors = (
+        f"top-{guesses} error {format_error_rate(results[f'top{guesses}_error'], results['images'])}"
+        for guesses in (1, 5)
+    )
+    print(", ".join([*errors, f"mean -log probability {results['log_prob']:.4f}"]))

@@ -10,6 +10,7 @@ from alexnet.utils.processes import is_main_process, report_once_per_machine
 
 if TYPE_CHECKING:
     from alexnet.recipe import Recipe
+    from alexnet.training.train import Outcome
 
 SUMMARY = "train a net on a store, or continue a run"
 
@@ -91,8 +92,21 @@ def run(options: argparse.Namespace) -> int:
         from alexnet.results.report import report
 
         path = report(options.run, options.store, device=options.device)
-        print(f"{outcome.epoch} epochs, top-1 error of the best checkpoint {outcome.error:.2%}; report: {path}")
+        print(f"{_describe_outcome(outcome)}; report: {path}")
     return 0
+
+
+def _describe_outcome(outcome: "Outcome") -> str:
+    """Return the epochs and the error of a finished training, in a line."""
+    from alexnet.training.error_rates import split_adjective
+    from alexnet.utils.intervals import format_error_rate
+
+    epochs = f"{outcome.epoch} epoch{'s' if outcome.epoch > 1 else ''}"
+    pictures = f"{outcome.images:,} {split_adjective(outcome.split)} pictures, one view"
+    checkpoint = "best" if outcome.is_best else "last"
+    assert outcome.error is not None
+    error = format_error_rate(outcome.error, outcome.images)
+    return f"{epochs}, top-1 error of the {checkpoint} checkpoint {error} on {pictures}"
 
 
 def _choose_recipe(options: argparse.Namespace) -> "Recipe | None":

@@ -21,6 +21,7 @@ from alexnet.results.evaluate import evaluate
 from alexnet.results.report import report
 from alexnet.training.inference import default_views, format_views
 from alexnet.training.train import train
+from alexnet.utils.intervals import format_error_rate
 
 _RECIPE_NAMES = {"drawn": "tiny", "cifar10": "cifar10-80sec"}  # for each kind of data
 _HELD_OUT = 0.2  # share of the drawn pictures that the net is tested on
@@ -111,11 +112,12 @@ def _train(store: Path, run: Path, recipe: Recipe) -> None:
 
 
 def _print_errors(results: dict[int, dict[str, Any]]) -> None:
-    """Print the error rates for each number of views."""
+    """Print the error rates, with their 95 % intervals, for each number of views."""
     for views, result in results.items():
         _print(
             f"{format_views(views):8} of {result['images']:,} pictures: "
-            f"top-1 error {result['top1_error']:.1%}, top-5 error {result['top5_error']:.1%}"
+            f"top-1 error {format_error_rate(result['top1_error'], result['images'])}, "
+            f"top-5 error {format_error_rate(result['top5_error'], result['images'])}"
         )
 
 

@@ -53,8 +53,9 @@ def evaluate(
         parallel: How the processes that torchrun has started share the work, as for `train`; each picture counts once.
 
     Returns:
-        images, views (the number that differ), top1_error and top5_error (fractions), log_prob (mean of -ln p), split,
-        runs; and weights if they were chosen.
+        images, views (the number that differ), top1_error and top5_error (fractions), top1_interval and top5_interval
+        (the lower and the upper limit of Wilson's 95 % interval), log_prob (mean of -ln p), split, runs; and weights if
+        they were chosen.
 
     Raises:
         ValueError: `views` is not 1, 9 or 10; a run has other classes or another picture size than the store; a file
@@ -85,6 +86,8 @@ def evaluate(
         "views": views_averaged,
         "top1_error": result.top1_error,
         "top5_error": result.top5_error,
+        "top1_interval": list(result.top1_interval),
+        "top5_interval": list(result.top5_interval),
         "log_prob": result.log_prob,
         "split": target.name,
         "runs": [str(path) for path in paths],

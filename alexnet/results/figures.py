@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from alexnet.results.examples import Example
 from alexnet.results.run_history import RunHistory
+from alexnet.training.error_rates import split_adjective
 
 KERNELS_PER_ROW = 16
 _NAME_LENGTH = 28  # characters of a class name that are shown
@@ -54,21 +55,21 @@ DARK = Palette(
 
 
 def _draw_losses(axes: Axes, history: RunHistory, palette: Palette) -> None:
-    """Draw the training loss, by steps and by epochs, and the mean -log p of the validation set."""
+    """Draw the training loss, by steps and by epochs, and the mean -log p of the validation or test pictures."""
     if history.steps:
         x = [history.epoch_of(line) for line in history.steps]
         axes.plot(x, [line["loss"] for line in history.steps], color=palette.training, alpha=0.35, linewidth=0.8)
-    columns = (("train_loss", palette.training, "training"), ("val_log_prob", palette.validation, "validation"))
+    columns = (("train_loss", palette.training, ""), ("val_log_prob", palette.validation, ""))
     _draw_epochs(axes, history, columns)
     axes.set_ylim(bottom=0)
     _finish(axes, palette, "Loss")
 
 
 def _draw_errors(axes: Axes, history: RunHistory, palette: Palette) -> None:
-    """Draw the training error and the validation errors: top-1 and, if there are more than five classes, top-5."""
-    columns = [("train_error", palette.training, "training"), ("val_top1_error", palette.validation, "validation")]
+    """Draw the training error and the errors measured: top-1 and, if there are more than five classes, top-5."""
+    columns = [("train_error", palette.training, ""), ("val_top1_error", palette.validation, "")]
     if history.start.get("classes", 6) > 5:
-        columns.append(("val_top5_error", palette.top5, "validation, top-5"))
+        columns.append(("val_top5_error", palette.top5, ", top-5"))
     _draw_epochs(axes, history, columns)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
@@ -110,16 +111,26 @@ def draw_curves(history: RunHistory, palette: Palette = LIGHT) -> Figure:
 
 
 def _draw_epochs(axes: Axes, history: RunHistory, columns: Sequence[tuple[str, str, str]]) -> None:
-    """Draw columns of the lines of event "epoch", where the lines have them: (name, colour, label).
+    """Draw columns of the lines of event "epoch", where the lines have them: (name, colour, end of the label).
 
-    A value measured in training is a mean over the epoch; it is drawn at the middle of the epoch.
+    A value measured in training is a mean over the epoch; it is drawn at the middle of the epoch. What was measured
+    after it is labelled by its pictures: first the validation pictures and then, once these are folded in, the test
+    pictures.
     """
-    for name, colour, label in columns:
-        shift = 0.5 if name.startswith("train") else 0.0
-        points = [(line["epoch"] - shift, line[name]) for line in history.epochs if name in line]
-        if points:
-            x, y = zip(*points, strict=True)
-            axes.plot(x, y, color=colour, label=label, linewidth=1.7, marker="o" if len(x) < 4 else None, markersize=4)
+    for name, colour, ending in columns:
+        in_training = name.startswith("train")
+        points: dict[str, list[tuple[float, float]]] = {}
+        for line in history.epochs:
+            if name in line:
+                split = "train" if in_training else history.split_of(line)
+                points.setdefault(split, []).append((line["epoch"] - 0.5 * in_training, line[name]))
+        for split, line_points in points.items():
+            x, y = zip(*line_points, strict=True)
+            axes.plot(
+                x, y, color=colour, label=split_adjective(split) + ending, linewidth=1.7,
+                linestyle="--" if len(points) > 1 and split == "test" else "-",
+                marker="o" if len(x) < 4 else None, markersize=4,
+            )  # fmt: skip
 
 
 def _finish(axes: Axes, palette: Palette, title: str) -> None:

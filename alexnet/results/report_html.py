@@ -29,7 +29,8 @@ from alexnet.results.figures import (
 )
 from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import Checkpoint
-from alexnet.training.error_rates import ErrorRates
+from alexnet.training.error_rates import ErrorRates, split_adjective
+from alexnet.utils.intervals import format_error_rate, format_interval, format_percent
 
 _WORST_CLASSES = 10  # in the table
 _MATRIX_CLASSES = 12  # the most for which the full confusion matrix is shown
@@ -37,6 +38,8 @@ _CONFUSIONS = 8  # listed if there are more classes
 _PICTURE_SIDE = 224  # pixels; larger pictures are scaled down to it
 _SMALL_SIDE = 100  # pixels; pictures up to this size are kept exactly and shown with square pixels
 _KERNEL_WIDTH = 46  # pixels on the page
+# For what the line "start" of metrics.jsonl calls validation although it can be the test pictures.
+_START_TITLES = {"validation_pictures": "pictures measured on after each epoch", "validation_split": "their split"}
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,10 @@ def render_report(data: ReportData) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "percent": _format_percent,
+        "error_rate": format_error_rate,
+        "interval": format_interval,
+        "rounded": format_percent,
+        "adjective": split_adjective,
         "duration": format_duration,
         "plain": _format_value,
         "data_uri": picture_uri,
@@ -81,7 +88,6 @@ def render_report(data: ReportData) -> str:
     checkpoint, history, kernels = data.checkpoint, data.history, data.kernels
     classes, recipe = checkpoint.classes, checkpoint.recipe
     views = max(data.results)
-    error = data.results[views].top1_error
     return environment.from_string(template).render(
         vars(data),
         recipe=recipe,
@@ -91,7 +97,6 @@ def render_report(data: ReportData) -> str:
         epoch=checkpoint.state.epoch,
         seconds=history.epochs[-1]["seconds"] if history.epochs else checkpoint.state.seconds,
         views=views,
-        standard_error=math.sqrt(error * (1 - error) / data.results[views].images),
         log_classes=math.log(len(classes)),
         curves={name: _curve_uris(name, history) for name in CURVES},
         towers=[] if kernels is None else _kernels_by_tower(kernels, recipe.net.towers),
@@ -101,6 +106,7 @@ def render_report(data: ReportData) -> str:
         matrix=data.confusion if len(classes) <= _MATRIX_CLASSES else None,
         confusions=frequent_confusions(classes, data.confusion)[:_CONFUSIONS],
         version=metadata.version("alexnet"),
+        start_titles=_START_TITLES,
         now=datetime.datetime.now(datetime.UTC),
     )
 
@@ -144,7 +150,7 @@ def _format_value(value: Any) -> str:
 
 
 def _format_percent(fraction: float, digits: int = 1) -> str:
-    return f"{100 * fraction:.{digits}f}%"
+    return f"{100 * fraction:.{digits}f} %"
 
 
 def format_duration(seconds: float) -> str:

@@ -31,6 +31,11 @@ class RunHistory:
         steps_per_epoch = math.ceil(int(self.start["train_pictures"]) / self.recipe.batch_size)
         return float(line.get("epoch", line["step"] / steps_per_epoch))
 
+    def split_of(self, line: dict[str, Any]) -> str:
+        """Return the split whose errors a line of event "epoch" has."""
+        # Earlier versions wrote the split at the start only.
+        return str(line.get("split", self.start.get("validation_split", "val")))
+
     @classmethod
     def read(cls, run: Path) -> "RunHistory":
         """Read RUN/recipe.json and RUN/metrics.jsonl; the run may be in the middle of its training.

@@ -11,6 +11,10 @@ from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.inference import mean_over_views, predict_batches
+from alexnet.utils.intervals import wilson_interval
+
+# What the pictures of a split are called in messages, curves and reports.
+_ADJECTIVES = {"train": "training", "val": "validation", "test": "test", "train+val": "training"}
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,26 @@ class ErrorRates:
     top5_error: float
     log_prob: float
 
+    @property
+    def top1_interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the top-1 error."""
+        return wilson_interval(self.top1_error, self.images)
+
+    @property
+    def top5_interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the top-5 error."""
+        return wilson_interval(self.top5_error, self.images)
+
     @classmethod
     def from_counts(cls, counts: Tensor) -> "ErrorRates":
         """Return the error rates of a split, from the sum of `_count_errors` over its batches."""
         images, top1, top5, log_prob = counts.tolist()
         return cls(int(images), top1 / images, top5 / images, -log_prob / images)
+
+
+def split_adjective(split: str) -> str:
+    """Return the word for the pictures of a split: "validation" for "val", but "test" for "test"."""
+    return _ADJECTIVES.get(split, split)
 
 
 def error_rates(probabilities: Tensor, labels: Tensor) -> ErrorRates:

@@ -101,16 +101,27 @@ def start_metrics(recipe: Recipe, store: Store, team: Team) -> dict[str, Any]:
     }
 
 
-def epoch_metrics(state: TrainState, stats: EpochStats, errors: ErrorRates) -> dict[str, Any]:
-    """Return the values of a line "epoch"."""
+def epoch_metrics(state: TrainState, stats: EpochStats, split: str, errors: ErrorRates) -> dict[str, Any]:
+    """Return the values of a line "epoch".
+
+    Args:
+        state, stats: The training after the epoch, and how the epoch went.
+        split: The split whose errors were measured after it: "val", or "test" if those are not validation pictures.
+        errors: These errors.
+    """
     return {
         "epoch": state.epoch,
         "step": state.step,
         "rate": stats.rate,
         "train_loss": state.totals["loss"] / state.totals["pictures"],
         "train_error": state.totals["errors"] / state.totals["pictures"],
+        "train_images": int(state.totals["pictures"]),
+        "split": split,
+        "images": errors.images,
         "val_top1_error": errors.top1_error,
         "val_top5_error": errors.top5_error,
+        "val_top1_interval": errors.top1_interval,
+        "val_top5_interval": errors.top5_interval,
         "val_log_prob": errors.log_prob,
         "pictures_per_second": stats.pictures_per_second,
         "waited_seconds": stats.waited_seconds,

@@ -7,6 +7,8 @@ from typing import Any
 from tqdm import tqdm
 
 from alexnet.training.checkpoint import TrainState
+from alexnet.training.error_rates import split_adjective
+from alexnet.utils.intervals import format_error_rate
 
 
 def progress_bar(state: TrainState, total_epochs: int | None, batches: int, *, shown: bool) -> Any:
@@ -39,10 +41,13 @@ def print_epoch(metrics: dict[str, Any], total_epochs: int | None) -> None:
     if total_epochs is not None:
         seconds_per_epoch = metrics["seconds"] / metrics["epoch"]
         left = timedelta(seconds=round(seconds_per_epoch * (total_epochs - metrics["epoch"])))
+    images = metrics["images"]
     tqdm.write(
         f"epoch {metrics['epoch']:3d}/{total_epochs or '?'}  rate {metrics['rate']:.2g}  "
-        f"loss {metrics['train_loss']:.4f}  train error {metrics['train_error']:.2%}  "
-        f"validation error {metrics['val_top1_error']:.2%} (top-5 {metrics['val_top5_error']:.2%})  "
+        f"loss {metrics['train_loss']:.4f}  "
+        f"training error {format_error_rate(metrics['train_error'], metrics['train_images'])}  "
+        f"{split_adjective(metrics['split'])} error {format_error_rate(metrics['val_top1_error'], images)}, "
+        f"top-5 {format_error_rate(metrics['val_top5_error'], images)}  "
         f"{metrics['pictures_per_second']:.0f} pictures/s  {left} left",
         file=sys.stderr,
     )

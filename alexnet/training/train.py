@@ -46,6 +46,8 @@ class Outcome:
         error: The lowest top-1 error on "val"; the last error if the store has no "val", or its pictures are folded in.
         seconds: Time spent, over all calls.
         signal: Number of the signal that stopped it, if one did.
+        split, images: The split on which the error was measured, and its number of pictures.
+        is_best: Whether the error is the lowest, by which a checkpoint was selected; else it is that of the last epoch.
     """
 
     finished: bool
@@ -54,6 +56,9 @@ class Outcome:
     error: float | None
     seconds: float
     signal: int | None = None
+    split: str = "val"
+    images: int = 0
+    is_best: bool = True
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,11 @@ def train(
             except DivergenceError as error:
                 raise report_once(error) from error
     stopped_by = None if state.finished else stop.signal or signal.SIGTERM
-    return Outcome(state.finished, state.epoch, state.step, state.error, state.seconds, stopped_by)
+    _, measured = schedule.splits_for_epoch(store)
+    return Outcome(
+        state.finished, state.epoch, state.step, state.error, state.seconds, stopped_by,
+        measured.name, len(measured), schedule.may_select_best(measured),
+    )  # fmt: skip
 
 
 def run_epochs(training: Training) -> None:
@@ -241,7 +250,7 @@ def validate(training: Training, split: Split, stats: EpochStats) -> ErrorRates:
 
 
 def end_epoch(training: Training, split: Split, stats: EpochStats, errors: ErrorRates) -> bool:
-    """Record the epoch that was trained and validated, and let the schedule react to the error.
+    """Record the epoch that was trained and the errors on `split`, and let the schedule react to the error.
 
     Returns:
         Whether the net is the best so far.
@@ -249,7 +258,7 @@ def end_epoch(training: Training, split: Split, stats: EpochStats, errors: Error
     state, schedule = training.state, training.schedule
     state.seconds, state.epoch, state.batch = time.monotonic() - training.start_time, state.epoch + 1, 0
     schedule.observe(state.epoch, errors.top1_error)
-    metrics = epoch_metrics(state, stats, errors)
+    metrics = epoch_metrics(state, stats, split.name, errors)
     state.finished = schedule.is_finished(state.epoch, metrics["train_error"])
     training.metrics.write("epoch", **metrics)
     if training.show_progress:

@@ -38,6 +38,16 @@ def test_the_curves_show_the_metrics(tmp_path: Path) -> None:
     assert list(rate.get_lines()[0].get_ydata()) == [0.01, 0.01]
 
 
+def test_errors_on_test_pictures_are_not_called_validation_errors(tmp_path: Path) -> None:
+    first, second = epoch(1, split="val", images=9), epoch(2, split="test", images=7)
+    folded = plotted_lines(figures.draw_curve("error", RunHistory.read(write_run(tmp_path, START, first, second))))
+    assert list(folded) == ["training", "validation", "test", "validation, top-5", "test, top-5"]
+    assert (folded["validation"], folded["test"]) == (([1], [0.8]), ([2], [0.4]))
+    earlier = START | {"validation_split": "test"}  # earlier versions wrote the split at the start only
+    history = RunHistory.read(write_run(tmp_path, earlier, epoch(1)))
+    assert list(plotted_lines(figures.draw_curve("error", history))) == ["training", "test", "test, top-5"]
+
+
 def test_there_is_no_top5_curve_for_few_classes(tmp_path: Path) -> None:
     history = RunHistory.read(write_run(tmp_path, START | {"classes": 5}, epoch(1)))
     assert list(plotted_lines(figures.draw_curve("error", history))) == ["training", "validation"]

@@ -92,8 +92,12 @@ def test_the_page_is_self_contained_and_has_the_errors_that_evaluate_measures(od
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert all(name in page.text for name in ODD_NAMES)
     one, ten = (evaluate(*odd_run, views=views) for views in (1, 10))
-    assert f"{ten['top1_error']:.1%} top-1 error ten views" in page.text
-    assert f"{one['top1_error']:.1%} with one view" in page.text
+    low, high = ten["top1_interval"]
+    assert (
+        f"{100 * ten['top1_error']:.1f} % top-1 error ten views; 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+    ) in page.text
+    low, high = one["top1_interval"]
+    assert f"{100 * one['top1_error']:.1f} % ({100 * low:.1f} to {100 * high:.1f}) with one view" in page.text
     assert f"{ten['log_prob']:.3f} mean \N{MINUS SIGN}log p" in page.text
     assert "GPU 1" in page.text
     assert "GPU 2" in page.text
@@ -145,9 +149,10 @@ def test_a_report_for_many_classes_and_without_a_convolution(odd_run: tuple[Path
         confusion=confusion,
     )
     text = Page(render_report(data)).text
-    assert "2.6% top-1 error" in text
-    assert "1.2% top-5 error" in text
-    assert "class 7 12 41.7% class 3 (5 of 5)" in text
+    assert "2.6 % top-1 error one view; 95 % interval 1.1 to 5.9 %" in text
+    assert "1.2 % top-5 error" in text
+    assert "195 test pictures" in text
+    assert "class 7 12 41.7 % class 3 (5 of 5)" in text
     assert "class 7 class 3 5 of 12" in text
     assert "first layer" not in text
 

@@ -10,16 +10,21 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import small_recipe
+from conftest import small_recipe, write_store
 from runs import read_metrics
 
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.progress import print_epoch
 from alexnet.training.train import train
+from alexnet.utils.intervals import wilson_interval
 
 pytestmark = pytest.mark.usefixtures("one_thread", "frequent_metrics")
 RECIPE = small_recipe()
+EPOCH_LINE: dict[str, Any] = {
+    "epoch": 1, "seconds": 5400.0, "split": "val", "images": 10, "train_images": 20, "rate": 0.5, "train_loss": 0.5,
+    "train_error": 0.5, "val_top1_error": 0.5, "val_top5_error": 0.5, "pictures_per_second": 0.5,
+}  # fmt: skip
 
 
 def test_metrics_have_a_line_for_each_event(store: Path, uninterrupted: Path) -> None:
@@ -78,13 +83,40 @@ def test_a_line_for_each_epoch_is_printed_on_standard_error(
 
 
 def test_the_time_left_is_printed_in_days(capsys: pytest.CaptureFixture[str]) -> None:
-    fields = ("rate", "train_loss", "train_error", "val_top1_error", "val_top5_error", "pictures_per_second")
-    print_epoch({"epoch": 1, "seconds": 5400.0, **dict.fromkeys(fields, 0.5)}, 90)
+    print_epoch(EPOCH_LINE, 90)
     assert "5 days, 13:30:00 left" in capsys.readouterr().err  # 89 epochs of an hour and a half
-    print_epoch({"epoch": 1, "seconds": 5400.0, **dict.fromkeys(fields, 0.5)}, None)
+    print_epoch(EPOCH_LINE, None)
     line = capsys.readouterr().err
     assert line.startswith("epoch   1/?")
     assert "? left" in line
+
+
+@pytest.mark.parametrize(("split", "name"), [("val", "validation error"), ("test", "test error")])
+def test_the_errors_of_an_epoch_are_printed_with_their_intervals_and_their_pictures(
+    split: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The interval of 81 of 263 is published (Newcombe 1998): 0.2553 to 0.3662; that of 15 of 148 is 0.0624 to 0.1605.
+    print_epoch(
+        EPOCH_LINE | {"split": split, "images": 263, "val_top1_error": 81 / 263, "val_top5_error": 0.0}
+        | {"train_images": 148, "train_error": 15 / 148},
+        90,
+    )  # fmt: skip
+    line = capsys.readouterr().err
+    assert "training error 10.1 % (6.2 to 16.0)" in line
+    assert f"{name} 30.8 % (25.5 to 36.6), top-5 0.0 % (0.0 to 1.4)" in line
+
+
+def test_an_epoch_s_line_names_the_pictures_that_were_measured(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", train=20, val=10, test=8)
+    recipe = replace(small_recipe(), schedule="fold", patience=1, epochs=1)
+    train(store, tmp_path / "run", recipe, progress=False)
+    lines = read_metrics(tmp_path / "run", "epoch")
+    *before, last = [(line["split"], line["images"], line["train_images"]) for line in lines]
+    assert last == ("test", 8, 30)  # the validation pictures are trained on by now
+    assert set(before) == {("val", 10, 20)}
+    for line in lines:
+        errors = round(line["val_top1_error"] * line["images"])
+        assert line["val_top1_interval"] == list(wilson_interval(errors / line["images"], line["images"]))
 
 
 def test_tensorboard_without_its_package_is_refused_with_the_command_that_installs_it(

@@ -158,6 +158,7 @@ def test_the_best_net_is_that_of_the_lowest_validation_error(store: Path, uninte
 def test_training_ends_after_the_last_plateau(store: Path, recipe: Recipe, tmp_path: Path) -> None:
     outcome = train(store, tmp_path / "run", plateau_recipe(recipe), progress=False)
     assert (outcome.finished, outcome.epoch) == (True, 7)  # the first is the best; two each at three rates
+    assert (outcome.split, outcome.images, outcome.is_best) == ("val", 20, True)
     rates = [line["rate"] for line in read_metrics(tmp_path / "run", "epoch")]
     assert rates == pytest.approx([1e-12] * 3 + [1e-13] * 2 + [1e-14] * 2)
     assert train(store, tmp_path / "run", progress=False).epoch == 7
@@ -173,6 +174,7 @@ def test_the_validation_pictures_are_folded_in_when_their_error_stops_falling(tm
     assert [line["rate"] for line in epochs] == [1e-9, 1e-9, 1e-9, 1e-9, 0.001, 0.0001]
     assert [line["step"] for line in epochs] == [3, 6, 9, 13, 17, 21]  # 30 pictures in tens, then 40
     assert (outcome.finished, outcome.epoch) == (True, 6)
+    assert (outcome.split, outcome.images, outcome.is_best) == ("test", 10, False)
     assert not (tmp_path / "run" / "checkpoints" / "best.safetensors").exists()  # what is trained on selects no net
     last = load_best(tmp_path / "run")
     assert (last.state.folded, last.state.epoch) == (3, 6)
