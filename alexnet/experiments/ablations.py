@@ -17,7 +17,7 @@ from typing import Any
 from alexnet.architecture import Conv, Net
 from alexnet.experiments.experiment import Experiment
 from alexnet.experiments.paper_datasets import ILSVRC2012
-from alexnet.experiments.result import ExperimentResult, ResultRow, format_settings
+from alexnet.experiments.result import ExperimentResult, format_settings
 from alexnet.recipe import Recipe
 from alexnet.recipes import one_gpu_net
 from alexnet.training.divergence import DivergenceError
@@ -155,10 +155,10 @@ def run(experiment: Experiment) -> ExperimentResult:
             try:
                 run_name = f"{name.split(' (')[0].replace(' ', '-')}-{seed}"
                 trained = experiment.train(run_name, replace(recipe, seed=seed))
-                measured.append(experiment.top1_and_top5(experiment.evaluate([trained], 10)))
+                measured.append(experiment.evaluate([trained], 10))
             except DivergenceError as error:
                 result.notes.append(f"{name}, seed {seed}: {error}")
-        result.rows.append(ResultRow(name, VARIANTS[name][1], tuple(measured), settings))
+        result.rows.append(experiment.error_row(name, VARIANTS[name][1], measured, settings))
         result.write(experiment.folder)  # the results so far: all of them may take days
     result.notes += [
         "The paper's error without conv3 or conv4 is its statement that the top-1 error rises by about 2 % (section "

@@ -59,7 +59,8 @@ def run(experiment: Experiment) -> ExperimentResult:
             error = experiment.evaluate([trained], split=experiment.test_split())["top1_error"]
             measured.append((to_percent(error),))
         settings = "net.normalise=null" if "the same net" in name else ""
-        result.rows.append(ResultRow(name, (paper,), tuple(measured), settings))
+        images = len(experiment.store.split(experiment.test_split()))
+        result.rows.append(ResultRow(name, (paper,), tuple(measured), settings, images))
         result.write(experiment.folder)
     if fixed:
         count = len(experiment.store.split("train"))

@@ -8,7 +8,7 @@ from typing import Any
 from alexnet.checked import require
 from alexnet.data.store.store import Store
 from alexnet.experiments.paper_datasets import PaperDataset
-from alexnet.experiments.result import ExperimentResult, to_percent
+from alexnet.experiments.result import ExperimentResult, ResultRow, to_percent
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
 from alexnet.results.evaluate import evaluate
@@ -175,7 +175,19 @@ class Experiment:
             evaluate(run, store.path, views=views, split=split, save=path, device=self.device)
         return path
 
-    def top1_and_top5(self, errors: Mapping[str, Any]) -> tuple[float, float | None]:
+    def error_row(
+        self, name: str, paper: tuple[float | None, ...], results: Sequence[Mapping[str, Any]], settings: str = ""
+    ) -> ResultRow:
+        """Return a row of top-1 and top-5 errors.
+
+        Args:
+            name, paper, settings: As for `ResultRow`.
+            results: What `evaluate` returned, for each seed.
+        """
+        measured = tuple(self._top1_and_top5(errors) for errors in results)
+        return ResultRow(name, paper, measured, settings, results[0]["images"] if results else None)
+
+    def _top1_and_top5(self, errors: Mapping[str, Any]) -> tuple[float, float | None]:
         """Return the top-1 and the top-5 error in percent; no top-5 error if five guesses are most of the classes."""
         meaningful = len(self.store.classes) >= _TOP5_CLASSES
         return to_percent(errors["top1_error"]), to_percent(errors["top5_error"]) if meaningful else None

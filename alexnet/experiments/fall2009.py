@@ -28,8 +28,8 @@ def run(experiment: Experiment) -> ExperimentResult:
     result = ExperimentResult("Fall 2009, half to test", experiment.describe_data(), measures)
     result.rows.append(ResultRow("others (Mensink and others 2012)", (78.1, 60.9)))
     runs = [experiment.train(f"conv6-{seed}", replace(recipe, seed=seed)) for seed in range(experiment.seeds or 1)]
-    measured = tuple(experiment.top1_and_top5(experiment.evaluate([run], 10)) for run in runs)
-    result.rows.append(ResultRow("CNN with conv6", (67.4, 40.9), measured))
+    errors = [experiment.evaluate([run], 10) for run in runs]
+    result.rows.append(experiment.error_row("CNN with conv6", (67.4, 40.9), errors))
     train, test = len(experiment.store.split("train")), len(experiment.store.validation())
     result.notes.append(f"{train:,} pictures to train on, {test:,} to test on.")
     result.notes.append("The program began with a net trained on ILSVRC-2012; here the start values are drawn.")

@@ -166,6 +166,7 @@ def run(experiment: Experiment) -> ExperimentResult:
     result = ExperimentResult(title, experiment.describe_data(), ("top-1 error (%)",))
     errors: _Errors = {}
     settings: dict[tuple[str, str], str] = {}
+    images: dict[tuple[str, str], int] = {}
     for seed in range(experiment.seeds or _SEEDS):
         for training in _pretrain(experiment, base, seed):
             key = training.method, training.pictures
@@ -175,7 +176,8 @@ def run(experiment: Experiment) -> ExperimentResult:
                 errors[key][seed] = _train_and_evaluate(experiment, training, seed)
             except DivergenceError as error:
                 result.notes.append(f"{training.method}, {training.pictures}, seed {seed}: {error}")
-            result.rows = _make_rows(errors, settings)
+            images[key] = len(training.store.split("test"))
+            result.rows = _make_rows(errors, settings, images)
             result.write(experiment.folder)  # the results so far: all of them may take days
     result.notes += [*_gains(errors), *_notes(experiment)]
     result.numbers = {f"{method}, {pictures}": list(by_seed.items()) for (method, pictures), by_seed in errors.items()}
@@ -195,11 +197,15 @@ def _train_and_evaluate(experiment: Experiment, training: _Training, seed: int) 
 # ---- The result -----------------------------------------------------------------------------------------------------
 
 
-def _make_rows(errors: _Errors, settings: Mapping[tuple[str, str], str]) -> list[ResultRow]:
+def _make_rows(
+    errors: _Errors, settings: Mapping[tuple[str, str], str], images: Mapping[tuple[str, str], int]
+) -> list[ResultRow]:
     rows = []
-    for (method, pictures), by_seed in errors.items():
+    for key, by_seed in errors.items():
+        method, pictures = key
         measured = tuple((error,) for error in by_seed.values())
-        rows.append(ResultRow(f"{method}, {pictures} pictures a class", (None,), measured, settings[method, pictures]))
+        name = f"{method}, {pictures} pictures a class"
+        rows.append(ResultRow(name, (None,), measured, settings[key], images[key]))
     return rows
 
 
@@ -212,7 +218,9 @@ def _gains(errors: _Errors) -> Iterator[str]:
         pretrained, scratch = errors[_PRETRAINED, pictures], errors[_SCRATCH, pictures]
         gains = [scratch[seed] - pretrained[seed] for seed in scratch if seed in pretrained]
         if gains:
-            deviation = f" ± {statistics.stdev(gains):.2f} over {len(gains)} seeds" if len(gains) > 1 else ""
+            deviation = ""
+            if len(gains) > 1:
+                deviation = f" ± {statistics.stdev(gains):.2f} (standard deviation over {len(gains)} seeds)"
             yield (
                 f"{pictures} pictures a class: pre-training lowers the error by {statistics.mean(gains):.2f}"
                 f"{deviation}."

@@ -10,6 +10,7 @@ from typing import Any
 
 from alexnet.recipe import Recipe, recipe_differences
 from alexnet.utils.files import write_atomic
+from alexnet.utils.intervals import format_interval, format_percent
 
 
 @dataclass(frozen=True)
@@ -22,29 +23,36 @@ class ResultRow:
         measured: Our numbers, a tuple for each seed; empty if nothing was measured, None for a measure that is
             meaningless.
         settings: The settings in which the recipe differs from the first row's, as for `--set`.
+        images: The number of test pictures, if the measures are error rates; else None.
     """
 
     name: str
     paper: tuple[float | None, ...]
     measured: tuple[tuple[float | None, ...], ...] = ()
     settings: str = ""
+    images: int | None = None
 
     def format_measured(self, measure: int) -> str:
         """Return our mean of a measure, with the standard deviation over the seeds if there are several.
 
-        A single whole number is a count and has no decimals. "-" stands for a measure that is meaningless.
+        The error rate of a single net has its 95 % interval instead. A single whole number is a count and has no
+        decimals. "-" stands for a measure that is meaningless.
         """
         values = [value for numbers in self.measured if (value := numbers[measure]) is not None]
         if not values:
             return "-" if self.measured else "not measured"
         if len(values) == 1 and isinstance(values[0], int):
             return str(values[0])
+        if len(values) == 1 and self.images is not None:
+            rate = values[0] / 100
+            return f"{format_percent(rate, self.images)} ({format_interval(rate, self.images)})"
         deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
         return f"{statistics.mean(values):.2f}{deviation}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as finding.json has it."""
-        return {"name": self.name, "paper": self.paper, "ours": self.measured, "how": self.settings}
+        contents = {"name": self.name, "paper": self.paper, "ours": self.measured, "how": self.settings}
+        return contents if self.images is None else contents | {"images": self.images}
 
 
 @dataclass
@@ -82,9 +90,20 @@ class ExperimentResult:
             for measure, paper in enumerate(row.paper):
                 cells += ["-" if paper is None else str(round(paper, 2)), row.format_measured(measure)]
             lines.append(_format_cells([*cells, str(len(row.measured)), f"`{row.settings}`" if row.settings else ""]))
-        lines += ["", *(f"- {note}" for note in self.notes)]
+        lines += ["", *(f"- {note}" for note in [*self._spread_notes(), *self.notes])]
         lines += ["", *(f"![{Path(name).stem}]({name})" for name in self.figures)]
         return "\n".join(lines).rstrip() + "\n"
+
+    def _spread_notes(self) -> list[str]:
+        """Return notes that name the spreads in the table."""
+        notes = []
+        if any(len(row.measured) > 1 for row in self.rows):
+            notes.append("a ± b: the mean and the standard deviation over the seeds.")
+        counts = {row.images for row in self.rows if row.images is not None and len(row.measured) == 1}
+        if counts:
+            pictures = ", ".join(f"{count:,}" for count in sorted(counts))
+            notes.append(f"a (b to c): the error of one net, and Wilson's 95 % interval for {pictures} test pictures.")
+        return notes
 
     def write(self, folder: Path) -> None:
         """Write finding.md and finding.json."""

@@ -29,12 +29,13 @@ def run(experiment: Experiment) -> ExperimentResult:
     runs = [experiment.train(f"cnn-{seed}", replace(base, seed=seed)) for seed in range(experiment.seeds or 1)]
     for name, views, paper in (("CNN, ten views", 10, (37.5, 17.0)), ("CNN, one view (footnote e)", 1, (39.0, 18.3))):
         errors = [experiment.evaluate([run], views, split=split) for run in runs]
-        result.rows.append(ResultRow(name, paper, tuple(map(experiment.top1_and_top5, errors))))
+        result.rows.append(experiment.error_row(name, paper, errors))
     if experiment.recipe is None and not experiment.stand_in:
         # Section 4.2 compares Table 1's net with this one.
         half = recipe_named("alexnet-2012-half")
         errors = [experiment.evaluate([experiment.train("half-0", half)], 10, split=split)]
-        measured = tuple(map(experiment.top1_and_top5, errors))
         settings = format_settings(base, half)
-        result.rows.append(ResultRow("CNN on one GPU, half the kernels (4.2)", (39.2, 18.2), measured, settings))
+        result.rows.append(
+            experiment.error_row("CNN on one GPU, half the kernels (4.2)", (39.2, 18.2), errors, settings)
+        )
     return result

@@ -10,9 +10,10 @@ seven. Not run here on ILSVRC-2012; on 20 categories of Caltech-101 with --recip
 Duration: five times 91 epochs of 1.28 million pictures, 3.9 hours per epoch on two cores; then two pre-trainings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from alexnet.experiments.experiment import Experiment
 from alexnet.experiments.paper_datasets import ILSVRC2012
@@ -72,15 +73,15 @@ def run(experiment: Experiment) -> ExperimentResult:
         experiment.check_store_size([base], experiment.pretraining_store)
     runs = [experiment.train(f"cnn-{seed}", replace(base, seed=seed)) for seed in range(experiment.seeds or _NETS)]
 
-    def errors(averaged: Sequence[Path]) -> tuple[float, float | None]:
-        return experiment.top1_and_top5(experiment.evaluate(averaged, 10))
+    def errors(averaged: Sequence[Path]) -> Mapping[str, Any]:
+        return experiment.evaluate(averaged, 10)
 
     def paper_of_average(top1: float, top5: float) -> tuple[float | None, float | None]:
         return (top1, top5) if len(runs) == _NETS else (None, None)  # the paper has no average of fewer
 
     result.rows = [
-        ResultRow("1 CNN", (40.7, 18.2), tuple(errors([run]) for run in runs)),
-        ResultRow(f"{len(runs)} CNNs", paper_of_average(38.1, 16.4), (errors(runs),)),
+        experiment.error_row("1 CNN", (40.7, 18.2), [errors([run]) for run in runs]),
+        experiment.error_row(f"{len(runs)} CNNs", paper_of_average(38.1, 16.4), [errors(runs)]),
     ]
     result.notes.append(
         "The paper's top-5 errors on the test set, which only the contest can measure (alexnet submit): SIFT + FVs "
@@ -98,8 +99,8 @@ def run(experiment: Experiment) -> ExperimentResult:
     pretrained = [pretrain_and_finetune(experiment, base, runs[0], _NETS + n) for n in range(_PRETRAINED_NETS)]
     together = [*runs, *pretrained]
     result.rows += [
-        ResultRow("1 CNN*", (39.0, 16.6), tuple(errors([run]) for run in pretrained)),
-        ResultRow(f"{len(together)} CNNs*", paper_of_average(36.7, 15.4), (errors(together),)),
+        experiment.error_row("1 CNN*", (39.0, 16.6), [errors([run]) for run in pretrained]),
+        experiment.error_row(f"{len(together)} CNNs*", paper_of_average(36.7, 15.4), [errors(together)]),
     ]
     result.notes.append(f"Pre-trained on {larger.path.resolve().name}, {len(larger.classes)} classes.")
     return result

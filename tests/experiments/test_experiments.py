@@ -54,8 +54,19 @@ def test_a_table_has_the_spread_over_seeds_and_says_what_was_not_measured() -> N
     text = ExperimentResult("T", "On x.", ("m", "n"), rows, ["a note"], ["f.png"]).to_markdown()
     assert "| a | 1.0 | 3.00 ± 1.41 | - | 5.00 ± 0.00 | 2 |  |" in text
     assert "| b | - | not measured | - | not measured | 0 |  |" in text
-    assert "- a note" in text
+    assert "- a ± b: the mean and the standard deviation over the seeds.\n- a note" in text
     assert "![f](f.png)" in text
+
+
+def test_the_error_of_a_single_net_has_its_interval(tmp_path: Path) -> None:
+    rows = [ResultRow("a", (None, None), ((100 * 81 / 263, None),), images=263), ResultRow("b", (None, None))]
+    result = ExperimentResult("T", "On x.", ("top-1 error (%)", "top-5 error (%)"), rows)
+    text = result.to_markdown()
+    assert "| a | - | 30.8 (25.5 to 36.6) | - | - | 1 |  |" in text  # as published: Newcombe (1998)
+    assert "- a (b to c): the error of one net, and Wilson's 95 % interval for 263 test pictures." in text
+    assert "±" not in text
+    result.write(tmp_path)
+    assert json.loads((tmp_path / "finding.json").read_text(encoding="utf-8"))["rows"][0]["images"] == 263
 
 
 def test_the_keys_of_finding_json_stay_the_same(tmp_path: Path) -> None:

@@ -109,6 +109,8 @@ def test_table1_evaluates_the_test_pictures_with_ten_views_and_one(tmp_path: Pat
         errors = evaluate(tmp_path / "table1/cnn-0", drawn, views=views, split="test")
         assert row.measured == ((100 * errors["top1_error"], None),)  # five guesses are meaningless for three classes
         assert row.format_measured(1) == "-"
+        low, high = errors["top1_interval"]
+        assert row.format_measured(0) == f"{100 * errors['top1_error']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
     assert result.notes[-1] == (
         "No top-5 error here: five guesses name more than half of 3 classes; a store of at least 10 has one."
     )
