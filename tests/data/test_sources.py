@@ -220,12 +220,6 @@ def test_damage_in_a_zip_is_reported(tmp_path: Path) -> None:
         open_source(tmp_path / "cut.zip")
 
 
-def test_a_compressed_tar_of_pictures_must_be_unpacked(tmp_path: Path) -> None:
-    path = pack(write_classes(tmp_path / "set", {"a": 2, "b": 2}), tmp_path / "set.gz")
-    with pytest.raises(ValueError, match=r"compressed \.tar.*tar -xf set\.gz"):
-        open_source(path)
-
-
 @pytest.mark.parametrize("kind", ["folder", "folder above", "tar", "gz", "xz"])
 def test_cifar10_is_read_from_a_folder_or_an_archive(tmp_path: Path, kind: str) -> None:
     root = tmp_path / "cifar-10-batches-bin"

@@ -1,33 +1,36 @@
-"""A .zip or an uncompressed .tar that contains a folder of pictures for each class; read in place."""
+"""A .zip or .tar that contains a folder of pictures for each class; read in place, except for a compressed .tar."""
 
 import os
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
 from alexnet.data.sources.base import Source, SourceOptions
 from alexnet.data.sources.class_folders import open_class_folders
+from alexnet.data.sources.compression import compression_format, open_decompressed, unpack_to_temporary_file
 from alexnet.data.sources.file_tree import FileEntry, check_file_size
 from alexnet.data.sources.tar import TarRegion, explain_damage, normalise_path
 
-NAME = "a .tar or .zip of class folders"
+NAME = "a .tar (also .gz, .bz2, .xz, .zst) or .zip of class folders"
 OPTIONS: tuple[str, ...] = ("train_per_class",)
 
 
 def matches(path: Path) -> bool:
     """Return whether there is a .zip or a .tar, compressed or not, at `path`."""
-    return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
+    return path.is_file() and (zipfile.is_zipfile(path) or _is_tar(path))
 
 
 def open(path: Path, options: SourceOptions) -> Source:
     """Open the pictures of an archive.
 
     Raises:
-        ValueError: The archive is damaged, is a compressed .tar, or has too few classes or pictures; or an option does
+        ValueError: The archive is damaged, unpacks to too much, or has too few classes or pictures; or an option does
             not suit it.
+        OSError: The disk is full.
     """
     tree = ZipTree(path) if zipfile.is_zipfile(path) else TarTree(path)
     return open_class_folders(path, tree, options)
@@ -43,31 +46,62 @@ def first_names_in_tar(path: Path, count: int = 4) -> set[str]:
     Raises:
         ValueError: The archive is damaged.
     """
-    with explain_damage(path):
-        if zipfile.is_zipfile(path) or not tarfile.is_tarfile(path):
-            return set()
-        with tarfile.open(path, "r:*") as archive:
-            return {member.name.rpartition("/")[2] for member in islice(archive, count)}
+    if not path.is_file() or not _is_tar(path):
+        return set()
+    with open_tar_stream(path) as archive:
+        return {member.name.rpartition("/")[2] for member in islice(archive, count)}
+
+
+def _is_tar(path: Path) -> bool:
+    """Return whether a file is a .tar, compressed or not.
+
+    Raises:
+        ValueError: It is compressed and damaged at its start.
+    """
+    try:
+        with explain_damage(path), open_decompressed(path) as stream:
+            tarfile.open(fileobj=stream, mode="r|").close()
+    except ValueError as error:
+        if isinstance(error.__cause__, tarfile.TarError):
+            return False
+        raise
+    return True
+
+
+@contextmanager
+def open_tar_stream(path: Path) -> Iterator[tarfile.TarFile]:
+    """Open a .tar, compressed or not, whose members are read once, in their order.
+
+    Raises:
+        ValueError: The archive is damaged.
+    """
+    with (
+        explain_damage(path),
+        open_decompressed(path) as stream,
+        tarfile.open(fileobj=stream, mode="r|") as archive,
+    ):
+        yield archive
 
 
 class TarTree:
-    """The files in an uncompressed .tar. Their offsets are found by reading all headers once.
+    """The files in a .tar. Their offsets are found by reading all headers once.
+
+    Args:
+        path: The .tar. If it is compressed, it is unpacked into a temporary file (see compression.py).
 
     Raises:
-        ValueError: The .tar is compressed.
+        ValueError: The archive is damaged, or unpacks to too much.
+        OSError: The disk is full.
     """
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
         self._path = path
-        self._file = os.open(path, os.O_RDONLY)
-        try:
-            tarfile.open(path, "r:").close()
-        except tarfile.ReadError:
-            raise ValueError(
-                f"{path}: pictures in a compressed .tar cannot be read in place; unpack it (tar -xf {path.name}) "
-                "and give the folder"
-            ) from None
+        if compression_format(path) is None:
+            self._file = os.open(path, os.O_RDONLY)
+        else:
+            with explain_damage(path):
+                self._file = unpack_to_temporary_file(path)
 
     def entries(self) -> Iterator[FileEntry]:
         """List the files and folders in the archive's order.

@@ -1,6 +1,5 @@
 """CIFAR-10 in its official binary layout, a folder or an archive (section 4.1 compares nets on it)."""
 
-import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from alexnet.data.sources.archive import first_names_in_tar
+from alexnet.data.sources.archive import first_names_in_tar, open_tar_stream
 from alexnet.data.sources.base import Source, SourceOptions, SourceSplit
-from alexnet.data.sources.tar import explain_damage
 
 NAME = "CIFAR-10"
 OPTIONS: tuple[str, ...] = ("val_batch",)
@@ -106,7 +104,7 @@ def _map_files(folder: Path) -> dict[str, np.ndarray]:
 def _read_archive(path: Path) -> dict[str, np.ndarray]:
     """Return the bytes of CIFAR-10's files in a .tar, which is read through once."""
     files = {}
-    with explain_damage(path), tarfile.open(path, "r:*") as archive:
+    with open_tar_stream(path) as archive:
         for member in archive:
             name = member.name.rpartition("/")[2]
             stream = archive.extractfile(member) if name in _FILES else None

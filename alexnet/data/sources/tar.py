@@ -23,7 +23,9 @@ def explain_damage(path: Path | str) -> Iterator[None]:
     """Turn the exceptions of a damaged archive into a ValueError that says what to do."""
     try:
         yield
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, LZMAError, zlib.error) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, LZMAError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk; those of the libraries that decompress have no number
         raise ValueError(f"{path}: damaged archive ({error}); copy or download it again") from error
 
 

@@ -1,0 +1,143 @@
+"""Files compressed with gzip, bzip2, xz or Zstandard: read as a stream, or unpacked into a temporary file.
+
+A compressed archive cannot be read at any position, but the pictures of a store have another order than those of the
+archive, and several threads read them. So the archive is unpacked once, into a temporary file without a name: any
+number of threads read it, memory does not grow, and nothing is left when the process ends or is killed. It costs one
+pass over the archive in each call, also in one that resumes, and the space of the unpacked archive on the disk.
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from alexnet.utils.console import note_once
+from alexnet.utils.files import explain_full_disk
+
+_FORMATS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_CHUNK_BYTES = 1 << 20
+MAX_DICTIONARY_BYTES = 1 << 28  # of xz; its strongest preset has 64 MiB
+# Pictures hardly shrink. A small file can unpack to a disk full of zeros.
+_MAX_RATIO = 200  # of the unpacked size to the size of the archive
+ALWAYS_ALLOWED_BYTES = 1 << 30  # whatever the ratio
+_SPARE_BYTES = 1 << 28  # left free on the disk
+
+
+def compression_format(path: Path) -> str | None:
+    """Return "gzip", "bzip2", "xz" or "zstd" if the file at `path` is compressed; else None."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    return next((name for magic, name in _FORMATS.items() if start.startswith(magic)), None)
+
+
+def open_decompressed(path: Path) -> BinaryIO:
+    """Open a file to read its contents from the start; they are decompressed if it is compressed."""
+    match compression_format(path):
+        case "gzip":
+            return cast(BinaryIO, gzip.open(path))
+        case "bzip2":
+            return cast(BinaryIO, bz2.open(path))
+        case "xz":
+            return cast(BinaryIO, io.BufferedReader(_XzReader(path), _CHUNK_BYTES))
+        case "zstd":
+            return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"), _CHUNK_BYTES)
+    return path.open("rb")
+
+
+def unpack_to_temporary_file(path: Path) -> int:
+    """Unpack a compressed file into a temporary file without a name.
+
+    Args:
+        path: The compressed file.
+
+    Returns:
+        The descriptor of the temporary file. It has the modification time of the compressed one.
+
+    Raises:
+        ValueError: It unpacks to far more than pictures do, or to more than the disk has room for.
+        OSError: The disk is full.
+    """
+    folder, status = Path(tempfile.gettempdir()), path.stat()
+    note_once(
+        f"{path}: a compressed archive, unpacked into a temporary file in {folder} first (TMPDIR sets the folder)"
+    )
+    room = shutil.disk_usage(folder).free - _SPARE_BYTES
+    ratio_limit = max(ALWAYS_ALLOWED_BYTES, _MAX_RATIO * status.st_size)
+    size = 0
+    with (
+        explain_full_disk(folder),
+        open_decompressed(path) as source,
+        tempfile.TemporaryFile(dir=folder) as file,
+        tqdm(desc=f"unpack {path.name}", unit="B", unit_scale=True, disable=None) as bar,
+    ):
+        while chunk := source.read(_CHUNK_BYTES):
+            size += len(chunk)
+            if size > ratio_limit:
+                raise ValueError(
+                    f"{path}: an archive may unpack to at most {_MAX_RATIO} times its size; this one of "
+                    f"{status.st_size:,} bytes unpacks to more than {ratio_limit:,}: unpack it yourself if you trust it"
+                )
+            if size > room:
+                raise ValueError(
+                    f"{path}: the unpacked archive needs more than the {max(room, 0) / 1e9:.1f} GB that are free in "
+                    f"{folder}; free some space, or set TMPDIR to a folder on another disk"
+                )
+            file.write(chunk)
+            bar.update(len(chunk))
+        file.flush()
+        os.utime(file.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
+        return os.dup(file.fileno())
+
+
+class _XzReader(io.RawIOBase):
+    """The contents of an xz file. Unlike lzma.open, it limits the memory that the file can ask for.
+
+    Args:
+        path: The file; several streams may follow each other in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._decompressor = self._new_decompressor()
+
+    @staticmethod
+    def _new_decompressor() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_DICTIONARY_BYTES)
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]  # Buffer is not in typing before Python 3.12
+        """Read into a buffer, and return the number of bytes; 0 at the end.
+
+        Raises:
+            EOFError: The file is cut off.
+        """
+        view, data = memoryview(buffer).cast("B"), b""
+        while not data:
+            if self._decompressor.eof:
+                rest = (self._decompressor.unused_data or self._file.read(_CHUNK_BYTES)).lstrip(b"\0")  # padding
+                if not rest:
+                    return 0
+                self._decompressor = self._new_decompressor()
+            else:
+                rest = self._file.read(_CHUNK_BYTES) if self._decompressor.needs_input else b""
+                if not rest and self._decompressor.needs_input:
+                    raise EOFError("the file ends within the compressed data")
+            data = self._decompressor.decompress(rest, len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
