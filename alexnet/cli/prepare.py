@@ -26,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     split = parser.add_argument_group("held-out pictures", "For sources that have no val/ or test/ of their own.")
     split.add_argument(
-        "--held-out", type=float, default=0.1, metavar="SHARE", help="share of each class to hold out as val"
+        "--held-out", type=float, default=0.1, metavar="SHARE", help="share of each class to hold out as val; 0: none"
+    )
+    split.add_argument(
+        "--test", type=float, default=0.0, metavar="SHARE", help="share of each class to hold out as test; 1: all"
     )
     split.add_argument(
         "--train-per-class", type=int, metavar="N", help="train on N pictures of each class, test on the others"
@@ -46,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
             size=options.size,
             encoding=options.encoding,
             held_out=options.held_out,
+            test=options.test,
             train_per_class=options.train_per_class,
             val_batch=options.val_batch,
             seed=options.seed,

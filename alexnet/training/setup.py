@@ -84,6 +84,10 @@ def _resolve_recipe(run: Path, recipe: Recipe | None, store: Store) -> Recipe:
             f"store {store.path} must hold pictures of the recipe's store_size {size}; got {store.size}: "
             f"prepare another with --size {size}, or train a new run with --set store_size={store.size}"
         )
+    if "train" not in store.splits:
+        raise ValueError(
+            f"store {store.path} must have train pictures; it has {', '.join(store.splits)}: prepare another"
+        )
     if resolved.folds_in_validation and "val" not in store.splits:
         raise ValueError(
             f'store {store.path} must have val pictures for schedule "fold"; it has {", ".join(store.splits)}: prepare '

@@ -95,6 +95,19 @@ def test_statistics_are_those_of_the_training_pictures(tmp_path: Path) -> None:
     assert store.statistics.count == len(train) == 54
 
 
+def test_a_store_can_be_without_training_pictures(tmp_path: Path) -> None:
+    source = write_pictures(tmp_path / "source", classes=1)
+    summary = prepare_small(source, tmp_path / "store", test=1)
+    assert summary.counts == {"test": 20}
+    store = Store(tmp_path / "store")
+    assert store.splits == ("test",)
+    assert store.validation().name == "test"
+    images = np.stack([store.split("test").image(index) for index in range(20)])
+    assert np.allclose(store.statistics.mean, images.mean(axis=0).transpose(2, 0, 1), atol=1e-4)
+    with pytest.raises(ValueError, match="no split 'train'; it has test: choose one of these"):
+        store.split("train")
+
+
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
 def test_the_bytes_do_not_depend_on_the_number_of_threads(tmp_path: Path, encoding: str) -> None:
     source = write_pictures(tmp_path / "source", broken=2)

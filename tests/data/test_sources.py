@@ -95,6 +95,53 @@ def test_every_picture_is_in_one_split(
         assert len(np.unique(split.labels)) == len(counts)
 
 
+@pytest.mark.parametrize(("share", "counts"), [(0.0, [0, 0, 0]), (0.25, [2, 4, 0]), (0.001, [1, 1, 0])])
+def test_pictures_are_held_out_for_val_and_for_test(tmp_path: Path, share: float, counts: list[int]) -> None:
+    root = write_classes(tmp_path, {"a": 8, "b": 16, "c": 1})
+    source, alone = (open_source(root, SourceOptions(0.25, test=test)) for test in (share, 0))
+    assert list(source.splits) == ["train", "val", *(["test"] if share else [])]
+    assert np.bincount(source.splits["val"].labels, minlength=3).tolist() == [2, 4, 0]
+    assert picture_names(source, "val") == picture_names(alone, "val")  # whatever share is held out for test
+    if share:
+        assert np.bincount(source.splits["test"].labels, minlength=3).tolist() == counts
+    names = [name for split in source.splits for name in picture_names(source, split)]
+    assert sorted(names) == sorted(str(path.relative_to(root)) for path in root.rglob("*.jpg"))
+
+
+def test_all_pictures_can_be_trained_on(tmp_path: Path) -> None:
+    root = write_classes(tmp_path, {"a": 1, "b": 1})
+    source = open_source(root, SourceOptions(held_out=0))
+    assert list(source.splits) == ["train"]
+    assert picture_names(source, "train") == ["a/000.jpg", "b/000.jpg"]
+
+
+def test_all_pictures_can_be_tested_on(tmp_path: Path) -> None:
+    root = write_classes(tmp_path / "one", {"a": 3})  # a single class is enough
+    source = open_source(root, SourceOptions(test=1))
+    assert list(source.splits) == ["test"]
+    assert picture_names(source, "test") == ["a/000.jpg", "a/001.jpg", "a/002.jpg"]
+    for split in ("val", "test"):
+        write_classes(tmp_path / "two" / split, {"a": 2, "b": 1})
+    source = open_source(tmp_path / "two", SourceOptions(test=1))  # there need be no train/
+    assert {name: len(split) for name, split in source.splits.items()} == {"val": 3, "test": 3}
+    with pytest.raises(ValueError, match="has test, val but no train folder"):
+        open_source(tmp_path / "two")
+
+
+def test_a_share_for_test_is_refused_where_it_cannot_be_drawn(tmp_path: Path) -> None:
+    write_classes(tmp_path / "two", {"a": 2, "b": 2})
+    with pytest.raises(ValueError, match="at least 3 pictures, so that one can be held out as val and test; got at mo"):
+        open_source(tmp_path / "two", SourceOptions(test=0.1))
+    for split in ("train", "val"):
+        write_classes(tmp_path / "own" / split, {"a": 2, "b": 2})
+    with pytest.raises(ValueError, match=r"own: it has splits of its own; leave test=0.1 out"):
+        open_source(tmp_path / "own", SourceOptions(test=0.1))
+    with pytest.raises(ValueError, match=r"held_out \+ test must be below 1, .*; got 1.1"):
+        SourceOptions(held_out=0.6, test=0.5)
+    with pytest.raises(ValueError, match="test must be 0 with train_per_class"):
+        SourceOptions(test=0.5, train_per_class=3)
+
+
 def test_train_per_class_fixes_the_number_of_training_pictures(tmp_path: Path) -> None:
     root = write_classes(tmp_path, {"a": 5, "b": 9})
     source = open_source(root, SourceOptions(train_per_class=4))
@@ -287,7 +334,7 @@ def test_what_is_not_a_source_is_refused(tmp_path: Path) -> None:
         open_source(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("bad", [{"held_out": 0.0}, {"held_out": 1.0}, {"train_per_class": 0}, {"seed": -1}])
+@pytest.mark.parametrize("bad", [{"held_out": -0.1}, {"held_out": 1.0}, {"test": 1.1}, {"seed": -1}])
 def test_options_outside_their_range_are_refused(tmp_path: Path, bad: dict[str, float]) -> None:
     root = write_classes(tmp_path, {"a": 3, "b": 3})
     with pytest.raises(ValueError, match=next(iter(bad))):
@@ -381,7 +428,7 @@ def test_classes_that_differ_in_case_only_are_refused(tmp_path: Path) -> None:
 
 def test_classes_of_one_picture_each_leave_none_to_hold_out(tmp_path: Path) -> None:
     root = write_classes(tmp_path, {"a": 1, "b": 1})
-    with pytest.raises(ValueError, match=r"must have at least 2 pictures.* got 1 in each class: add pictures"):
+    with pytest.raises(ValueError, match=r"must have at least 2 pictures.* got at most 1 in each class: add"):
         open_source(root)
     write_files(root, "a/more.jpg")
     assert len(open_source(root).splits["val"]) == 1  # one class with two is enough

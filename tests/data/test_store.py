@@ -221,11 +221,11 @@ def test_statistics_are_the_same_after_saving_and_loading(tmp_path: Path) -> Non
     assert (Statistics.load(tmp_path / "b").components == saved.components.T).all()
 
 
-@pytest.mark.parametrize("metadata", [{}, {"counts": {"test": 3}}, {"counts": [1]}, {"counts": {"train": "9"}}])
+@pytest.mark.parametrize("metadata", [{}, {"counts": {"valid": 3}}, {"counts": [1]}, {"counts": {"train": "9"}}])
 def test_a_folder_whose_statistics_have_no_counts_is_refused(tmp_path: Path, metadata: dict[str, object]) -> None:
     write_two_class_store(tmp_path / "s")
     Store(tmp_path / "s").statistics.save(tmp_path / "s" / STATISTICS_FILE, metadata)
-    with pytest.raises(ValueError, match=r"not a store \(statistics\.safetensors has no count of train\); .*prepare"):
+    with pytest.raises(ValueError, match=r"not a store \(statistics\.safetensors has no count of train, .*prepare"):
         Store(tmp_path / "s")
 
 

@@ -86,6 +86,13 @@ def test_two_trainings_in_one_run_are_refused(store: Path, tmp_path: Path) -> No
     assert train(store, run, RECIPE, progress=False).finished
 
 
+def test_a_store_without_training_pictures_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", test=6)
+    with pytest.raises(ValueError, match="must have train pictures; it has test: prepare another"):
+        train(store, tmp_path / "run", recipe, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_folding_needs_validation_pictures(tmp_path: Path) -> None:
     store = write_store(tmp_path / "store", train=12, test=6)
     with pytest.raises(ValueError, match='must have val pictures for schedule "fold"; it has train, test'):

@@ -21,8 +21,8 @@ class Chunk:
     Args:
         batch: The pictures with their labels and names.
         skipped: The name of each file that is not a readable picture, and the reason.
-        sums: (size, size, 3) uint32, the sum over the pictures; None outside "train".
-        products: (3, 3) int64, the sum over pictures and pixels of the products of two channels; None outside "train".
+        sums: (size, size, 3) uint32, the sum over the pictures; None if they do not count for the statistics.
+        products: (3, 3) int64, the sum over pictures and pixels of the products of two channels; None likewise.
         image_bytes: Size of the pictures as they are stored.
         sampled: Number of pictures encoded as JPEG: all of a JPEG store, a sample of a raw one.
         sampled_bytes: Size of these as JPEG.
@@ -45,7 +45,7 @@ class Chunk:
 def prepare_chunk(plan: Plan, shard: Shard, start: int, stop: int) -> Chunk:
     """Prepare the pictures from index `start` to `stop` - 1 of a shard's split; runs in a thread."""
     pixels, labels, names, skipped = _read_pictures(plan, shard.split, start, stop)
-    sums, products = colour_sums(pixels) if shard.split == "train" else (None, None)
+    sums, products = colour_sums(pixels) if shard.split in plan.statistics_splits else (None, None)
     schema = plan.schemas[shard.split]
     if plan.encoding == "raw":
         image_type = schema.field("image").type

@@ -83,6 +83,8 @@ class Plan:
         key |= {"filter": RESAMPLING_FILTER, "format": STORE_FORMAT, "fingerprint": fingerprint(source)}
         if options.val_batch is not None:
             key["val_batch"] = options.val_batch
+        if options.test:
+            key["test"] = options.test
         if encoding == "jpeg":
             key["quality"] = JPEG_QUALITY
         length = max(1, SHARD_BYTES // (size * size * 3)) * (JPEG_SHARD_FACTOR if encoding == "jpeg" else 1)
@@ -103,6 +105,11 @@ class Plan:
     def encoding(self) -> str:
         """ "raw" or "jpeg"."""
         return str(self.key["encoding"])
+
+    @property
+    def statistics_splits(self) -> tuple[str, ...]:
+        """The splits whose pictures count for the statistics: "train", or all of a store that is only tested on."""
+        return ("train",) if "train" in self.source.splits else tuple(self.source.splits)
 
     @property
     def picture_count(self) -> int:

@@ -47,6 +47,7 @@ def prepare(
     size: int = 256,
     encoding: str = "raw",
     held_out: float = 0.1,
+    test: float = 0.0,
     train_per_class: int | None = None,
     val_batch: int | None = None,
     seed: int = 0,
@@ -64,7 +65,8 @@ def prepare(
         size: Side of the pictures in pixels. Those of CIFAR-10 keep their 32.
         encoding: "raw" for exact pixels, which need no decoding during training, or "jpeg" for at most a seventh of the
             size.
-        held_out: Share of each class that becomes "val" if the source has no splits of its own.
+        held_out: Share of each class that becomes "val" if the source has no splits of its own; 0 for no "val".
+        test: Share of each class that becomes "test" if the source has no splits of its own; 1 for all of it.
         train_per_class: Number of pictures of each class that become "train", where all others become "test".
         val_batch: Training batch of CIFAR-10, 1 to 5, that becomes "val".
         seed: Seed of the choice of the held-out pictures.
@@ -87,7 +89,7 @@ def prepare(
     coordinator = Coordinator.from_torchrun() if parallel else Coordinator()
     with coordinator.raise_together():
         _check_arguments(source, store, size, encoding, workers, max_failures)
-        options = SourceOptions(held_out, train_per_class, val_batch, seed)
+        options = SourceOptions(held_out, train_per_class, val_batch, seed, test=test)
         opened = open_source(source, options) if isinstance(source, (str, Path)) else source
         plan = Plan.create(Path(store), opened, size, encoding, options)
         failures = FailureLimit(plan, max_failures, coordinator)

@@ -67,9 +67,10 @@ def complete_store(plan: Plan) -> None:
     for shard in plan.shards:
         class_counts[shard.split] += totals.add_file(plan.store / shard.record_name)
     write_atomic(plan.store / SKIPPED_FILE, bytes(totals.skipped_lines))
-    for name, count in zip(plan.source.classes, class_counts["train"], strict=True):
-        if count == 0:
-            _raise_unreadable(plan.store, f"class {name!r} has no readable picture to train on")
+    if "train" in class_counts:
+        for name, count in zip(plan.source.classes, class_counts["train"], strict=True):
+            if count == 0:
+                _raise_unreadable(plan.store, f"class {name!r} has no readable picture to train on")
     for split, counts in class_counts.items():
         if not counts.any():
             _raise_unreadable(plan.store, f"split {split!r} has no readable picture")
@@ -80,7 +81,8 @@ def complete_store(plan: Plan) -> None:
     metadata |= {"sampled": sampled, "sampled_bytes": sampled_bytes, "counts": split_counts}
     if plan.source.class_ids is not None:
         metadata["class_ids"] = list(plan.source.class_ids)
-    statistics = Statistics.from_sums(totals.sums, totals.products, split_counts["train"])
+    statistics_count = sum(split_counts[split] for split in plan.statistics_splits)
+    statistics = Statistics.from_sums(totals.sums, totals.products, statistics_count)
     statistics.save(plan.store / STATISTICS_FILE, metadata)
     clean_up(plan.store)
 

@@ -18,13 +18,16 @@ class SourceOptions:
 
     Args:
         held_out: Share of each class that becomes "val" where the source has no splits of its own: at least one
-            picture of a class, and never all.
+            picture of a class, and never all; 0 for no "val".
         train_per_class: Number of pictures of each class that become "train", where all others become "test".
             By default `held_out` decides.
         val_batch: Training batch of CIFAR-10, 1 to 5, that becomes "val". By default all five are trained on.
         seed: Seed of the random choice of the pictures that are held out.
         synsets: A text file that lists the synsets of ImageNet to prepare, one WordNet ID a line. By default all.
         verify_archives: Whether to compare the MD5 checksums of ImageNet's archives with the published ones first.
+        test: Share of each class that becomes "test" where the source has no splits of its own, as `held_out` does for
+            "val". 1 for a source that is only tested on: no picture of it need be for training, and it may have a
+            single class.
 
     Raises:
         ValueError: An option is outside its range.
@@ -36,23 +39,34 @@ class SourceOptions:
     seed: int = 0
     synsets: Path | None = None
     verify_archives: bool | None = None
+    test: float = 0.0
 
     def __post_init__(self) -> None:
-        require(0 < self.held_out < 1, "held_out", "a share between 0 and 1, such as 0.1", self.held_out)
+        require(0 <= self.held_out < 1, "held_out", "a share from 0 to below 1, such as 0.1", self.held_out)
+        require(0 <= self.test <= 1, "test", "a share from 0 to 1, such as 0.1", self.test)
+        if not self.only_tests:
+            total = self.held_out + self.test
+            require(total < 1, "held_out + test", "below 1, so that there are pictures to train on", total)
         if self.train_per_class is not None:
             require(self.train_per_class >= 1, "train_per_class", "at least 1 picture", self.train_per_class)
+            require(self.test == 0, "test", "0 with train_per_class, which makes all other pictures test", self.test)
         require(self.seed >= 0, "seed", "at least 0", self.seed)
+
+    @property
+    def only_tests(self) -> bool:
+        """Whether no picture of the source need be for training."""
+        return self.test == 1
 
     def refuse(self, name: str, path: Path, reason: str) -> None:
         """Raise a ValueError if an option was given that the source at `path` cannot use.
 
         Args:
-            name: The option. Its default must be None.
+            name: The option.
             path: The source.
             reason: Why the source cannot use it.
         """
         value = getattr(self, name)
-        if value is not None:
+        if value != getattr(SourceOptions, name):
             raise ValueError(f"{path}: {reason}; leave {name}={value} out")
 
 
@@ -66,6 +80,7 @@ class SourceSplit:
         sizes: (N,) int64, the size of each file in bytes.
         offsets: (N,) int64, where each file starts in an archive; zeros elsewhere.
         mtimes: (N,) int64, when each file, or the archive around it, was last modified, in nanoseconds; 0 if unknown.
+        is_drawn: Whether the pictures of the split were drawn at random, so that others could take their place.
     """
 
     names: pa.Array
@@ -73,6 +88,7 @@ class SourceSplit:
     sizes: np.ndarray
     offsets: np.ndarray
     mtimes: np.ndarray
+    is_drawn: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -114,7 +130,7 @@ class Source(Protocol):
         name: Name of the folder or archive.
         classes: The class names. A label is an index into them.
         size: Side of the pictures in pixels, if all have the same and must keep it.
-        splits: The listing of each split: "train", and "val" or "test" or both.
+        splits: The listing of each split: "train", "val", "test".
         ignored: Number of files that are not used, by the ending of their names or the reason.
         class_ids: The contest's number of each class, if the source says it (ILSVRC2012_ID); else None.
     """

@@ -34,22 +34,23 @@ def open_class_folders(
     """
     listing = list_files(tree, TEXT_FILES)
     top = _find_top_folder(listing)
-    split_folders = _find_split_folders(path, listing, top)
+    split_folders = _find_split_folders(path, listing, top, options)
     files = {
         split: group_by_annotations(str(path), tree, listing, folder)
         if (*folder, ANNOTATIONS_FILE) in listing.texts
         else _group_by_class(listing, folder)
         for split, folder in split_folders.items()
     }
-    if "test" in files and _is_unlabelled(files["test"], files["train"]):
+    main_files = files.get("train", next(iter(files.values())))  # those of the classes
+    if "test" in files and _is_unlabelled(files["test"], main_files):
         count = len(listing.files_below(split_folders["test"]).names)
         note_once(f"{path}: the {count:,} pictures in {'/'.join(split_folders['test'])}/ have no classes: left out")
         del files["test"]
-    _check_classes(path, files, listing)
+    _check_classes(path, files, listing, options)
     if class_names is None:
-        names = map(printable_name, name_classes(str(path), tree, listing, top, files["train"]))
-        class_names = dict(zip(files["train"], names, strict=True))
-    class_names = _present_classes(path, files["train"], class_names)
+        names = map(printable_name, name_classes(str(path), tree, listing, top, main_files))
+        class_names = dict(zip(main_files, names, strict=True))
+    class_names = _present_classes(path, main_files, class_names)
     splits = {
         split: SourceSplit.concatenate(
             [by_class.get(name, FileList()).to_split(label) for label, name in enumerate(class_names)]
@@ -75,7 +76,7 @@ def _find_top_folder(listing: Listing) -> FolderPath:
     return top
 
 
-def _find_split_folders(path: Path, listing: Listing, top: FolderPath) -> dict[str, FolderPath]:
+def _find_split_folders(path: Path, listing: Listing, top: FolderPath, options: SourceOptions) -> dict[str, FolderPath]:
     """Return the folder of each split in the order train, val, test; {"train": top} if there are none."""
     names = listing.subfolders(top)
     splits = find_split_names(names)
@@ -87,7 +88,7 @@ def _find_split_folders(path: Path, listing: Listing, top: FolderPath) -> dict[s
         raise ValueError(
             f"{path}: {', '.join(splits)} are splits, but there is also a folder {others[0]!r}; move it away"
         )
-    if "train" not in splits.values():
+    if "train" not in splits.values() and not options.only_tests:
         raise ValueError(f"{path}: it has {', '.join(splits)} but no train folder; {_LAYOUT}")
     if len(set(splits.values())) < len(splits):
         raise ValueError(f"{path}: {', '.join(splits)}: two folders for one split; keep one of them")
@@ -158,33 +159,42 @@ def _is_unlabelled(test: Mapping[str, FileList], train: Mapping[str, FileList]) 
     return len(test) <= 1 < len(train) and test.keys().isdisjoint(train)
 
 
-def _check_classes(path: Path, files: Mapping[str, Mapping[str, FileList]], listing: Listing) -> None:
+def _check_classes(
+    path: Path, files: Mapping[str, Mapping[str, FileList]], listing: Listing, options: SourceOptions
+) -> None:
     """Check that all splits have classes of train only, that train has at least two, and that none of them is empty.
+
+    If there is no train, the first split has all classes.
 
     Args:
         path: The folder or archive, for messages.
         files: The files of each class, by split.
         listing: The files of the tree.
+        options: A source that is only tested on may have a single class.
     """
-    train = files["train"]
+    first, *_ = files
+    classes = files[first]
     for split, by_class in files.items():
-        extra, missing = sorted(by_class.keys() - train.keys()), sorted(train.keys() - by_class.keys())
-        if extra and train:
+        extra, missing = sorted(by_class.keys() - classes.keys()), sorted(classes.keys() - by_class.keys())
+        if extra and classes:
             differences = [f"only in {split}: {', '.join(extra[:5])}"]
-            differences += [f"only in train: {', '.join(missing[:5])}"] if missing else []
+            differences += [f"only in {first}: {', '.join(missing[:5])}"] if missing else []
             raise ValueError(
-                f"{path}: train and {split} have different classes ({'; '.join(differences)}); make them the same"
+                f"{path}: {first} and {split} have different classes ({'; '.join(differences)}); make them the same"
             )
     for split, by_class in files.items():
-        if len(by_class) < (2 if split == "train" else 1):
+        least = 2 if split == "train" and not options.only_tests else 1
+        if len(by_class) < least:
             counts = ", ".join(f"{count} {ending}" for ending, count in listing.ignored.items())
             raise ValueError(
                 f"{path}: {len(by_class)} classes{'' if len(files) == 1 else f' in {split}'}, at least "
-                f"{2 if split == 'train' else 1} needed{f'; ignored files: {counts}' if counts else ''}; {_LAYOUT}"
+                f"{least} needed{f'; ignored files: {counts}' if counts else ''}; {_LAYOUT}"
             )
-        empty = [name for name in train if name not in by_class or not by_class[name].names]
-        if empty and split == "train":
-            raise ValueError(f"{path}: class {empty[0]!r} has no pictures in train; add some or remove all its folders")
+        empty = [name for name in classes if name not in by_class or not by_class[name].names]
+        if empty and split == first:
+            raise ValueError(
+                f"{path}: class {empty[0]!r} has no pictures in {first}; add some or remove all its folders"
+            )
         if empty:
             others = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
             note_once(f"{path}: {split} has no pictures of {', '.join(map(repr, empty[:5]))}{others}")

@@ -2,11 +2,13 @@
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from alexnet.data.sources.base import SourceOptions, SourceSplit
+from alexnet.data.store.format import SPLITS
 
 
 def hold_out(
@@ -20,44 +22,66 @@ def hold_out(
         path: The source, for messages.
         classes: The class names.
         pictures: All pictures of the source.
-        options: `held_out` or `train_per_class`, and `seed`.
+        options: `held_out` and `test`, or `train_per_class`; and `seed`.
 
     Returns:
-        The listings of "train" and "val", or with `train_per_class` of "train" and "test". Both are ordered by class.
+        The listings of "train", "val" and "test", without those that get no pictures. Each is ordered by class.
 
     Raises:
         ValueError: There are too few pictures in a class.
     """
-    counts = np.bincount(pictures.labels, minlength=len(classes)).tolist()
-    train_counts = _count_training_pictures(path, classes, counts, options)
+    counts = np.bincount(pictures.labels, minlength=len(classes))
+    split_counts = _count_pictures(path, classes, counts, options)
     indices_by_class = np.split(np.argsort(pictures.labels, kind="stable"), np.cumsum(counts)[:-1])
-    train, held_out = [], []
-    for name, indices, train_count in zip(classes, indices_by_class, train_counts, strict=True):
+    drawn: dict[str, list[np.ndarray]] = {split: [] for split in split_counts}
+    for label, (name, indices) in enumerate(zip(classes, indices_by_class, strict=True)):
         generator = np.random.default_rng([options.seed, zlib.crc32(name.encode())])
-        order = generator.permutation(len(indices))
-        train.append(indices[np.sort(order[:train_count])])
-        held_out.append(indices[np.sort(order[train_count:])])
-    return {
-        "train": pictures.take(np.concatenate(train)),
-        "val" if options.train_per_class is None else "test": pictures.take(np.concatenate(held_out)),
-    }
+        ends = np.cumsum([split_counts[split][label] for split in split_counts])
+        for split, chosen in zip(split_counts, np.split(generator.permutation(len(indices)), ends[:-1]), strict=True):
+            drawn[split].append(indices[np.sort(chosen)])
+    splits = {split: np.concatenate(drawn[split]) for split in SPLITS if split in drawn}
+    used = {split: indices for split, indices in splits.items() if len(indices)}
+    return {split: replace(pictures.take(indices), is_drawn=len(used) > 1) for split, indices in used.items()}
+
+
+def _count_pictures(
+    path: Path, classes: Sequence[str], counts: np.ndarray, options: SourceOptions
+) -> dict[str, np.ndarray]:
+    """Return how many of the `counts` pictures of each class become part of each split, in the order of the draw."""
+    if options.only_tests:
+        return {"test": counts}
+    if options.train_per_class is not None:
+        return _count_training_pictures(path, classes, counts, options.train_per_class)
+    least = 1 + (options.held_out > 0) + (options.test > 0)
+    if counts.max() < least:
+        names = " and ".join(name for name, share in (("val", options.held_out), ("test", options.test)) if share > 0)
+        raise ValueError(
+            f"{path}: a class must have at least {least} pictures, so that one can be held out as {names}; got at most "
+            f"{counts.max()} in each class: add pictures, put them into a train/ and a val/ folder, or train on all "
+            "with held_out=0"
+        )
+    val = _count_share(options.held_out, counts, counts - 1)
+    test = _count_share(options.test, counts, counts - 1 - val)
+    # "val" comes last, so that its pictures are the same with and without "test".
+    return {"train": counts - val - test, "test": test, "val": val}
+
+
+def _count_share(share: float, counts: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """Return the number of pictures of each class that a share is: at least one, at most `most`; none if it is 0."""
+    if share == 0:
+        return np.zeros_like(counts)
+    return np.asarray(np.minimum(np.maximum(1, np.round(share * counts)), most).astype(np.int64))
 
 
 def _count_training_pictures(
-    path: Path, classes: Sequence[str], counts: Sequence[int], options: SourceOptions
-) -> list[int]:
-    """Return how many of the `counts` pictures of each class are trained on."""
-    if options.train_per_class is None:
-        if max(counts) < 2:
+    path: Path, classes: Sequence[str], counts: np.ndarray, train_per_class: int
+) -> dict[str, np.ndarray]:
+    """Return how many pictures of each class become "train" and "test" if the first number is the same for all."""
+    for name, count in zip(classes, counts.tolist(), strict=True):
+        if count <= train_per_class:
             raise ValueError(
-                f"{path}: a class must have at least 2 pictures, so that one can be held out as val; got 1 in each "
-                "class: add pictures, or put them into a train/ and a val/ folder"
+                f"{path}: class {name!r} has {count} pictures, so train_per_class={train_per_class} leaves none to "
+                f"test on; choose at most {counts.min() - 1}"
             )
-        return [count - min(max(1, round(options.held_out * count)), count - 1) for count in counts]
-    for name, count in zip(classes, counts, strict=True):
-        if count <= options.train_per_class:
-            raise ValueError(
-                f"{path}: class {name!r} has {count} pictures, so train_per_class={options.train_per_class} leaves "
-                f"none to test on; choose at most {min(counts) - 1}"
-            )
-    return [options.train_per_class] * len(counts)
+    train = np.full_like(counts, train_per_class)
+    return {"train": train, "test": counts - train}

@@ -38,4 +38,7 @@ def open_source(path: str | Path, options: SourceOptions | None = None) -> Sourc
         if option.default is None and option.name not in kind.OPTIONS:
             users = " or ".join(other.NAME for other in KINDS if option.name in other.OPTIONS)
             options.refuse(option.name, path, f"{option.name} is an option for {users}, but this is {kind.NAME}")
-    return kind.open(path, options)
+    source = kind.open(path, options)
+    if not options.only_tests and not any(split.is_drawn for split in source.splits.values()):
+        options.refuse("test", path, "it has splits of its own")
+    return source

@@ -2,8 +2,8 @@
 
 A store is a folder with these files:
 
-- `train-00000.arrow` ..., `val-*.arrow` and/or `test-*.arrow`: the shards. They are Arrow IPC files that any Arrow
-  library opens.
+- `train-00000.arrow` ..., `val-*.arrow`, `test-*.arrow`: the shards. They are Arrow IPC files that any Arrow library
+  opens.
 - `statistics.safetensors`: the statistics of the training pictures (alexnet/data/store/statistics.py), and in its
   metadata the number of pictures of each split.
 - `places.safetensors`: the byte offsets of the pictures in the shards, for stores that are read over a network
@@ -171,6 +171,9 @@ def split_counts(metadata: dict[str, Any], path: Path | StoreURL) -> dict[str, i
     counts = metadata.get("counts")
     if not isinstance(counts, dict) or not all(isinstance(counts.get(name, 0), int) for name in SPLITS):
         counts = {}
-    if "train" not in counts:
-        raise ValueError(f"{path}: not a store ({STATISTICS_FILE} has no count of train); remove it and prepare again")
-    return {name: counts[name] for name in SPLITS if name in counts}
+    counts = {name: counts[name] for name in SPLITS if name in counts}
+    if not counts:
+        raise ValueError(
+            f"{path}: not a store ({STATISTICS_FILE} has no count of {', '.join(SPLITS)}); remove it and prepare again"
+        )
+    return counts

@@ -121,7 +121,7 @@ class LocalBackend:
         counts = split_counts(statistics_metadata, folder)
         self._folder = folder
         self._shards = {split: find_shards(folder, split) for split in counts}
-        metadata = read_shard_metadata(self._shards["train"][0])
+        metadata = read_shard_metadata(next(iter(self._shards.values()))[0])
         classes, class_ids = tuple(metadata["classes"]), parse_class_ids(statistics_metadata)
         self.info = StoreInfo(folder, metadata["size"], metadata["encoding"], classes, counts, class_ids)
 

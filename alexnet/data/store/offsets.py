@@ -12,15 +12,16 @@ import numpy as np
 
 from alexnet.data.store.format import (
     OFFSETS_FILE,
-    SHARD_NAME,
-    SPLITS,
+    STATISTICS_FILE,
     STORE_FORMAT,
     check_format,
     find_shards,
     parse_safetensors,
+    read_safetensors,
     read_shard,
     read_shard_metadata,
     safetensors_bytes,
+    split_counts,
 )
 from alexnet.utils.files import write_atomic
 
@@ -86,14 +87,16 @@ class PictureOffsets:
 
 
 def write_offsets(store: Path) -> None:
-    """Write `places.safetensors` of a store whose shards are complete; the same shards give the same bytes.
+    """Write `places.safetensors` of a store whose shards and statistics are complete.
+
+    The same shards give the same bytes.
 
     Raises:
         ValueError: A shard is damaged or missing.
     """
-    splits = {match[1] for path in store.iterdir() if (match := SHARD_NAME.fullmatch(path.name))}
-    shards = {split: find_shards(store, split) for split in SPLITS if split in splits or split == "train"}
-    shard_metadata = read_shard_metadata(shards["train"][0])
+    counts = split_counts(read_safetensors(store / STATISTICS_FILE)[1], store)
+    shards = {split: find_shards(store, split) for split in counts}
+    shard_metadata = read_shard_metadata(next(iter(shards.values()))[0])
     metadata = {"format": STORE_FORMAT} | {name: shard_metadata[name] for name in ("size", "encoding", "classes")}
     tensors: dict[str, np.ndarray] = {}
     for split, paths in shards.items():

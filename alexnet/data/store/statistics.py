@@ -22,6 +22,8 @@ class Statistics:
         components: (3, 3) float64. Row i is the unit eigenvector of eigenvalue i as (R, G, B); its entry of the largest
             magnitude is positive.
         count: The number of training pictures.
+
+    A store without training pictures has the statistics of all its pictures.
     """
 
     mean: np.ndarray
