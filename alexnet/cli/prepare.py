@@ -37,6 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     split.add_argument("--val-batch", type=int, metavar="1..5", help="training batch of CIFAR-10 to hold out as val")
     split.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of held-out pictures")
 
+    imagenet = parser.add_argument_group("ImageNet")
+    imagenet.add_argument(
+        "--synsets", type=Path, metavar="FILE", help="prepare only the synsets in FILE, one WordNet ID a line"
+    )
+    imagenet.add_argument(
+        "--verify-archives",
+        action="store_true",
+        default=None,
+        help="compare the archives' MD5 checksums with the published ones first",
+    )
+
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
@@ -53,6 +64,8 @@ def run(options: argparse.Namespace) -> int:
             train_per_class=options.train_per_class,
             val_batch=options.val_batch,
             seed=options.seed,
+            synsets=options.synsets,
+            verify_archives=options.verify_archives,
             workers=options.workers,
             max_failures=options.max_failures,
             parallel=world_size() > 1,

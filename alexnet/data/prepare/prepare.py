@@ -51,6 +51,8 @@ def prepare(
     train_per_class: int | None = None,
     val_batch: int | None = None,
     seed: int = 0,
+    synsets: str | Path | None = None,
+    verify_archives: bool | None = None,
     workers: int | None = None,
     max_failures: float = 0.05,
     progress: bool = True,
@@ -70,6 +72,8 @@ def prepare(
         train_per_class: Number of pictures of each class that become "train", where all others become "test".
         val_batch: Training batch of CIFAR-10, 1 to 5, that becomes "val".
         seed: Seed of the choice of the held-out pictures.
+        synsets: A text file with the synsets of ImageNet to prepare, one WordNet ID a line.
+        verify_archives: Whether to compare the MD5 checksums of ImageNet's archives with the published ones first.
         workers: Number of threads of this process. By default the processes of a machine have one for each core.
         max_failures: Share of the files that may fail to be readable pictures. Two may in any case, unless it is 0.
         progress: Whether to show progress on standard error.
@@ -89,7 +93,8 @@ def prepare(
     coordinator = Coordinator.from_torchrun() if parallel else Coordinator()
     with coordinator.raise_together():
         _check_arguments(source, store, size, encoding, workers, max_failures)
-        options = SourceOptions(held_out, train_per_class, val_batch, seed, test=test)
+        list_file = None if synsets is None else Path(synsets)
+        options = SourceOptions(held_out, train_per_class, val_batch, seed, list_file, verify_archives, test)
         opened = open_source(source, options) if isinstance(source, (str, Path)) else source
         plan = Plan.create(Path(store), opened, size, encoding, options)
         failures = FailureLimit(plan, max_failures, coordinator)

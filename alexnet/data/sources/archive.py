@@ -13,7 +13,7 @@ from alexnet.data.sources.base import Source, SourceOptions
 from alexnet.data.sources.class_folders import open_class_folders
 from alexnet.data.sources.compression import compression_format, open_decompressed, unpack_to_temporary_file
 from alexnet.data.sources.file_tree import FileEntry, check_file_size
-from alexnet.data.sources.tar import TarRegion, explain_damage, normalise_path
+from alexnet.data.sources.tar import ArchiveFile, TarRegion, explain_damage, normalise_path
 
 NAME = "a .tar (also .gz, .bz2, .xz, .zst) or .zip of class folders"
 OPTIONS: tuple[str, ...] = ("train_per_class",)
@@ -97,11 +97,11 @@ class TarTree:
     def __init__(self, path: Path) -> None:
         self.name = path.name
         self._path = path
-        if compression_format(path) is None:
-            self._file = os.open(path, os.O_RDONLY)
-        else:
+        descriptor = None
+        if compression_format(path) is not None:
             with explain_damage(path):
-                self._file = unpack_to_temporary_file(path)
+                descriptor = unpack_to_temporary_file(path)
+        self._file = ArchiveFile(path, descriptor)
 
     def entries(self) -> Iterator[FileEntry]:
         """List the files and folders in the archive's order.
@@ -109,16 +109,15 @@ class TarTree:
         Raises:
             ValueError: The archive is damaged or cut short.
         """
-        return TarRegion.whole_file(self._path, self._file).entries()
+        return TarRegion(self._file).entries()
 
     def read(self, entry: FileEntry) -> bytes:
-        """Return the contents of a file."""
-        check_file_size(entry.size)
-        return os.pread(self._file, entry.size, entry.offset)
+        """Return the contents of a file.
 
-    def __del__(self) -> None:
-        if hasattr(self, "_file"):  # it is missing if the archive could not be opened
-            os.close(self._file)
+        Raises:
+            ValueError: The file is too large for a picture, or cut off.
+        """
+        return self._file.read_picture(entry)
 
 
 class ZipTree:

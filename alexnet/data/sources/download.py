@@ -61,7 +61,7 @@ def download(url: str, path: str | Path, *, md5: str, progress: bool = True) -> 
     """
     path = Path(path)
     if path.exists():
-        _verify_md5(path, md5, "remove it and run the same command again to download it")
+        verify_md5(path, md5, "remove it and run the same command again to download it")
         return path
     part = path.with_name(path.name + ".part")
     with _explain_write_errors(part):
@@ -69,7 +69,7 @@ def download(url: str, path: str | Path, *, md5: str, progress: bool = True) -> 
     with tqdm(desc=path.name, unit="B", unit_scale=True, disable=None if progress else True) as bar:
         _receive_all(url, part, path, bar)
     try:
-        _verify_md5(part, md5, f"the download is deleted; try again, or {_manual_remedy(path)}")
+        verify_md5(part, md5, f"the download is deleted; try again, or {_manual_remedy(path)}")
     except ValueError:
         part.unlink()
         raise
@@ -181,9 +181,27 @@ def _file_size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _verify_md5(path: Path, md5: str, remedy: str) -> None:
-    """Raise a ValueError if a file has another checksum."""
-    with path.open("rb") as file:
-        actual = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+def verify_md5(path: Path, md5: str, remedy: str, *, progress: bool = False) -> None:
+    """Raise a ValueError if a file has another checksum.
+
+    Args:
+        path: The file.
+        md5: The MD5 checksum that it must have, in hexadecimal.
+        remedy: What to do if it has another.
+        progress: Whether to show a progress bar if standard error is a terminal.
+    """
+    digest = hashlib.md5(usedforsecurity=False)
+    bar = tqdm(
+        desc=f"verify {path.name}",
+        total=path.stat().st_size,
+        unit="B",
+        unit_scale=True,
+        disable=None if progress else True,
+    )
+    with path.open("rb") as file, bar:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            bar.update(len(chunk))
+    actual = digest.hexdigest()
     if actual != md5:
         raise ValueError(f"{path} must have the MD5 checksum {md5}; got {actual}: {remedy}")

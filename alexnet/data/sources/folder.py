@@ -23,10 +23,10 @@ def open(path: Path, options: SourceOptions) -> Source:
     Raises:
         ValueError: It has too few classes or pictures, or an option does not suit it.
     """
-    return open_class_folders(path, _FolderTree(path), options)
+    return open_class_folders(path, FolderTree(path), options)
 
 
-class _FolderTree:
+class FolderTree:
     """The files in a folder and in its subfolders. Symbolic links are followed, except into a folder above them."""
 
     def __init__(self, path: Path) -> None:

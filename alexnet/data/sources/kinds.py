@@ -6,10 +6,11 @@ A new kind is one more module with the functions of `SourceKind`, and one more e
 from dataclasses import fields
 from pathlib import Path
 
-from alexnet.data.sources import archive, cifar10, folder
+from alexnet.data.sources import archive, cifar10, folder, imagenet, imagenet_release
 from alexnet.data.sources.base import Source, SourceKind, SourceOptions
 
-KINDS: tuple[SourceKind, ...] = (cifar10, archive, folder)  # the first one that matches is taken: special kinds first
+# The first one that matches is taken: special kinds first.
+KINDS: tuple[SourceKind, ...] = (cifar10, imagenet, imagenet_release, archive, folder)
 
 
 def open_source(path: str | Path, options: SourceOptions | None = None) -> Source:
@@ -27,8 +28,8 @@ def open_source(path: str | Path, options: SourceOptions | None = None) -> Sourc
         ValueError: The source is of no known kind, has too few classes or pictures, or cannot use an option.
     """
     path, options = Path(path), options or SourceOptions()
-    names = " or ".join(kind.NAME for kind in KINDS)
-    remedy = f"give {names}, where a class folder contains the pictures of one class"
+    *names, last_name = (kind.NAME for kind in KINDS)
+    remedy = f"give {', '.join(names)} or {last_name}, where a class folder contains the pictures of one class"
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such folder or archive; {remedy}")
     kind = next((kind for kind in KINDS if kind.matches(path)), None)

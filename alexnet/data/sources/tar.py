@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from lzma import LZMAError
 from pathlib import Path
 
-from alexnet.data.sources.file_tree import FileEntry, is_hidden
+from alexnet.data.sources.file_tree import FileEntry, check_file_size, is_hidden
 
 _TAR_BLOCK = 512  # bytes; headers and files in a .tar start at multiples of it
 
@@ -29,32 +29,63 @@ def explain_damage(path: Path | str) -> Iterator[None]:
         raise ValueError(f"{path}: damaged archive ({error}); copy or download it again") from error
 
 
+class ArchiveFile:
+    """An open file from which any number of threads may read at once, since they share no file position.
+
+    Args:
+        path: The file.
+        descriptor: Its descriptor, if it is open already.
+
+    Attributes:
+        path: The file.
+        size: Its size in bytes.
+        mtime: When it was last modified, in nanoseconds.
+    """
+
+    def __init__(self, path: Path, descriptor: int | None = None) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDONLY) if descriptor is None else descriptor
+        status = os.fstat(self._descriptor)
+        self.size, self.mtime = status.st_size, status.st_mtime_ns
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes from an offset on, or less if the file ends before."""
+        return os.pread(self._descriptor, size, offset)
+
+    def read_picture(self, entry: FileEntry) -> bytes:
+        """Return the contents of a picture file in this archive.
+
+        Raises:
+            ValueError: The file is too large for a picture, or cut off.
+        """
+        check_file_size(entry.size)
+        data = self.read(entry.offset, entry.size)
+        if len(data) < entry.size:
+            raise ValueError(f"cut off in {self.path.name}; copy or download the archive again")
+        return data
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):  # it is missing if the file could not be opened
+            os.close(self._descriptor)
+
+
 class TarRegion:
     """A .tar in a file or in a part of a file. It has the methods of a file that the module `tarfile` calls.
 
     Args:
-        name: Its name, for messages.
-        descriptor: The open file. The file position is not used, so that any number of threads may read.
-        start: Where the .tar starts in the file.
-        size: Its size in bytes.
+        file: The open file.
+        member: The entry of the .tar, if it is a member of the .tar in the file.
     """
 
-    def __init__(self, name: str, descriptor: int, start: int, size: int) -> None:
-        self.name, self._descriptor, self._start, self._size = name, descriptor, start, size
+    def __init__(self, file: ArchiveFile, member: FileEntry | None = None) -> None:
+        self._file = file
+        self.name = str(file.path) + (f", member {member.path}" if member else "")
+        self._start, self._size = (member.offset, member.size) if member else (0, file.size)
         self._position = 0
-
-    @classmethod
-    def whole_file(cls, path: Path, descriptor: int) -> "TarRegion":
-        """Return the region of a .tar that is a file of its own."""
-        return cls(str(path), descriptor, 0, os.fstat(descriptor).st_size)
-
-    def member(self, entry: FileEntry) -> "TarRegion":
-        """Return the region of a member that is a .tar itself."""
-        return TarRegion(f"{self.name}, member {entry.path}", self._descriptor, entry.offset, entry.size)
 
     def read(self, count: int) -> bytes:
         """Return the next bytes."""
-        data = os.pread(self._descriptor, min(count, self._size - self._position), self._start + self._position)
+        data = self._file.read(self._start + self._position, min(count, self._size - self._position))
         self._position += len(data)
         return data
 
@@ -73,7 +104,7 @@ class TarRegion:
         Raises:
             ValueError: The archive is damaged or cut short, or a path leads out of it.
         """
-        end, mtime = 0, os.fstat(self._descriptor).st_mtime_ns
+        end = 0
         with explain_damage(self.name), tarfile.open(fileobj=self, mode="r:") as archive:  # type: ignore[call-overload]
             while (member := archive.next()) is not None:
                 archive.members.clear()  # else a kilobyte a member would be kept, over a gigabyte for all of ImageNet
@@ -87,7 +118,7 @@ class TarRegion:
                 if path and member.isdir():
                     yield FileEntry(path + "/")
                 elif path and is_file:
-                    yield FileEntry(path, member.size, self._start + member.offset_data, mtime)
+                    yield FileEntry(path, member.size, self._start + member.offset_data, self._file.mtime)
         # tarfile stops without an error at a header that is cut off or overwritten. A block of zeros, or the end of the
         # archive, is the true end.
         self.seek(end)
