@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from alexnet.data.store.class_ids import ClassIds
 from alexnet.data.store.statistics import Statistics
 from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
@@ -63,7 +64,7 @@ class Checkpoint:
         path: The file.
         recipe: The recipe of the training.
         classes: Names of the classes.
-        class_ids: The contest's number of each class (ILSVRC2012_ID), if the store has them; else None.
+        class_ids: The contest's numbers of the classes, if the store has them; else None.
         statistics: Mean activity and colour components of the training pictures.
         state: How far the training was.
         tensors: Weights ("net."), velocities ("velocity.") and random state ("random."), by name.
@@ -75,7 +76,7 @@ class Checkpoint:
     statistics: Statistics
     state: TrainState
     tensors: Mapping[str, Tensor]
-    class_ids: tuple[int, ...] | None = None
+    class_ids: ClassIds | None = None
 
     def net(self) -> AlexNet:
         """Return the net with these weights, in evaluation mode."""
@@ -119,7 +120,7 @@ def save_checkpoint(
     classes: tuple[str, ...],
     statistics: Statistics,
     state: TrainState,
-    class_ids: tuple[int, ...] | None = None,
+    class_ids: ClassIds | None = None,
 ) -> None:
     """Write a checkpoint under a temporary name and rename it, so that a kill leaves the old file or the new one.
 
@@ -139,7 +140,7 @@ def save_checkpoint(
         "pictures": statistics.count,
     }
     if class_ids is not None:
-        metadata["class_ids"] = class_ids
+        metadata |= class_ids.to_metadata()
     contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     for name in _STATISTICS_FIELDS:
         contents[f"statistics.{name}"] = torch.from_numpy(getattr(statistics, name).copy())
@@ -172,7 +173,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             statistics=Statistics(**statistics, count=metadata["pictures"]),
             state=TrainState(**metadata["progress"]),
             tensors=tensors,
-            class_ids=tuple(metadata["class_ids"]) if "class_ids" in metadata else None,
+            class_ids=ClassIds.from_metadata(metadata),
         )
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         instead = "the last one is used instead" if path.stem == "best" else "the training resumes from the one before"

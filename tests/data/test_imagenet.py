@@ -37,6 +37,7 @@ from alexnet.data.sources.base import Source, SourceOptions
 from alexnet.data.sources.devkit import read_devkit
 from alexnet.data.sources.imagenet_archives import find_imagenet_archives
 from alexnet.data.sources.kinds import open_source
+from alexnet.data.store.class_ids import ClassIds
 from alexnet.data.store.store import Store
 
 REAL_DEVKITS = Path(os.environ.get("ALEXNET_SHARED", "/work/shared")) / "data"
@@ -89,7 +90,7 @@ def names_by_class(source: Source, split: str) -> dict[str, list[str]]:
 def test_a_challenge_is_recognised_by_its_archives(archives: Path) -> None:
     source = open_source(archives)
     assert source.classes == CLASSES
-    assert source.class_ids == (1, 2, 3, 4)
+    assert source.class_ids == ClassIds("ILSVRC2012", (1, 2, 3, 4))
     assert list(source.splits) == ["train", "val"]
     assert names_by_class(source, "train")["n02123045 tabby cat"] == [f"n02123045_{n}.JPEG" for n in range(1, 6)]
     assert names_by_class(source, "val") == {
@@ -118,7 +119,7 @@ def test_the_store_is_that_of_the_sorted_folders(
     assert read_files(tmp_path / "a") == read_files(tmp_path / "b")
     store = Store(tmp_path / "a")
     assert store.classes == CLASSES
-    assert store.class_ids == (1, 2, 3, 4)
+    assert store.class_ids == ClassIds("ILSVRC2012", (1, 2, 3, 4))
     # Against plain class folders, which know nothing of ImageNet: the same pictures, under the synsets in their order.
     shutil.rmtree(folders / "ILSVRC2012_devkit_t12")
     prepare_small(folders, tmp_path / "c", encoding=encoding)
@@ -206,7 +207,7 @@ def test_part_of_a_challenge_is_prepared_and_the_rest_is_named(archives: Path, t
     (archives / "ILSVRC2012_img_val.tar").write_bytes(tar_bytes(numbered_pictures("ILSVRC2012_val", 5)))
     source = open_source(archives)
     assert source.classes == ("n02100735 English setter", "n01440764 tench")
-    assert source.class_ids == (2, 4)
+    assert source.class_ids == ClassIds("ILSVRC2012", (2, 4))
     assert [len(split) for split in source.splits.values()] == [6, 2]
     (archives / "ILSVRC2012_img_test.tar").unlink()
     assert open_source(archives).ignored == {
@@ -226,7 +227,7 @@ def test_a_list_chooses_synsets_and_the_others_are_not_even_read(archives: Path,
     (tmp_path / "list.txt").write_text("# two of them\nn01440764 tench\n\nn02123045\n")
     source = open_source(archives, SourceOptions(synsets=tmp_path / "list.txt"))
     assert source.classes == ("n02123045 tabby cat", "n01440764 tench")
-    assert source.class_ids == (3, 4)
+    assert source.class_ids == ClassIds("ILSVRC2012", (3, 4))
     assert [len(split) for split in source.splits.values()] == [10, 4]
     with pytest.raises(ValueError, match=r"ILSVRC2012_img_train\.tar, member n02119789\.tar: damaged archive"):
         open_source(archives)

@@ -80,7 +80,7 @@ def complete_store(plan: Plan) -> None:
     metadata |= {"skipped_bytes": len(totals.skipped_lines), "image_bytes": image_bytes}
     metadata |= {"sampled": sampled, "sampled_bytes": sampled_bytes, "counts": split_counts}
     if plan.source.class_ids is not None:
-        metadata["class_ids"] = list(plan.source.class_ids)
+        metadata |= plan.source.class_ids.to_metadata()
     statistics_count = sum(split_counts[split] for split in plan.statistics_splits)
     statistics = Statistics.from_sums(totals.sums, totals.products, statistics_count)
     statistics.save(plan.store / STATISTICS_FILE, metadata)

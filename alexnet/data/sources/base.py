@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from alexnet.checked import require
+from alexnet.data.store.class_ids import ClassIds
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class Source(Protocol):
         size: Side of the pictures in pixels, if all have the same and must keep it.
         splits: The listing of each split: "train", "val", "test".
         ignored: Number of files that are not used, by the ending of their names or the reason.
-        class_ids: The contest's number of each class, if the source says it (ILSVRC2012_ID); else None.
+        class_ids: The contest's numbers of the classes, if the source says them; else None.
     """
 
     name: str
@@ -140,7 +141,7 @@ class Source(Protocol):
     size: int | None
     splits: dict[str, SourceSplit]
     ignored: dict[str, int]
-    class_ids: tuple[int, ...] | None
+    class_ids: ClassIds | None
 
     def read(self, split: str, index: int) -> bytes | np.ndarray:
         """Return a picture file's bytes, or (size, size, 3) uint8 pixels if there is nothing to decode."""

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from alexnet.data.sources.archive import first_names_in_tar, open_tar_stream
 from alexnet.data.sources.base import Source, SourceOptions, SourceSplit
+from alexnet.data.store.class_ids import ClassIds
 
 NAME = "CIFAR-10"
 OPTIONS: tuple[str, ...] = ("val_batch",)
@@ -41,7 +42,7 @@ class _Cifar10:
     records: dict[str, list[np.ndarray]]
     size: int | None = _SIDE
     ignored: dict[str, int] = field(default_factory=dict)
-    class_ids: tuple[int, ...] | None = None
+    class_ids: ClassIds | None = None
 
     def read(self, split: str, index: int) -> np.ndarray:
         """Return the (32, 32, 3) uint8 pixels of a picture."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from alexnet.data.sources.base import SourceSplit
+from alexnet.data.store.class_ids import ClassIds
 
 # Of macOS, of network storage (Synology, QNAP), of Windows, and of Linux.
 _SYSTEM_FOLDERS = frozenset(
@@ -62,7 +63,7 @@ class PictureFiles:
         ignored: Number of files that are not pictures, by the ending of their names.
         tree: The files.
         size: None, because the pictures differ in size.
-        class_ids: The contest's number of each class, or None.
+        class_ids: The contest's numbers of the classes, or None.
     """
 
     name: str
@@ -71,7 +72,7 @@ class PictureFiles:
     ignored: dict[str, int]
     tree: FileTree
     size: int | None = None
-    class_ids: tuple[int, ...] | None = None
+    class_ids: ClassIds | None = None
 
     def read(self, split: str, index: int) -> bytes:
         """Return the bytes of a picture file."""

@@ -24,6 +24,7 @@ from alexnet.data.sources.synset_files import (
     SynsetTars,
     select_synsets,
 )
+from alexnet.data.store.class_ids import ClassIds
 
 NAME = "the archives of an ImageNet challenge"
 OPTIONS: tuple[str, ...] = ("train_per_class", "synsets", "verify_archives")
@@ -69,7 +70,7 @@ def open(path: Path, options: SourceOptions) -> Source:
     tree = SynsetSplits(path.resolve().name, splits, left_out=set(class_names) - kept)
     source = open_class_folders(path, tree, options, {wnid: class_names[wnid] for wnid in class_names if wnid in kept})
     ids = {synset.class_name: synset.id for synset in devkit.synsets}
-    source.class_ids = tuple(ids[name] for name in source.classes)
+    source.class_ids = ClassIds(f"ILSVRC{devkit.year}", tuple(ids[name] for name in source.classes))
     source.ignored |= _count_missing(archives, devkit, source)
     return source
 
@@ -123,7 +124,7 @@ def _count_missing(archives: ImageNetArchives, devkit: Devkit, source: PictureFi
     assert source.class_ids is not None
     missing = {"synsets of the development kit without a picture": len(devkit.synsets) - len(source.classes)}
     if archives.val is not None:
-        labels = int(np.isin(devkit.val_ids, source.class_ids).sum())
+        labels = int(np.isin(devkit.val_ids, source.class_ids.ids).sum())
         missing["labels of val without a picture"] = labels - len(source.splits["val"])
     if archives.test is not None and "test" not in source.splits:
         missing[f"archive of test pictures, since it has no labels ({archives.test.name})"] = 1

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from alexnet.data.sources.base import SourceSplit
 from alexnet.data.store.base import Split
+from alexnet.data.store.class_ids import ClassIds
 from alexnet.data.store.store import Store
 
 
@@ -29,8 +30,10 @@ class StoreSubset:
         self.classes = tuple(classes)
         self.size: int | None = store.size
         self.ignored: dict[str, int] = {}
-        ids = dict(zip(store.classes, store.class_ids or (), strict=False))
-        self.class_ids = tuple(ids[name] for name in classes) if ids else None
+        self.class_ids: ClassIds | None = None
+        if store.class_ids is not None:
+            ids = dict(zip(store.classes, store.class_ids.ids, strict=True))
+            self.class_ids = ClassIds(store.class_ids.contest, tuple(ids[name] for name in classes))
         self._pictures = pictures
         new_labels = {store.classes.index(name): label for label, name in enumerate(classes)}
         self.splits = {name: _list_pictures(split, indices, new_labels) for name, (split, indices) in pictures.items()}

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from alexnet.data.store.class_ids import ClassIds
 from alexnet.data.store.location import StoreURL
 from alexnet.data.store.statistics import Statistics
 
@@ -72,7 +73,7 @@ class StoreInfo:
         encoding: "raw" or "jpeg".
         classes: The class names; a label is an index into them.
         counts: The number of pictures of each split, by the name of the split.
-        class_ids: The contest's number of each class (ILSVRC2012_ID), if the source said it; else None.
+        class_ids: The contest's numbers of the classes, if the source says them; else None.
     """
 
     path: Path | StoreURL
@@ -80,7 +81,7 @@ class StoreInfo:
     encoding: str
     classes: tuple[str, ...]
     counts: dict[str, int]
-    class_ids: tuple[int, ...] | None = None
+    class_ids: ClassIds | None = None
 
 
 class StoreBackend(Protocol):

@@ -152,12 +152,6 @@ def safetensors_bytes(tensors: dict[str, np.ndarray], metadata: dict[str, Any]) 
     return bytes(safetensors_save(tensors, metadata={METADATA_KEY: json.dumps(metadata, ensure_ascii=False)}))
 
 
-def parse_class_ids(metadata: dict[str, Any]) -> tuple[int, ...] | None:
-    """Return the contest's number of each class, from the metadata of the statistics; None if it has none."""
-    ids = metadata.get("class_ids")
-    return None if ids is None else tuple(map(int, ids))
-
-
 def split_counts(metadata: dict[str, Any], path: Path | StoreURL) -> dict[str, int]:
     """Return the number of pictures of each split, from the metadata of the statistics.
 

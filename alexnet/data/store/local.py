@@ -11,11 +11,11 @@ import pyarrow as pa
 import simplejpeg
 
 from alexnet.data.store.base import Split, StoreInfo
+from alexnet.data.store.class_ids import ClassIds
 from alexnet.data.store.format import (
     PROGRESS_FILE,
     STATISTICS_FILE,
     find_shards,
-    parse_class_ids,
     read_safetensors,
     read_shard,
     read_shard_metadata,
@@ -122,7 +122,7 @@ class LocalBackend:
         self._folder = folder
         self._shards = {split: find_shards(folder, split) for split in counts}
         metadata = read_shard_metadata(next(iter(self._shards.values()))[0])
-        classes, class_ids = tuple(metadata["classes"]), parse_class_ids(statistics_metadata)
+        classes, class_ids = tuple(metadata["classes"]), ClassIds.from_metadata(statistics_metadata)
         self.info = StoreInfo(folder, metadata["size"], metadata["encoding"], classes, counts, class_ids)
 
     def read_statistics(self) -> Statistics:

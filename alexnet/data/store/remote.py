@@ -14,10 +14,10 @@ import simplejpeg
 
 from alexnet.data.store.base import Split, StoreInfo
 from alexnet.data.store.cache import JOURNAL_BYTES, PictureCache, cache_folder, cache_limit, choose_cached_batches
+from alexnet.data.store.class_ids import ClassIds
 from alexnet.data.store.format import (
     OFFSETS_FILE,
     STATISTICS_FILE,
-    parse_class_ids,
     parse_safetensors,
     shard_name,
     split_counts,
@@ -172,7 +172,7 @@ class RemoteBackend:
                 "`alexnet prepare` again where the store was made, which adds it, and upload it"
             ) from error
         self._offsets, metadata = parse_offsets(offsets, f"{url}/{OFFSETS_FILE}", counts)
-        classes, class_ids = tuple(metadata["classes"]), parse_class_ids(self._statistics_contents[1])
+        classes, class_ids = tuple(metadata["classes"]), ClassIds.from_metadata(self._statistics_contents[1])
         self.info = StoreInfo(url, metadata["size"], metadata["encoding"], classes, counts, class_ids)
         max_bytes, cache = cache_limit() - JOURNAL_BYTES, None
         if max_bytes > 0:

@@ -27,7 +27,7 @@ class Store:
         size: The side of the pictures, in pixels.
         encoding: "raw" or "jpeg".
         classes: The class names; a label is an index into them.
-        class_ids: The contest's number of each class (ILSVRC2012_ID), if the source said it; else None.
+        class_ids: The contest's numbers of the classes, if the source says them; else None.
         splits: The names of the splits.
 
     Raises:
