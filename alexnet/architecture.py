@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from alexnet.checked import Checked, require, require_finite
-from alexnet.geometry import conv_side, pool_side
+from alexnet.geometry import Rounding, conv_side, pool_side
 
 _LayerStep = Literal["activate", "normalise", "normalise_map", "pool"]
 
@@ -24,6 +24,8 @@ class Conv(Checked):
             the 2012 program's nets for CIFAR-10; not in the paper).
         then: What follows the convolution, in order: "activate", "normalise" (4.3), "normalise_map", "pool" (4.4).
         pooling: "max" (the paper) or "average" (the CIFAR-10 nets).
+        rounding, pool_rounding: How the side of the output of the convolution, and of its pooling, is rounded: "up"
+            (Figure 2), or "down". Caffe rounds convolutions down and poolings up, torchvision rounds both down.
         deviation: Standard deviation of the Gaussian that the initial weights are drawn from (6).
         bias: Initial value of the biases (6).
     """
@@ -36,12 +38,15 @@ class Conv(Checked):
     shared: bool = True
     then: tuple[_LayerStep, ...] = ("activate",)
     pooling: Literal["max", "average"] = "max"
+    rounding: Rounding = "up"
+    pool_rounding: Rounding = "up"
     deviation: float = 0.01
     bias: float = 0.0
 
     def check(self) -> None:
         for name in ("maps", "kernel", "stride"):
             require(getattr(self, name) >= 1, name, "a whole number of at least 1", getattr(self, name))
+        require(self.shared or self.rounding == "up", "rounding", '"up" where shared is false', self.rounding)
         require(0 <= self.padding < self.kernel, "padding", f"from 0 to {self.kernel - 1} (kernel - 1)", self.padding)
         require(len(set(self.then)) == len(self.then), "then", "without repetition", self.then)
         require_finite("deviation", self.deviation)
@@ -73,12 +78,13 @@ class Full(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class ResponseNorm(Checked):
-    """The constants of the normalisation across neighbouring maps of a tower (section 4.3).
+    """The constants of the normalisation across neighbouring maps (section 4.3).
 
     Args:
         k, size, alpha, beta: The paper's k, n, alpha and beta.
         alpha_over_size: Whether alpha is divided by the size of the window, as in the 2012 program (and in torch and
             Caffe), but not in the paper's formula.
+        all_towers: Whether the maps of all towers are neighbours, as in Caffe, or only those of the same tower.
     """
 
     k: float = 2.0
@@ -86,6 +92,7 @@ class ResponseNorm(Checked):
     alpha: float = 1e-4
     beta: float = 0.75
     alpha_over_size: bool = False
+    all_towers: bool = False
 
     def check(self) -> None:
         require_finite("k", self.k, positive=True)
@@ -128,6 +135,9 @@ class Net(Checked):
         normalise: Constants of "normalise"; None leaves out every such step (4.3).
         normalise_map: Constants of "normalise_map"; None leaves out every such step.
         pool_size, pool_stride: The paper's z and s (4.4).
+        conv_dropout: Probability that a value of the last feature maps is set to zero during training; 0 in the paper.
+        dropout_scaling: When activations are multiplied for dropout. "test": by 1 - p at test time (5.2). "train": by
+            1 / (1 - p) in training, as in torch and Caffe; the weights that are learned differ by that factor.
         start: Initial weights. "gaussian": the deviation and bias of each layer (6). "he": instead of those, deviation
             sqrt(2 / inputs) and biases 0; fc8 has deviation 0.01, so that the first probabilities are nearly equal.
         pixel_scale: Factor on the centred pixels before the first layer; 1 in the paper, which uses raw values (3).
@@ -150,6 +160,8 @@ class Net(Checked):
     normalise_map: MapNorm | None = None
     pool_size: int = 3
     pool_stride: int = 2
+    conv_dropout: float = 0.0
+    dropout_scaling: Literal["test", "train"] = "test"
     start: Literal["gaussian", "he"] = "gaussian"
     pixel_scale: float = 1.0
 
@@ -162,6 +174,7 @@ class Net(Checked):
         require(bool(self.convs()), "conv1 ... conv6", "not all null", None)
         require(self.fc8.units is None, "fc8.units", "null (as many as classes)", self.fc8.units)
         require_finite("pixel_scale", self.pixel_scale, positive=True)
+        require(0 <= self.conv_dropout < 1, "conv_dropout", "a probability from 0 to below 1", self.conv_dropout)
         for name, conv in self.convs().items():
             require(conv.maps % self.towers == 0, f"{name}.maps", f"divisible by towers {self.towers}", conv.maps)
         if self.linear is not None:
@@ -179,6 +192,12 @@ class Net(Checked):
     def hidden(self) -> dict[str, Full]:
         """Return the hidden fully connected layers by name, in order; without those that are None."""
         return {name: full for name, full in (("fc6", self.fc6), ("fc7", self.fc7)) if full is not None}
+
+    @property
+    def normalises_across_towers(self) -> bool:
+        """Whether a normalisation reads the maps of several towers."""
+        is_used = any("normalise" in conv.then for conv in self.convs().values())
+        return self.normalise is not None and self.normalise.all_towers and is_used and self.towers > 1
 
     def layers(self) -> tuple[str, ...]:
         """Return the names of all layers with weights, in order."""
@@ -201,8 +220,9 @@ class Net(Checked):
                     f"{name}.kernel must be at most {side + 2 * conv.padding}, the side of its padded input; "
                     f"got {conv.kernel}: raise image_size (now {self.image_size}) or leave out a layer"
                 )
-            out = conv_side(side, conv.kernel, conv.stride, conv.padding)
-            side = pool_side(out, self.pool_size, self.pool_stride) if "pool" in conv.then else out
+            out = conv_side(side, conv.kernel, conv.stride, conv.padding, conv.rounding)
+            pooled = pool_side(out, self.pool_size, self.pool_stride, conv.pool_rounding)
+            side = pooled if "pool" in conv.then else out
             if side < 1:
                 raise ValueError(
                     f"the side of {name}'s maps must be large enough for pool_size {self.pool_size}; got {out}: "

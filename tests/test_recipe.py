@@ -19,13 +19,16 @@ positive = st.floats(1e-6, 10)
 @st.composite
 def convs(draw: st.DrawFn, towers: int) -> Conv:
     kernel = draw(st.integers(1, 5))
+    shared = draw(st.booleans())
     return Conv(
         maps=towers * draw(st.integers(1, 8)),
         kernel=kernel,
         stride=draw(st.integers(1, 2)),
         padding=draw(st.integers(0, kernel - 1)),
         all_towers=draw(st.booleans()),
-        shared=draw(st.booleans()),
+        shared=shared,
+        rounding=draw(st.sampled_from(["up", "down"])) if shared else "up",
+        pool_rounding=draw(st.sampled_from(["up", "down"])),
         then=draw(st.permutations(["activate", "normalise", "normalise_map", "pool"]).map(lambda s: tuple(s[:2]))),
         pooling=draw(st.sampled_from(["max", "average"])),
         deviation=draw(small),
@@ -51,6 +54,8 @@ def nets(draw: st.DrawFn) -> Net:
             normalise_map=draw(st.none() | st.builds(MapNorm, k=positive, alpha=small)),
             start=draw(st.sampled_from(["gaussian", "he"])),
             pixel_scale=draw(positive),
+            conv_dropout=draw(st.floats(0, 0.99)),
+            dropout_scaling=draw(st.sampled_from(["test", "train"])),
         )
     except ValueError:  # the maps have become too small
         assume(False)

@@ -184,6 +184,9 @@ def traffic(
     """
     require(activity_bytes in (2, 4), "activity_bytes", "2 or 4", activity_bytes)
     layout = Layout(scheme=scheme, processes=processes, towers=net.towers)
+    exchanges_all = scheme != "towers" or not net.normalises_across_towers
+    rule = 'false for scheme "towers", whose processes do not exchange maps for the normalisation'
+    require(exchanges_all, "net.normalise.all_towers", rule, True)
     groups = processes // layout.conv_shards
     require(batch >= groups, "batch", f"at least {groups}, a picture for each part of {processes} processes", batch)
     rows = []

@@ -31,7 +31,8 @@ def shard_model(net: AlexNet, model_group: RankGroup, data_group: RankGroup | No
     """Keep this rank's shard of the layers, and gather the activations where a layer reads all units.
 
     Every layer is split by its units: each rank computes some of them from everything that the layer reads. So
-    activations are gathered before conv3 and before each fully connected layer, and nowhere else (4.2).
+    activations are gathered before conv3 and before each fully connected layer, and nowhere else (4.2). The dropout of
+    the last feature maps comes after they are gathered, so that all ranks drop the same.
 
     Args:
         net: A full net that passes `check_shardable`; it is changed. In training it now returns the logits of this
@@ -46,6 +47,7 @@ def shard_model(net: AlexNet, model_group: RankGroup, data_group: RankGroup | No
     """
     dims: dict[str, int] = {}
     if data_group is None:
+        assert not net.net.normalises_across_towers
         for index, (name, block) in enumerate(net.convs.items()):
             assert isinstance(block, nn.Sequential)
             dims |= {f"convs.{name}.0.{kind}": dim for kind, dim in _shard_convolution(block, model_group).items()}
@@ -61,7 +63,8 @@ def shard_model(net: AlexNet, model_group: RankGroup, data_group: RankGroup | No
                 dropout.column = model_group.shard_bounds(layer.out_features)[0]
         layer.out_features = _shard_parameters(layer, {"weight": 0, "bias": 0}, model_group)
         dims |= {f"{path}.weight": 0, f"{path}.bias": 0}
-        _gather_inputs(block, model_group, name, data_group if index == 0 else None)
+        first = net.conv_dropout if index == 0 and net.conv_dropout is not None else block
+        _gather_inputs(first, model_group, name, data_group if index == 0 else None)
     net.fc8.register_forward_hook(
         lambda layer, _, x: x if layer.training else _gather_logits(x, net.classes, model_group, data_group)
     )

@@ -1,9 +1,10 @@
 """Pooling (section 4.4): the largest or the mean of each window of a feature map.
 
 Max pooling has loops for the CPU (pool_cpu.py) and kernels for CUDA (pool_triton.py), average pooling has loops for the
-CPU. For all else torch's own operations are used, which are the plain references. The loops compute what torch does
-with `ceil_mode`, in float32 to the bit: a window that reaches over the right or the lower edge is cut; of equals the
-first is the largest, and the last NaN if there is one; a mean is over the positions that a cut window has left.
+CPU. For all else torch's own operations are used, which are the plain references. The loops compute what torch does, in
+float32 to the bit: with `ceil_mode`, a window that reaches over the right or the lower edge is cut, without it left
+out; of equals the first is the largest, and the last NaN if there is one; a mean is over the positions that a cut
+window has left.
 
 They work on channels_last memory. Max pooling keeps the index of the largest in its window, in eight bits, and nothing
 else for the backward pass. Results do not depend on the number of threads.
@@ -23,13 +24,14 @@ _WIDEST = 16  # side of a window whose positions eight bits can number
 _WIDEST_ON_GPU = 8  # size and stride that pool_triton.py's loops are unrolled for; beyond, compiling takes too long
 
 
-def max_pool(x: Tensor, *, size: int, stride: int) -> Tensor:
-    """Return the largest of each `size` x `size` window of a map (section 4.4); torch's max_pool2d with ceil_mode.
+def max_pool(x: Tensor, *, size: int, stride: int, ceil_mode: bool = True) -> Tensor:
+    """Return the largest of each `size` x `size` window of a map (section 4.4), as torch's max_pool2d does.
 
     Args:
         x: (N, C, H, W) activations, of any floating type.
         size: Side of a window, in positions.
-        stride: Positions from one window to the next; a window that reaches over the right or the lower edge is cut.
+        stride: Positions from one window to the next.
+        ceil_mode: Whether a window that reaches over the right or the lower edge is cut (the paper), or left out.
 
     Returns:
         (N, C, rows, columns); in channels_last memory on a CPU and, of 32 bits or fewer, on a GPU with Triton.
@@ -37,28 +39,28 @@ def max_pool(x: Tensor, *, size: int, stride: int) -> Tensor:
     Raises:
         ValueError: x is not four-dimensional or not of a floating type; no window fits; size or stride is below 1.
     """
-    _check(x, size, stride)
+    _check(x, size, stride, ceil_mode)
     if not _has_max_kernel(x, size, stride):
-        return F.max_pool2d(x, size, stride, ceil_mode=True)
-    y: Tensor = _max_pool(x, size, stride)[0]
+        return F.max_pool2d(x, size, stride, ceil_mode=ceil_mode)
+    y: Tensor = _max_pool(x, size, stride, ceil_mode)[0]
     return y
 
 
-def average_pool(x: Tensor, *, size: int, stride: int) -> Tensor:
-    """Return the mean of each `size` x `size` window of a map (the 2012 program); torch's avg_pool2d with ceil_mode.
+def average_pool(x: Tensor, *, size: int, stride: int, ceil_mode: bool = True) -> Tensor:
+    """Return the mean of each `size` x `size` window of a map (the 2012 program), as torch's avg_pool2d does.
 
     Args, Returns, Raises: As for `max_pool`.
     """
-    _check(x, size, stride)
+    _check(x, size, stride, ceil_mode)
     if x.device.type != "cpu":
-        return F.avg_pool2d(x, size, stride, ceil_mode=True)
-    y: Tensor = _average_pool(x, size, stride)
+        return F.avg_pool2d(x, size, stride, ceil_mode=ceil_mode)
+    y: Tensor = _average_pool(x, size, stride, ceil_mode)
     return y
 
 
-def _check(x: Tensor, size: int, stride: int) -> None:
+def _check(x: Tensor, size: int, stride: int, ceil_mode: bool) -> None:
     check_feature_maps(x)
-    if size < 1 or stride < 1 or min(_pooled_side(side, size, stride) for side in x.shape[2:]) < 1:
+    if size < 1 or stride < 1 or min(_pooled_side(side, size, stride, ceil_mode) for side in x.shape[2:]) < 1:
         raise ValueError(f"size and stride must be at least 1 and fit the maps, {tuple(x.shape)}; got {size}, {stride}")
 
 
@@ -69,19 +71,21 @@ def _has_max_kernel(x: Tensor, size: int, stride: int) -> bool:
     return runs_triton(x, "max pooling") and x.dtype != torch.float64 and max(size, stride) <= _WIDEST_ON_GPU
 
 
-def _pooled_side(side: int, size: int, stride: int) -> int:
-    """Return the number of windows along a side; the last one may be cut, but must begin within (torch's ceil_mode)."""
+def _pooled_side(side: int, size: int, stride: int, ceil_mode: bool) -> int:
+    """Return the number of windows along a side; with `ceil_mode` the last one may be cut, but must begin within."""
+    if not ceil_mode:
+        return (side - size) // stride + 1
     steps = -(-(side - size) // stride)
     return steps + 1 - (steps * stride >= side)
 
 
-def _allocate_pooled(x: Tensor, size: int, stride: int) -> Tensor:
-    rows, columns = (_pooled_side(side, size, stride) for side in x.shape[2:])
+def _allocate_pooled(x: Tensor, size: int, stride: int, ceil_mode: bool) -> Tensor:
+    rows, columns = (_pooled_side(side, size, stride, ceil_mode) for side in x.shape[2:])
     return empty_channels_last(x, x.shape[1], rows, columns)
 
 
-def _allocate_max_pooled(x: Tensor, size: int, stride: int) -> tuple[Tensor, Tensor]:
-    y = _allocate_pooled(x, size, stride)
+def _allocate_max_pooled(x: Tensor, size: int, stride: int, ceil_mode: bool) -> tuple[Tensor, Tensor]:
+    y = _allocate_pooled(x, size, stride, ceil_mode)
     return y, torch.empty_like(y, dtype=torch.uint8)
 
 
@@ -94,7 +98,7 @@ def _allocate_average_gradient(g: Tensor, height: int, width: int, *_: int) -> T
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, size, stride = inputs
+    x, size, stride, _ = inputs
     ctx.numbers = (*x.shape[2:], size, stride)
     if isinstance(output, tuple):
         ctx.mark_non_differentiable(output[1])
@@ -102,16 +106,16 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _max_pool_gradient(ctx: Any, g: Tensor, _winners: None) -> tuple[Any, ...]:
-    return _max_pool_backward(g, *ctx.saved_tensors, *ctx.numbers), None, None
+    return _max_pool_backward(g, *ctx.saved_tensors, *ctx.numbers), None, None, None
 
 
 def _average_pool_gradient(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-    return _average_pool_backward(g, *ctx.numbers), None, None
+    return _average_pool_backward(g, *ctx.numbers), None, None, None
 
 
 _max_pool = register_kernels(
     "max_pool",
-    "(Tensor x, SymInt size, SymInt stride) -> (Tensor, Tensor)",
+    "(Tensor x, SymInt size, SymInt stride, bool ceil_mode) -> (Tensor, Tensor)",
     allocate=_allocate_max_pooled,
     cpu=pool_cpu.max_pool,
     cuda="alexnet.kernels.pool_triton:max_pool",
@@ -127,7 +131,7 @@ _max_pool_backward = register_kernels(
 )
 _average_pool = register_kernels(
     "average_pool",
-    "(Tensor x, SymInt size, SymInt stride) -> Tensor",
+    "(Tensor x, SymInt size, SymInt stride, bool ceil_mode) -> Tensor",
     allocate=_allocate_pooled,
     cpu=pool_cpu.average_pool,
     setup_context=_setup_context,

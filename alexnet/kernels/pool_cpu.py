@@ -41,12 +41,13 @@ class _CompileTime(NamedTuple):
     mean: tuple[int, ...]
 
 
-def max_pool(x: Tensor, size: int, stride: int, y: Tensor, winners: Tensor) -> None:
+def max_pool(x: Tensor, size: int, stride: int, _ceil_mode: bool, y: Tensor, winners: Tensor) -> None:
     """Write the largest of each window, and its index in the window, row by row.
 
     Args:
         x: (N, C, H, W) of a floating type.
         size, stride: Side of a window and distance of two windows, in positions.
+        _ceil_mode: As for `alexnet.kernels.pool.max_pool`; it has decided on the rows and columns already.
         y, winners: (N, C, rows, columns), in channels_last memory; of x's type, and uint8.
     """
     _pool(x, y, flat_array(winners), size, stride, mean=False)
@@ -64,7 +65,7 @@ def max_pool_backward(g: Tensor, winners: Tensor, height: int, width: int, size:
     _pool_backward(g, flat_array(to_channels_last(winners)), dx, size, stride, mean=False)
 
 
-def average_pool(x: Tensor, size: int, stride: int, y: Tensor) -> None:
+def average_pool(x: Tensor, size: int, stride: int, _ceil_mode: bool, y: Tensor) -> None:
     """Write the mean of each window; arguments as for `max_pool`."""
     _pool(x, y, _NO_WINNERS, size, stride, mean=True)
 

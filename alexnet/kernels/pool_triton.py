@@ -23,12 +23,13 @@ _ELEMENTS = 1024  # of a program: in 16 bits, a load of 16 bytes for each thread
 _CHANNELS = 128  # of a program, at most
 
 
-def max_pool(x: Tensor, size: int, stride: int, y: Tensor, winners: Tensor) -> None:
+def max_pool(x: Tensor, size: int, stride: int, _ceil_mode: bool, y: Tensor, winners: Tensor) -> None:
     """Write the largest of each window, and its index in the window, row by row.
 
     Args:
         x: (N, C, H, W) of 32 bits or fewer.
         size, stride: Of the windows; the loops over them are unrolled, so at most about 8.
+        _ceil_mode: As for `alexnet.kernels.pool.max_pool`; it has decided on the rows and columns already.
         y, winners: (N, C, rows, columns), in channels_last memory; of x's type, and uint8.
     """
     _, channels, *sides = x.shape

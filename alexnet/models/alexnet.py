@@ -10,6 +10,8 @@ from alexnet.architecture import Conv, Full, Net
 from alexnet.models.layers import Convolution, Dropout, LocallyConnected, activation_layer, following_layers
 from alexnet.models.weight_files import best_checkpoint, copy_weights, read_architecture, read_weights
 
+_CONV_DROPOUT_LAYER = 2  # number of its masks; those of fc6 and fc7 have 0 and 1
+
 
 class Convolutions(nn.ModuleDict):
     """The convolutional layers by name, applied one after another."""
@@ -28,23 +30,25 @@ class AlexNet(nn.Module):
     The maps of a layer are tower after tower: of 96 maps, 0 to 47 are those of the paper's GPU 1.
 
     Args:
-        classes: Number of classes.
+        classes: Number of classes; 0 for a net without an output layer, which returns what `features` does.
         net: Sizes and constants; the paper's by default.
 
     Raises:
-        ValueError: There are fewer than two classes.
+        ValueError: There is one class, or fewer than none.
 
     Attributes:
         convs: conv1, conv2, ...: the convolution, then what follows it (activation, normalisation, pooling).
         hidden: fc6, fc7: the linear layer, the activation, and dropout if there is any.
+        conv_dropout: Dropout of the last feature maps; None in the paper's net.
         linear: A linear layer before fc8; None in the paper's net.
-        fc8: The output layer.
+        fc8: The output layer; the identity if there are no classes.
+        num_features: Number of activations of the last hidden layer, 4096 in the paper's net.
     """
 
     def __init__(self, classes: int = 1000, net: Net | None = None) -> None:
         super().__init__()
-        if classes < 2:
-            raise ValueError(f"classes must be at least 2; got {classes}")
+        if classes < 2 and classes != 0:
+            raise ValueError(f"classes must be at least 2, or 0 for a net without an output layer; got {classes}")
         self.net = net = net or Net()
         self.classes = classes
         self.convs: Convolutions = Convolutions()
@@ -56,22 +60,26 @@ class AlexNet(nn.Module):
             layer = layer_type(channels, conv, towers=towers, side=side)
             self.convs[name] = nn.Sequential(layer, *following_layers(conv, net))
             channels, side = conv.maps, sides[name][1]
+        scaling = net.dropout_scaling
+        self.conv_dropout = Dropout(net.conv_dropout, _CONV_DROPOUT_LAYER, scaling) if net.conv_dropout else None
         self.hidden = nn.ModuleDict()
         width = channels * side * side  # 256 * 6 * 6 = 9216
         for name, full in net.hidden().items():
             assert full.units is not None
             layers: list[nn.Module] = [nn.Linear(width, full.units), activation_layer(net)]
             if full.dropout:
-                layers.append(Dropout(full.dropout, layer=len(self.hidden)))
+                layers.append(Dropout(full.dropout, len(self.hidden), scaling))
             self.hidden[name] = nn.Sequential(*layers)
             width = full.units
-        self.linear = nn.Linear(width, net.linear.units) if net.linear and net.linear.units else None
-        self.fc8 = nn.Linear(self.linear.out_features if self.linear else width, classes)
-        if not self.fc8.weight.is_meta:  # no values to draw there, and normal_ would import torch._dynamo, for a second
+        self.num_features = width
+        self.linear = nn.Linear(width, net.linear.units) if net.linear and net.linear.units and classes else None
+        outputs_of = self.linear.out_features if self.linear else width
+        self.fc8: nn.Linear | nn.Identity = nn.Linear(outputs_of, classes) if classes else nn.Identity()
+        if self.device.type != "meta":  # no values to draw there, and normal_ would import torch._dynamo, for a second
             self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the logits (N, classes) from centred pixels (N, 3, 224, 224)."""
+        """Compute the logits (N, classes) from centred pixels (N, 3, 224, 224); with no classes, the features."""
         x = self.scale_pixels(x)  # (N, 3, 224, 224)
         x = self.convs(x)  # (N, 256, 6, 6)
         return self.forward_head(x)  # (N, classes)
@@ -109,18 +117,26 @@ class AlexNet(nn.Module):
 
     def _forward_hidden(self, x: Tensor) -> Tensor:
         x = x.flatten(1)  # (N, 9216)
+        if self.conv_dropout is not None:
+            x = self.conv_dropout(x)  # (N, 9216)
         for full in self.hidden.values():
             x = full(x)  # (N, 4096) after fc6 and after fc7
         return x
 
     def dropouts(self) -> list[Dropout]:
         """Return the dropout layers, in order."""
-        return [module for module in self.hidden.modules() if isinstance(module, Dropout)]
+        return [module for module in self.modules() if isinstance(module, Dropout)]
 
     def layers(self) -> dict[str, Convolution | LocallyConnected | nn.Linear]:
         """Return the layers with weights, by the names that `Net` gives them, in order."""
         inner = {name: block[0] for name, block in (*self.convs.items(), *self.hidden.items())}  # type: ignore[index]
-        return inner | ({"linear": self.linear} if self.linear else {}) | {"fc8": self.fc8}
+        outer = {"linear": self.linear, "fc8": self.fc8}
+        return inner | {name: layer for name, layer in outer.items() if isinstance(layer, nn.Linear)}
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.parameters()).device
 
     def weights(self) -> dict[str, nn.Parameter]:
         """Return the weights and biases by plain names: "conv1.weight", "conv1.bias" and so on, in order."""

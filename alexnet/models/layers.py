@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.architecture import Conv, MapNorm, Net, ResponseNorm
-from alexnet.geometry import conv_side
+from alexnet.geometry import Rounding, conv_side
 from alexnet.kernels.dropout import dropout
 from alexnet.kernels.locally_connected import locally_connected
 from alexnet.kernels.map_norm import map_norm
@@ -43,7 +44,7 @@ class Convolution(nn.Conv2d):
     """A convolution whose output side is rounded up, by zeros at the right and at the bottom only (section 4.5).
 
     So conv1 has maps of side 55 on pictures of side 224: 1 + (224 - 11) / 4 is 54.25. Its last kernel begins at pixel
-    54 * 4 and reaches 3 pixels beyond the picture.
+    54 * 4 and reaches 3 pixels beyond the picture. Rounded down, it is torch's own.
 
     Args:
         channels: Channels it reads.
@@ -53,17 +54,18 @@ class Convolution(nn.Conv2d):
 
     Attributes:
         out_side: Side of the maps it computes.
-        right_bottom_padding: Zeros added at the right and at the bottom, beside `padding`: 3 for conv1.
+        right_bottom_padding: Zeros added at the right and at the bottom, beside `padding`: 3 for conv1. Negative if the
+            last pixels are not read.
         uses_squares: Whether it is computed over squares of its stride; see `alexnet.kernels.space_to_depth`.
     """
 
     def __init__(self, channels: int, conv: Conv, *, towers: int, side: int) -> None:
         super().__init__(channels, conv.maps, conv.kernel, conv.stride, conv.padding, groups=towers)
-        self.out_side = conv_side(side, conv.kernel, conv.stride, conv.padding)
+        self.out_side = conv_side(side, conv.kernel, conv.stride, conv.padding, conv.rounding)
         last_kernel_end = (self.out_side - 1) * conv.stride + conv.kernel
         self.right_bottom_padding = last_kernel_end - (side + 2 * conv.padding)
         # Convolutions of few channels in steps of several pixels are slow on CPUs and GPUs.
-        self.uses_squares = channels <= _FEW_CHANNELS and conv.stride > 1 and conv.padding == 0 and towers == 1
+        self.uses_squares = channels <= _FEW_CHANNELS and conv.stride > 1 and towers == 1
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve: (N, channels, side, side) -> (N, maps, out_side, out_side)."""
@@ -96,6 +98,10 @@ class Convolution(nn.Conv2d):
         autocast = torch.is_autocast_enabled(device) and x.dtype != torch.float64
         dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
         weight = space_to_depth_reference(self.weight, side=side, rows=kernel_squares, columns=kernel_squares)
+        padding = self.padding[0]
+        assert isinstance(padding, int)
+        if padding:
+            x = F.pad(x, (padding,) * 4)  # a copy of the picture; with zeros in the kernel instead, a fourth square
         x = space_to_depth(x, side=side, rows=picture_squares, columns=picture_squares, dtype=dtype)
         return F.conv2d(x, weight, self.bias)  # conv1: (N, 48, 57, 57) and (96, 48, 3, 3) -> (N, 96, 55, 55)
 
@@ -142,11 +148,17 @@ def alpha_over_window(norm: ResponseNorm | MapNorm) -> float:
 
 
 class ResponseNormalisation(nn.Module):
-    """Normalisation across neighbouring maps, within each tower (section 4.3); after a ReLU with `relu`."""
+    """Normalisation across neighbouring maps (section 4.3); after a ReLU with `relu`.
+
+    Args:
+        norm: The constants.
+        towers: Number of towers; the maps of another one are no neighbours, unless `norm.all_towers`.
+        relu: Whether to apply a ReLU first.
+    """
 
     def __init__(self, norm: ResponseNorm, *, towers: int, relu: bool = False) -> None:
         super().__init__()
-        self.norm, self.towers, self.relu = norm, towers, relu
+        self.norm, self.towers, self.relu = norm, 1 if norm.all_towers else towers, relu
         self.alpha = alpha_over_window(norm)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -176,14 +188,17 @@ class MapNormalisation(nn.Module):
 
 
 class _Pooling(nn.Module):
-    """Pooling over windows of size x size positions, `stride` apart; windows over the edge are cut (section 4.4)."""
+    """Pooling over windows of size x size positions, `stride` apart (section 4.4).
 
-    def __init__(self, size: int, stride: int) -> None:
+    Windows over the edge are cut if the side is rounded up, and left out if it is rounded down.
+    """
+
+    def __init__(self, size: int, stride: int, rounding: Rounding = "up") -> None:
         super().__init__()
-        self.size, self.stride = size, stride
+        self.size, self.stride, self.rounding = size, stride, rounding
 
     def extra_repr(self) -> str:
-        return f"size={self.size}, stride={self.stride}"
+        return f"size={self.size}, stride={self.stride}, rounding={self.rounding}"
 
 
 class MaxPooling(_Pooling):
@@ -191,7 +206,7 @@ class MaxPooling(_Pooling):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool: (N, C, side, side) -> (N, C, out, out)."""
-        return max_pool(x, size=self.size, stride=self.stride)
+        return max_pool(x, size=self.size, stride=self.stride, ceil_mode=self.rounding == "up")
 
 
 class AveragePooling(_Pooling):
@@ -199,17 +214,19 @@ class AveragePooling(_Pooling):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool: (N, C, side, side) -> (N, C, out, out)."""
-        return average_pool(x, size=self.size, stride=self.stride)
+        return average_pool(x, size=self.size, stride=self.stride, ceil_mode=self.rounding == "up")
 
 
 class Dropout(nn.Module):
     """Sets each output to zero with probability p during training; multiplies by 1 - p otherwise (section 5.2).
 
-    torch.nn.Dropout scales during training instead; the weights that the paper's rule learns differ by that factor.
+    torch.nn.Dropout scales during training instead, by 1 / (1 - p), and so does this layer with scaling "train". The
+    weights that are learned differ by that factor.
 
     Args:
         p: The probability.
         layer: Number of the layer; layers with the same key and different numbers have different masks.
+        scaling: When activations are multiplied: at "test" time, or in training ("train").
 
     Attributes:
         key: The masks are drawn from it: one int64 on the device. None to draw a key from torch's generator each time.
@@ -219,9 +236,9 @@ class Dropout(nn.Module):
         column: The number of the input's first unit among all units of the layer; 0 if the input has all.
     """
 
-    def __init__(self, p: float, layer: int = 0) -> None:
+    def __init__(self, p: float, layer: int = 0, scaling: Literal["test", "train"] = "test") -> None:
         super().__init__()
-        self.p, self.layer = p, layer
+        self.p, self.layer, self.scaling = p, layer, scaling
         self.key: Tensor | None = None
         self.rows: tuple[int, ...] = (0,)
         self.column = 0
@@ -229,16 +246,17 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Drop outputs: (N, units) -> (N, units)."""
         if not self.training:
-            return x * (1 - self.p)
+            return x * (1 - self.p) if self.scaling == "test" else x
         key = torch.randint(2**63 - 1, (1,), device=x.device) if self.key is None else self.key
         parts = [
             dropout(part, key, p=self.p, layer=self.layer, row=row, column=self.column)
             for part, row in zip(x.chunk(len(self.rows)), self.rows, strict=True)
         ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        y = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return y / (1 - self.p) if self.scaling == "train" else y
 
     def extra_repr(self) -> str:
-        return f"p={self.p}"
+        return f"p={self.p}, scaling={self.scaling}"
 
 
 def following_layers(
@@ -258,7 +276,7 @@ def following_layers(
             yield MapNormalisation(net.normalise_map)
         elif step == "pool":
             pooling = MaxPooling if conv.pooling == "max" else AveragePooling
-            yield pooling(net.pool_size, net.pool_stride)
+            yield pooling(net.pool_size, net.pool_stride, conv.pool_rounding)
 
 
 def activation_layer(net: Net) -> nn.ReLU | nn.Tanh:

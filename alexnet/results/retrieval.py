@@ -45,10 +45,10 @@ class Features:
     def __init__(self, checkpoint: Checkpoint, device: str | torch.device | None = None) -> None:
         self.recipe = checkpoint.recipe
         self.net = checkpoint.net().to_channels_last(choose_device(device))
-        self.device, crop = self.net.fc8.weight.device, self.recipe.net.image_size
+        self.device, crop = self.net.device, self.recipe.net.image_size
         self.centre = torch.from_numpy(centre_mean(checkpoint.statistics.mean, crop)).to(self.device)
         self.views = select_views(1, self.recipe.store_size, crop)
-        self.width = self.net.fc8.in_features
+        self.width = self.net.num_features
 
     @torch.inference_mode()
     def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:

@@ -106,7 +106,7 @@ def gather_tensors(net: AlexNet, optimiser: SGD, team: Team | None = None) -> di
     tensors = {f"net.{name}": tensor for name, tensor in team.gather_full(weights).items()}
     tensors |= {f"velocity.{name}": tensor for name, tensor in team.gather_full(velocities).items()}
     tensors["random.cpu"] = torch.get_rng_state()
-    device = net.fc8.weight.device
+    device = net.device
     if device.type == "cuda":
         tensors["random.cuda"] = torch.cuda.get_rng_state(device)
     return tensors

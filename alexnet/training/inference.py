@@ -62,7 +62,7 @@ def predict_pictures(net: AlexNet, pictures: list[np.ndarray], mean: np.ndarray,
     Returns:
         (N, classes) float32 on the CPU.
     """
-    crop, device = recipe.net.image_size, net.fc8.weight.device
+    crop, device = recipe.net.image_size, net.device
     selected = select_views(views, len(pictures[0]), crop)
     centre = torch.from_numpy(centre_mean(mean, crop)).to(device)
     size = pictures_per_batch(device, len(selected))
@@ -88,7 +88,7 @@ def predict_batches(
         Probabilities of each view (n, views, classes), the centre first, and labels (n,), on the CPU.
         `mean_over_views` makes the network's prediction of them.
     """
-    crop, device = recipe.net.image_size, net.fc8.weight.device
+    crop, device = recipe.net.image_size, net.device
     selected = select_views(views, split.size, crop)
     centre = torch.from_numpy(centre_mean(mean, crop)).to(device)
     size = pictures_per_batch(device, len(selected)) * num_shards

@@ -44,7 +44,7 @@ class Step:
         self.team = team or Team()
         self.micro_batch = micro_batch or recipe.batch_size
         self._model = self.team.wrap_model(net)
-        self._device = net.fc8.weight.device
+        self._device = net.device
         is_single = self.team.world_size == 1 and self.micro_batch >= recipe.batch_size
         self._uses_graph = graph and self._device.type == "cuda" and is_single
         self._graph: torch.cuda.CUDAGraph | None = None

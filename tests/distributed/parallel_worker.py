@@ -29,7 +29,7 @@ from alexnet.training.train import train
 SCHEMES = ("data", "towers", "hybrid")
 # 47 pictures: the last batch has 7, which two processes cannot share evenly.
 RECIPE = Recipe(
-    net=replace(small_net(), pixel_scale=1 / 16),
+    net=replace(small_net(), pixel_scale=1 / 16, conv_dropout=0.1),
     store_size=32,
     batch_size=10,
     schedule="cosine",
@@ -133,6 +133,8 @@ def send_signal(number: int, *, to_rank: int, at_step: int) -> None:
 def make_mistakes(folder: Path) -> dict[str, Any]:
     """Make mistakes that are errors; return the exception of this process for each."""
     one_tower = replace(RECIPE, net=replace(RECIPE.net, towers=1))
+    norm = replace(RECIPE.net.normalise, all_towers=True)  # type: ignore[type-var]
+    across_towers = replace(RECIPE, net=replace(RECIPE.net, normalise=norm))
     odd_units = replace(RECIPE, net=replace(RECIPE.net, fc7=replace(RECIPE.net.fc7, units=15)))  # type: ignore[type-var]
     store, run = folder / "store", folder / "new"
     other_recipe = replace(RECIPE, learning_rate=0.01 * (1 + rank()))
@@ -140,6 +142,7 @@ def make_mistakes(folder: Path) -> dict[str, Any]:
         "scheme": lambda: train(store, run, RECIPE, parallel="both"),
         "none": lambda: train(store, run, RECIPE),
         "one tower": lambda: train(store, run, one_tower, parallel="towers"),
+        "normalise": lambda: train(store, run, across_towers, parallel="towers"),
         "units": lambda: train(store, run, odd_units, parallel="hybrid"),
         "batch": lambda: train(store, run, replace(RECIPE, batch_size=9), parallel="data"),
         "recipe": lambda: train(store, run, other_recipe, parallel="data"),

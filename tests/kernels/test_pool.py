@@ -25,12 +25,13 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 def run_both(
-    kind: str, x: Tensor, size: int, stride: int, g: Tensor | None = None
+    kind: str, x: Tensor, size: int, stride: int, g: Tensor | None = None, ceil_mode: bool = True
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return (result, gradient) of the loops, and those of torch: of 16 bits, computed in float32."""
     wide = x.float() if x.dtype in HALF else x
     leaves = [a.detach().clone(memory_format=torch.preserve_format).requires_grad_() for a in (x, wide)]
-    results = POOL[kind](leaves[0], size=size, stride=stride), TORCH_POOL[kind](leaves[1], size, stride, ceil_mode=True)
+    y = POOL[kind](leaves[0], size=size, stride=stride, ceil_mode=ceil_mode)
+    results = y, TORCH_POOL[kind](leaves[1], size, stride, ceil_mode=ceil_mode)
     g = random_tensor(*results[0].shape, seed=1, dtype=x.dtype) if g is None else g
     gradients = (torch.autograd.grad(y, a, g.to(y.dtype))[0] for y, a in zip(results, leaves, strict=True))
     (y, dx), (expected_y, expected_dx) = zip(results, gradients, strict=True)
@@ -45,19 +46,21 @@ def assert_same(result: Tensor, expected: Tensor) -> None:
 @given(
     pictures=st.integers(1, 3),
     sides=st.tuples(st.integers(2, 9), st.integers(2, 9)),
+    ceil_mode=st.booleans(),
     kind=st.sampled_from(list(POOL)),
     pooling=st.sampled_from(POOLINGS).flatmap(lambda p: st.tuples(*map(st.just, p[:3]), st.sampled_from(p[3]))),
     relu=st.booleans(),
     layouts=st.tuples(st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS)),
     seed=st.integers(0, 2**32),
 )
-def test_it_is_torchs_pooling(pictures, sides, kind, pooling, relu, layouts, seed):
+def test_it_is_torchs_pooling(pictures, sides, ceil_mode, kind, pooling, relu, layouts, seed):
     size, stride, dtype, channels = pooling
+    ceil_mode |= min(sides) < size  # else there is no window
     x = random_tensor(pictures, channels, *sides, seed=seed, dtype=dtype)
     x = to_layout(x.relu() if relu else x, layouts[0])  # with a ReLU many are equal: 0
-    y = POOL[kind](x, size=size, stride=stride)
+    y = POOL[kind](x, size=size, stride=stride, ceil_mode=ceil_mode)
     g = to_layout(random_tensor(*y.shape, seed=seed + 1, dtype=dtype), layouts[1])
-    for result, expected in zip(*run_both(kind, x, size, stride, g), strict=True):
+    for result, expected in zip(*run_both(kind, x, size, stride, g, ceil_mode), strict=True):
         assert result.dtype == dtype
         assert result.is_contiguous(memory_format=torch.channels_last)
         assert_same(result, expected)
@@ -147,9 +150,9 @@ def test_torch_accepts_the_operations(dtype, layout):
     x, g = (to_layout(random_tensor(2, 8, *sides, dtype=dtype), layout) for sides in ((4, 7), (2, 3)))
     x.requires_grad_()
     winners = to_layout(torch.zeros(2, 8, 2, 3, dtype=torch.uint8), layout)
-    torch.library.opcheck(torch.ops.alexnet.max_pool.default, (x, 3, 2))
+    torch.library.opcheck(torch.ops.alexnet.max_pool.default, (x, 3, 2, True))
     torch.library.opcheck(torch.ops.alexnet.max_pool_backward.default, (g, winners, 4, 7, 3, 2))
-    torch.library.opcheck(torch.ops.alexnet.average_pool.default, (x, 3, 2))
+    torch.library.opcheck(torch.ops.alexnet.average_pool.default, (x, 3, 2, False))
     torch.library.opcheck(torch.ops.alexnet.average_pool_backward.default, (g, 4, 7, 3, 2))
 
 

@@ -26,16 +26,16 @@ def by_kernel(x: Tensor, g: Tensor, size: int, stride: int) -> tuple[Tensor, Ten
     """Return the largest values, their indices in the windows, and the gradient, from the kernels."""
     y = torch.full_like(g, -1, memory_format=torch.channels_last)
     winners = torch.full_like(y, 255, dtype=torch.uint8)
-    pool_triton.max_pool(x, size, stride, y, winners)
+    pool_triton.max_pool(x, size, stride, True, y, winners)  # the shape of y decides
     dx = torch.full_like(x, float("nan"), memory_format=torch.channels_last)
     pool_triton.max_pool_backward(g, winners, *x.shape[2:], size, stride, dx)
     return y.cpu(), winners.cpu(), dx.cpu()
 
 
-def by_torch(x: Tensor, g: Tensor, size: int, stride: int) -> tuple[Tensor, Tensor, Tensor]:
+def by_torch(x: Tensor, g: Tensor, size: int, stride: int, ceil_mode: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """Return the same from torch on the CPU, in float32."""
     x, g = x.cpu().float().requires_grad_(), g.cpu().float()
-    y, index = F.max_pool2d(x, size, stride, ceil_mode=True, return_indices=True)
+    y, index = F.max_pool2d(x, size, stride, ceil_mode=ceil_mode, return_indices=True)
     _, _, rows, columns = y.shape
     row = index // x.shape[3] - stride * torch.arange(rows)[:, None]
     column = index % x.shape[3] - stride * torch.arange(columns)
@@ -43,14 +43,13 @@ def by_torch(x: Tensor, g: Tensor, size: int, stride: int) -> tuple[Tensor, Tens
     return y.detach(), (row * size + column).to(torch.uint8), dx
 
 
-def check(x: Tensor, size: int, stride: int, layouts: tuple[str, str] = LAYOUTS[:2]) -> None:
+def check(x: Tensor, size: int, stride: int, layouts: tuple[str, str] = LAYOUTS[:2], ceil_mode: bool = True) -> None:
     """Compare the kernels with torch."""
-    shape = F.max_pool2d(x.float(), size, stride, ceil_mode=True).shape
+    shape = F.max_pool2d(x.float(), size, stride, ceil_mode=ceil_mode).shape
     g = to_layout(random_tensor(*shape, seed=1, dtype=x.dtype, device=DEVICE), layouts[1])
     x = to_layout(x.to(DEVICE), layouts[0])
-    (y, winners, dx), (expected_y, expected_winners, expected_dx) = (
-        f(x, g, size, stride) for f in (by_kernel, by_torch)
-    )
+    y, winners, dx = by_kernel(x, g, size, stride)
+    expected_y, expected_winners, expected_dx = by_torch(x, g, size, stride, ceil_mode)
     torch.testing.assert_close(y, expected_y.to(x.dtype), rtol=0, atol=0, equal_nan=True)
     assert torch.equal(y.signbit(), expected_y.signbit())
     assert torch.equal(winners, expected_winners)
@@ -65,12 +64,13 @@ def check(x: Tensor, size: int, stride: int, layouts: tuple[str, str] = LAYOUTS[
     dtype=st.sampled_from(list(TOLERANCE)),
     ties=st.booleans(),
     layouts=st.tuples(st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS)),
+    ceil_mode=st.booleans(),
     seed=st.integers(0, 2**32),
 )
-def test_forward_and_backward(shape, pooling, dtype, ties, layouts, seed):
+def test_forward_and_backward(shape, pooling, dtype, ties, layouts, ceil_mode, seed):
     size, stride = pooling
     x = random_tensor(*shape[:2], *(max(side, size) for side in shape[2:]), seed=seed, dtype=dtype)
-    check(x.relu().round() if ties else x, size, stride, layouts)
+    check(x.relu().round() if ties else x, size, stride, layouts, ceil_mode)
 
 
 @pytest.mark.parametrize("channels", [96, 130, 256])
@@ -108,7 +108,7 @@ def test_the_operation_runs_them_on_a_gpu():
         torch.testing.assert_close(result, expected, rtol=1 / 64, atol=1 / 64)
     x = x.to(DEVICE).requires_grad_()
     winners = torch.zeros(2, 96, 6, 6, dtype=torch.uint8, device=DEVICE)
-    torch.library.opcheck(torch.ops.alexnet.max_pool.default, (x, 3, 2))
+    torch.library.opcheck(torch.ops.alexnet.max_pool.default, (x, 3, 2, True))
     torch.library.opcheck(torch.ops.alexnet.max_pool_backward.default, (x.detach()[..., :6, :6], winners, 13, 13, 3, 2))
     wide = x.detach().double()
     assert torch.equal(max_pool(wide, size=3, stride=2), F.max_pool2d(wide, 3, 2, ceil_mode=True))

@@ -55,11 +55,18 @@ def test_a_strided_convolution_is_one_of_stride_1_over_squares(kernel_side, stri
 
 @pytest.mark.parametrize(
     ("towers", "padding", "stride", "dtype"),
-    [(1, 0, 4, torch.float32), (1, 0, 4, torch.bfloat16), (2, 0, 2, torch.float32), (1, 1, 2, torch.float32)],
+    [
+        (1, 0, 4, torch.float32),
+        (1, 0, 4, torch.bfloat16),
+        (2, 0, 2, torch.float32),
+        (1, 1, 2, torch.float32),
+        (1, 2, 4, torch.bfloat16),
+    ],
 )
 def test_the_layer_computes_what_torch_does_over_squares_or_not(towers, padding, stride, dtype):
     conv = Conv(maps=6, kernel=5, stride=stride, padding=padding)
     layer = Convolution(2, conv, towers=towers, side=19)
+    assert layer.uses_squares == (towers == 1)
     x = random_tensor(3, 2, 19, 19).requires_grad_()
     results = []
     for uses_squares in (layer.uses_squares, False):

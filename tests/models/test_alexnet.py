@@ -73,9 +73,26 @@ def test_a_net_can_be_compiled_as_one_graph_and_trained() -> None:
         torch.testing.assert_close(gradient, reference)
 
 
-@pytest.mark.parametrize("classes", [1, 0, -3])
+@pytest.mark.parametrize("hidden", [True, False])
+def test_a_net_without_classes_returns_its_features(hidden: bool) -> None:
+    """The convention of timm's `num_classes=0`."""
+    net = replace(small_net(), linear=Full(units=6))
+    net = net if hidden else replace(net, fc6=None, fc7=None)
+    torch.manual_seed(0)
+    full, headless = AlexNet(3, net).eval(), AlexNet(0, net).eval()
+    state = {name: value for name, value in full.state_dict().items() if not name.startswith(("fc8", "linear"))}
+    headless.load_state_dict(state)  # it has these weights and no others
+    x = torch.randn(2, 3, 24, 24)
+    assert list(headless.layers()) == [name for name in full.layers() if name not in ("fc8", "linear")]
+    assert torch.equal(headless(x), full.features(x))
+    assert torch.equal(headless.features(x), full.features(x))
+    assert headless(x).shape == (2, headless.num_features) == (2, full.num_features) == (2, 16 if hidden else 8)
+    headless.reset_parameters()
+
+
+@pytest.mark.parametrize("classes", [1, -3])
 def test_fewer_than_two_classes_are_refused(classes: int) -> None:
-    with pytest.raises(ValueError, match=f"^classes must be at least 2; got {classes}$"):
+    with pytest.raises(ValueError, match=f"^classes must be at least 2, or 0 .*; got {classes}$"):
         AlexNet(classes)
 
 

@@ -55,6 +55,42 @@ def test_conv1_is_the_sum_over_its_window_written_as_loops() -> None:
 
 
 @pytest.mark.parametrize("side", range(7, 16))
+@pytest.mark.parametrize("channels", [3, 6])  # over squares of the stride, and not
+def test_rounded_down_a_convolution_is_torchs(side: int, channels: int) -> None:
+    conv = Conv(maps=2, kernel=5, stride=3, padding=2, rounding="down")
+    layer = Convolution(channels, conv, towers=1, side=side).double()
+    assert layer.uses_squares == (channels == 3)
+    x = random_pictures(1, side).repeat(1, channels // 3, 1, 1)
+    with torch.no_grad():
+        y, expected = layer(x), F.conv2d(x, layer.weight, layer.bias, stride=3, padding=2)
+    assert y.shape[2] == layer.out_side
+    torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "padding", "rounding", "pool_roundings", "sides"),
+    [
+        (224, 0, "up", ("up", "up", "up"), [(55, 27), (27, 13), (13, 13), (13, 13), (13, 6)]),  # Figure 2
+        (224, 2, "down", ("down", "down", "down"), [(55, 27), (27, 13), (13, 13), (13, 13), (13, 6)]),  # torchvision
+        (227, 0, "down", ("up", "up", "up"), [(55, 27), (27, 13), (13, 13), (13, 13), (13, 6)]),  # Caffe
+        (224, 0, "down", ("up", "up", "up"), [(54, 27), (27, 13), (13, 13), (13, 13), (13, 6)]),
+        # What the model zoo of ONNX made of Caffe's:
+        (224, 0, "down", ("down", "down", "up"), [(54, 26), (26, 12), (12, 12), (12, 12), (12, 6)]),
+    ],
+)
+def test_the_sides_of_the_known_nets(
+    image_size: int, padding: int, rounding: Any, pool_roundings: Any, sides: list[tuple[int, int]]
+) -> None:
+    net = Net(image_size=image_size, conv1=replace(Net().conv1, padding=padding))  # type: ignore[type-var]
+    pools = dict(zip(("conv1", "conv2", "conv5"), pool_roundings, strict=True))
+    convs: dict[str, Any] = {
+        name: replace(conv, rounding=rounding, pool_rounding=pools.get(name, "up"))
+        for name, conv in net.convs().items()
+    }
+    assert list(replace(net, **convs).sides().values()) == sides
+
+
+@pytest.mark.parametrize("side", range(7, 16))
 def test_an_output_side_is_1_plus_the_rounded_up_quotient(side: int) -> None:
     conv = Conv(maps=2, kernel=5, stride=3, padding=1)
     layer = Convolution(3, conv, towers=1, side=side).double()
@@ -86,9 +122,24 @@ def test_pooling_windows_reach_past_the_right_and_bottom_edge(kind: Any, side: i
             np.testing.assert_allclose(y[:, row, column], pool(window, axis=(1, 2)), rtol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["max", "average"])
+@pytest.mark.parametrize(("side", "size", "stride"), [(8, 3, 2), (9, 3, 2), (7, 2, 2), (7, 3, 3)])
+def test_rounded_down_pooling_is_torchs(kind: Any, side: int, size: int, stride: int) -> None:
+    conv = Conv(maps=2, kernel=1, padding=0, then=("pool",), pooling=kind, pool_rounding="down")
+    without = dict.fromkeys(("conv2", "conv3", "conv4", "conv5", "fc6", "fc7"))
+    net = Net(image_size=side, conv1=conv, pool_size=size, pool_stride=stride, **without)
+    model, x = build_net(net), random_pictures(1, side)
+    pool = {"max": F.max_pool2d, "average": F.avg_pool2d}[kind]
+    with torch.no_grad():
+        y, expected = model.convs["conv1"](x), pool(model.convs["conv1"][0](x), size, stride)
+    assert y.shape[2] == net.sides()["conv1"][1] == (side - size) // stride + 1
+    torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize("rounding", ["up", "down"])
 @pytest.mark.parametrize(("side", "size", "stride"), [(1, 3, 2), (2, 3, 2), (2, 3, 1), (1, 2, 2), (2, 2, 2)])
-def test_a_net_that_can_be_described_can_run(side: int, size: int, stride: int) -> None:
-    conv = Conv(maps=2, kernel=1, padding=0, then=("activate", "pool"))
+def test_a_net_that_can_be_described_can_run(side: int, size: int, stride: int, rounding: Any) -> None:
+    conv = Conv(maps=2, kernel=1, padding=0, then=("activate", "pool"), pool_rounding=rounding)
     without = dict.fromkeys(("conv2", "conv3", "conv4", "conv5", "fc6", "fc7"))
     try:
         net = Net(image_size=side, conv1=conv, pool_size=size, pool_stride=stride, **without)

@@ -41,6 +41,18 @@ def test_normalisation_stays_within_a_tower(name: str, changed: int) -> None:
     assert differs == ({5, 6, 7} if changed == 7 else {8, 9, 10})
 
 
+def test_normalisation_over_all_towers_crosses_their_border() -> None:
+    net = narrow_net(Net())
+    assert net.normalise is not None
+    model = build_net(replace(net, normalise=replace(net.normalise, all_towers=True)))
+    x = random_pictures(1)
+    with torch.no_grad():
+        before = model.convs["conv1"](x)
+        model.layers()["conv1"].bias[7] += 50  # type: ignore[index]
+        after = model.convs["conv1"](x)
+    assert {i for i in range(16) if not torch.equal(before[:, i], after[:, i])} == {5, 6, 7, 8, 9}
+
+
 def test_without_the_connection_in_conv3_the_towers_are_separate_up_to_fc6() -> None:
     """Ablation 150 of 2012-source.md."""
     net = narrow_net(Net())
@@ -81,6 +93,42 @@ def test_dropout_of_other_probabilities_keeps_the_mean(p: float) -> None:
     layer, x = Dropout(p), torch.ones(1000, 1000)
     assert float(layer(x).mean()) == pytest.approx(1 - p, abs=0.005)
     assert torch.equal(layer.eval()(x), x * (1 - p))
+
+
+@pytest.mark.parametrize("p", [0.3, 0.5])
+def test_dropout_that_scales_in_training_is_torchs(p: float) -> None:
+    """The masks are drawn by other generators, so what is kept is compared, and how much of it."""
+    torch.manual_seed(0)
+    ours, theirs = Dropout(p, scaling="train"), torch.nn.Dropout(p)
+    x = torch.randn(100, 1000).add(5).requires_grad_()
+    outputs = ours(x), theirs(x)
+    for y in outputs:
+        mask = y != 0
+        torch.testing.assert_close(y, torch.where(mask, x / (1 - p), torch.zeros(())))
+        assert float(mask.double().mean()) == pytest.approx(1 - p, abs=0.01)
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+        torch.testing.assert_close(gradient, mask.float() / (1 - p))
+    assert torch.equal(ours.eval()(x), theirs.eval()(x))
+    assert torch.equal(ours(x), x)
+
+
+def test_the_last_maps_are_dropped_before_fc6_by_masks_of_their_own() -> None:
+    net = replace(narrow_net(Net()), conv_dropout=0.5)
+    model, x = build_net(net), random_pictures(2)
+    assert [dropout.layer for dropout in model.dropouts()] == [2, 0, 1]
+    read: list[torch.Tensor] = []
+    model.layers()["fc6"].register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    maps = model.convs(x).flatten(1)
+    model(x)
+    assert torch.equal(read[-1], 0.5 * maps)
+    model.train()
+    for dropout in model.dropouts():
+        dropout.key = torch.tensor([3])
+    model(x)
+    mask = Dropout(0.5, layer=2)
+    mask.key = torch.tensor([3])
+    assert torch.equal(read[-1], mask(maps))
+    assert 0.3 < float((read[-1] == 0).double().mean()) - float((maps == 0).double().mean()) / 2 < 0.7
 
 
 def test_only_the_first_two_full_layers_have_dropout() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from small_nets import build_net, narrow_net, random_pictures
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexnet.architecture import Net
+from alexnet.architecture import Conv, Full, Net, ResponseNorm
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipes import recipe_named
 
@@ -109,6 +110,70 @@ def test_the_run_s_net_is_the_program_s_written_out() -> None:
 def test_the_tanh_net_is_section_4_with_tanh() -> None:
     net = narrow_net(Net(activation="tanh", pixel_scale=1 / 64))
     assert_same(build_net(net), lambda w, x: reference_alexnet(w, x / 64, run=False, act=torch.tanh), random_pictures())
+
+
+def reference_torchvision(w: dict[str, tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
+    """Compute torchvision's AlexNet: one tower, sides rounded down, no normalisation."""
+    x = F.max_pool2d(relu(F.conv2d(x, *w["conv1"], stride=4, padding=2)), 3, 2)
+    x = F.max_pool2d(relu(F.conv2d(x, *w["conv2"], padding=2)), 3, 2)
+    for name in ("conv3", "conv4", "conv5"):
+        x = relu(F.conv2d(x, *w[name], padding=1))
+    x = F.max_pool2d(x, 3, 2).flatten(1)
+    for name in ("fc6", "fc7"):
+        x = relu(x @ w[name][0].T + w[name][1])
+    return x @ w["fc8"][0].T + w["fc8"][1]
+
+
+def reference_caffe(w: dict[str, tuple[Tensor, Tensor]], x: Tensor, *, pools_first: bool) -> Tensor:
+    """Compute Caffe's AlexNet, or its CaffeNet, which pools first: groups, normalisation over all maps."""
+
+    def normalise_and_pool(x: Tensor) -> Tensor:
+        steps = [
+            lambda y: F.local_response_norm(y, 5, 1e-4, 0.75, 1.0),
+            lambda y: F.max_pool2d(y, 3, 2, ceil_mode=True),
+        ]
+        for step in reversed(steps) if pools_first else steps:
+            x = step(x)
+        return x
+
+    x = normalise_and_pool(relu(F.conv2d(x, *w["conv1"], stride=4)))
+    x = normalise_and_pool(relu(F.conv2d(x, *w["conv2"], padding=2, groups=2)))
+    x = relu(F.conv2d(x, *w["conv3"], padding=1))
+    x = relu(F.conv2d(x, *w["conv4"], padding=1, groups=2))
+    x = relu(F.conv2d(x, *w["conv5"], padding=1, groups=2))
+    x = F.max_pool2d(x, 3, 2, ceil_mode=True).flatten(1)
+    for name in ("fc6", "fc7"):
+        x = relu(x @ w[name][0].T + w[name][1])
+    return x @ w["fc8"][0].T + w["fc8"][1]
+
+
+def test_torchvision_s_net_is_its_file_written_out() -> None:
+    then: Any = {"then": ("activate", "pool"), "pool_rounding": "down"}
+    net = Net(
+        towers=1,
+        conv1=Conv(maps=64, kernel=11, stride=4, padding=2, rounding="down", **then),
+        conv2=Conv(maps=192, kernel=5, padding=2, **then),
+        conv5=Conv(maps=256, **then),
+        normalise=None,
+        conv_dropout=0.5,
+        fc7=Full(units=4096),
+        dropout_scaling="train",
+    )
+    assert_same(build_net(narrow_net(net)), reference_torchvision, random_pictures())
+
+
+@pytest.mark.parametrize("side", [224, 227])
+@pytest.mark.parametrize("pools_first", [False, True])
+def test_caffe_s_nets_are_their_files_written_out(side: int, pools_first: bool) -> None:
+    net = narrow_net(Net(image_size=side, dropout_scaling="train"))
+    then = ("activate", "pool", "normalise") if pools_first else ("activate", "normalise", "pool")
+    net = replace(
+        net,
+        conv1=replace(net.conv1, then=then, rounding="down"),  # type: ignore[type-var]
+        conv2=replace(net.conv2, then=then),  # type: ignore[type-var]
+        normalise=ResponseNorm(k=1.0, alpha_over_size=True, all_towers=True),
+    )
+    assert_same(build_net(net), lambda w, x: reference_caffe(w, x, pools_first=pools_first), random_pictures(2, side))
 
 
 def reference_cifar(w: dict[str, tuple[Tensor, Tensor]], x: Tensor, *, norms: bool) -> Tensor:

@@ -1,6 +1,7 @@
 """Variants of the net: layers left out, other constants, other layers."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,14 @@ from alexnet.models.layers import alpha_over_window
 from alexnet.recipes import one_gpu_net, recipe_named
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def _rounded_down(net: Net) -> Net:
+    """Return a net whose convolutions and poolings are rounded down."""
+    convs: dict[str, Any] = {
+        name: replace(conv, rounding="down", pool_rounding="down") for name, conv in net.convs().items()
+    }
+    return replace(net, **convs)
 
 
 VARIANTS = {
@@ -35,6 +44,10 @@ VARIANTS = {
     "small pictures": recipe_named("tiny").net,
     "local layers": replace(recipe_named("cifar10-11pct").net, start="he", pixel_scale=1 / 64),
     "local layers in two towers": replace(SMALL_NET, conv5=replace(SMALL_NET.conv5, shared=False)),  # type: ignore[type-var]
+    "rounded down": _rounded_down(SMALL_NET),
+    "padded and rounded down": _rounded_down(replace(SMALL_NET, conv1=replace(SMALL_NET.conv1, padding=2))),  # type: ignore[type-var]
+    "normalised over all towers": replace(SMALL_NET, normalise=ResponseNorm(all_towers=True)),
+    "dropout as in torchvision": replace(SMALL_NET, conv_dropout=0.5, dropout_scaling="train", fc7=Full(units=8)),
     "wide map normalisation": replace(
         recipe_named("cifar10-18pct").net, normalise_map=MapNorm(size=5, alpha=0.1), start="he", pixel_scale=1 / 64
     ),
