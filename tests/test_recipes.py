@@ -28,6 +28,7 @@ PAPER = [
     ("net.normalise.alpha", 1e-4, "4.3"),
     ("net.normalise.beta", 0.75, "4.3"),
     ("net.normalise.alpha_over_size", False, "4.3: the formula does not divide"),
+    ("net.normalise.all_towers", False, "4.2: in certain layers only do the GPUs communicate"),
     ("net.normalise_map", None, "not in the paper"),
     ("net.pool_stride", 2, "4.4"),
     ("net.pool_size", 3, "4.4"),
@@ -36,6 +37,7 @@ PAPER = [
     ("net.conv1.kernel", 11, "4.5"),
     ("net.conv1.stride", 4, "4.5"),
     ("net.conv1.padding", 0, "Figure 2: 290,400 neurons"),
+    ("net.conv1.rounding", "up", "Figure 2: 290,400 neurons"),
     ("net.conv1.then", ("activate", "normalise", "pool"), "4.5"),
     ("net.conv2.maps", 256, "4.5"),
     ("net.conv2.kernel", 5, "4.5"),
@@ -64,6 +66,8 @@ PAPER = [
     ("net.fc6.dropout", 0.5, "5.2"),
     ("net.fc7.dropout", 0.5, "5.2"),
     ("net.fc8.dropout", 0.0, "5.2: the first two only"),
+    ("net.conv_dropout", 0.0, "5.2: the first two fully connected layers"),
+    ("net.dropout_scaling", "test", "5.2: at test time outputs are multiplied by 0.5"),
     ("batch_size", 128, "6"),
     ("momentum", 0.9, "6"),
     ("decay", 0.0005, "6"),
@@ -118,7 +122,8 @@ def test_the_table_has_every_number_of_the_paper() -> None:
         "net.linear",
         "crops",
     }
-    same_for_all = {f"net.conv{i}.{name}" for i in range(1, 6) for name in ("pooling", "stride", "padding")}
+    names = ("pooling", "stride", "padding", "rounding", "pool_rounding")
+    same_for_all = {f"net.conv{i}.{name}" for i in range(1, 6) for name in names}
     in_the_table = {field for field, _, _ in PAPER}
     assert leaves(dataclasses.asdict(Recipe())) - in_the_table <= not_in_the_paper | same_for_all
 
