@@ -12,15 +12,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments and options."""
     add_runs(parser, "folder of a trained net; the predictions of several are averaged")
     parser.add_argument(
-        "pictures", metavar="FOLDER", type=Path, help="test pictures, ILSVRC2012_test_00000001.JPEG and so on"
+        "pictures",
+        metavar="PICTURES",
+        type=Path,
+        help="test pictures: ILSVRC2012_img_test.tar, the folder with it, or a folder of them",
     )
     parser.add_argument("file", metavar="FILE", type=Path, help="file to write, with five numbers per line")
     parser.add_argument(
         "--ids",
         metavar="FILE",
         type=Path,
-        required=True,
-        help="file whose line n is the name of the contest's class n (required)",
+        help="development kit, its meta.mat, or a file whose line n is the name of the contest's class n "
+        "(default: the numbers that the runs have from their store)",
     )
     add_views(parser, default=None, note=" (default: the recipe's)")
     add_device(parser)

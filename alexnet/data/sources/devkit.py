@@ -8,7 +8,7 @@ validation picture. See the kit's readme.txt.
 import io
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,14 +104,25 @@ def read_devkit(path: Path) -> Devkit:
         ValueError: The file has another MD5 checksum than the published one; it is damaged; a file is missing; or a
             library is missing.
     """
-    files = _read_folder(path) if path.is_dir() else _read_archive(path)
+    files = _read_files(path)
     labels_file = next(filter(_VAL_LABELS_FILE.fullmatch, files), None)
-    if _META_FILE not in files or labels_file is None:
-        missing = _META_FILE if _META_FILE not in files else "ILSVRC...._validation_ground_truth.txt"
-        raise ValueError(f"{path}: a development kit must have data/{missing}; it has none: download it again")
-    year, synsets = _parse_meta(path, files[_META_FILE])
+    if labels_file is None:
+        raise _missing_file(path, "ILSVRC...._validation_ground_truth.txt")
+    year, synsets = _parse_meta(path, files)
     val_ids = parse_labels(f"{path}: {labels_file}", files[labels_file], len(synsets))
     return Devkit(path, year, synsets, val_ids)
+
+
+def read_synsets(path: Path) -> tuple[int, tuple[Synset, ...]]:
+    """Return the year of a challenge, and its synsets in the order of their IDs.
+
+    Args:
+        path: The development kit, packed or unpacked, or its meta.mat.
+
+    Raises:
+        ValueError: As for `read_devkit`.
+    """
+    return _parse_meta(path, {_META_FILE: path.read_bytes()} if path.name == _META_FILE else _read_files(path))
 
 
 def parse_labels(name: str, contents: bytes, class_count: int) -> np.ndarray:
@@ -135,6 +146,15 @@ def parse_labels(name: str, contents: bytes, class_count: int) -> np.ndarray:
         require(is_label, f"{name}, line {number}: a label", f"a number from 1 to {class_count}", text)
         labels.append(int(text))
     return np.array(labels, np.int64)
+
+
+def _missing_file(path: Path, name: str) -> ValueError:
+    return ValueError(f"{path}: a development kit must have data/{name}; it has none: download it again")
+
+
+def _read_files(path: Path) -> dict[str, bytes]:
+    """Return the contents of the files of a kit that are needed, by name."""
+    return _read_folder(path) if path.is_dir() else _read_archive(path)
 
 
 def _read_folder(path: Path) -> dict[str, bytes]:
@@ -162,14 +182,16 @@ def _is_needed(name: str) -> bool:
     return name == _META_FILE or _VAL_LABELS_FILE.fullmatch(name) is not None
 
 
-def _parse_meta(path: Path, contents: bytes) -> tuple[int, tuple[Synset, ...]]:
-    """Return the year and the synsets without children in a meta.mat, in the order of their IDs."""
+def _parse_meta(path: Path, files: Mapping[str, bytes]) -> tuple[int, tuple[Synset, ...]]:
+    """Return the year and the synsets without children in a kit's meta.mat, in the order of their IDs."""
+    if _META_FILE not in files:
+        raise _missing_file(path, _META_FILE)
     try:
         from scipy.io import loadmat
     except ImportError as error:
         raise missing_extra(f"reading {_META_FILE} of {path}", "imagenet", error) from error
     try:
-        table = np.atleast_1d(loadmat(io.BytesIO(contents), squeeze_me=True)["synsets"])
+        table = np.atleast_1d(loadmat(io.BytesIO(files[_META_FILE]), squeeze_me=True)["synsets"])
         ids = next(match for name in table.dtype.names or () if (match := _ID_FIELD.fullmatch(name)))
         # The others are above these in WordNet's hierarchy, and have no pictures of their own.
         leaves = table[table["num_children"] == 0]
