@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--train-per-class", type=int, metavar="N", help="train on N pictures of each class, test on the others"
     )
     split.add_argument("--val-batch", type=int, metavar="1..5", help="training batch of CIFAR-10 to hold out as val")
+    split.add_argument("--coarse", action="store_true", help="label the pictures of CIFAR-100 with its 20 superclasses")
     split.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of held-out pictures")
 
     imagenet = parser.add_argument_group("ImageNet")
@@ -63,6 +64,7 @@ def run(options: argparse.Namespace) -> int:
             test=options.test,
             train_per_class=options.train_per_class,
             val_batch=options.val_batch,
+            coarse=options.coarse,
             seed=options.seed,
             synsets=options.synsets,
             verify_archives=options.verify_archives,

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from alexnet.data.sources.archive import TarTree, ZipTree
 from alexnet.data.sources.base import Source, SourceOptions, fingerprint
-from alexnet.data.sources.cifar10 import TRAIN_FILES
 from alexnet.data.sources.kinds import KINDS, open_source
 
 
@@ -37,20 +36,6 @@ def picture_names(source: Source, split: str) -> list[str]:
     """Return the names of a split's pictures, in order."""
     pictures = source.splits[split]
     return [pictures.picture_name(index) for index in range(len(pictures))]
-
-
-def write_cifar10(root: Path, pictures: int = 3) -> dict[str, np.ndarray]:
-    """Write a small set in CIFAR-10's layout and return the records of each file."""
-    rng = np.random.default_rng(0)
-    root.mkdir(parents=True, exist_ok=True)
-    files = {}
-    for name in (*TRAIN_FILES, "test_batch.bin"):
-        rows = rng.integers(0, 256, (pictures, 3073), np.uint8)
-        rows[:, 0] = rng.integers(0, 10, pictures)
-        (root / name).write_bytes(rows.tobytes())
-        files[name] = rows
-    (root / "batches.meta.txt").write_text("\n".join(f"class{number}" for number in range(10)) + "\n\n")
-    return files
 
 
 def test_every_kind_has_its_own_name_and_existing_options() -> None:
@@ -267,43 +252,6 @@ def test_damage_in_a_zip_is_reported(tmp_path: Path) -> None:
         open_source(tmp_path / "cut.zip")
 
 
-@pytest.mark.parametrize("kind", ["folder", "folder above", "tar", "gz", "xz"])
-def test_cifar10_is_read_from_a_folder_or_an_archive(tmp_path: Path, kind: str) -> None:
-    root = tmp_path / "cifar-10-batches-bin"
-    files = write_cifar10(root)
-    path = {"folder": root, "folder above": tmp_path}.get(kind) or pack(root, tmp_path / f"cifar.{kind}")
-    source = open_source(path)
-    assert source.size == 32
-    assert source.classes == tuple(f"class{number}" for number in range(10))
-    rows = np.concatenate([files[name] for name in TRAIN_FILES])
-    assert source.splits["train"].labels.tolist() == rows[:, 0].tolist()
-    assert source.splits["test"].labels.tolist() == files["test_batch.bin"][:, 0].tolist()
-    assert picture_names(source, "train")[3:5] == ["data_batch_2.bin#0", "data_batch_2.bin#1"]
-    picture = source.read("train", 7)
-    assert (picture[:, :, 2].ravel() == rows[7, 1 + 2048 :]).all()
-    assert picture.shape == (32, 32, 3)
-    with pytest.raises(ValueError, match=r"for .* folders, but this is CIFAR-10; leave train_per_class=3 out"):
-        open_source(path, SourceOptions(train_per_class=3))
-
-
-def test_damaged_cifar10_and_its_python_version_are_refused(tmp_path: Path) -> None:
-    write_cifar10(tmp_path / "a")
-    (tmp_path / "a" / "data_batch_3.bin").write_bytes(b"short")
-    with pytest.raises(ValueError, match=r"data_batch_3\.bin has 5 bytes"):
-        open_source(tmp_path / "a")
-    (tmp_path / "a" / "data_batch_3.bin").unlink()
-    with pytest.raises(ValueError, match=r"without data_batch_3\.bin"):
-        open_source(tmp_path / "a")
-    write_files(tmp_path / "python", "data_batch_1", "batches.meta")
-    with pytest.raises(ValueError, match="binary version"):
-        open_source(tmp_path / "python")
-    write_cifar10(tmp_path / "cut")
-    contents = pack(tmp_path / "cut", tmp_path / "cut.xz").read_bytes()
-    (tmp_path / "cut.xz").write_bytes(contents[: len(contents) // 2])
-    with pytest.raises(ValueError, match="damaged archive"):
-        open_source(tmp_path / "cut.xz")
-
-
 def test_what_is_not_a_source_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     write_files(tmp_path / "flat", "a.jpg", "b.jpg")
@@ -439,28 +387,3 @@ def test_an_archive_that_cannot_be_opened_leaves_nothing_to_close(tmp_path: Path
     with pytest.raises(FileNotFoundError):
         tree(tmp_path / "nothing")
     gc.collect()  # pytest turns an exception in __del__ into an error
-
-
-@pytest.mark.parametrize("batch", [1, 5])
-def test_a_training_batch_of_cifar10_can_validate(tmp_path: Path, batch: int) -> None:
-    files = write_cifar10(tmp_path)
-    source = open_source(tmp_path, SourceOptions(val_batch=batch))
-    assert list(source.splits) == ["train", "val", "test"]
-    train_files = [name for name in TRAIN_FILES if name != f"data_batch_{batch}.bin"]
-    for split, names in (("train", train_files), ("val", [f"data_batch_{batch}.bin"]), ("test", ["test_batch.bin"])):
-        rows = np.concatenate([files[name] for name in names])
-        assert source.splits[split].labels.tolist() == rows[:, 0].tolist()
-        for n, row in enumerate(rows):
-            assert (source.read(split, n) == row[1:].reshape(3, 32, 32).transpose(1, 2, 0)).all()
-        assert source.splits[split].names[0].as_py() == f"{names[0]}#0".encode()
-
-
-def test_val_batch_must_be_a_batch_of_cifar10(tmp_path: Path, picture_folder: Path) -> None:
-    write_cifar10(tmp_path)
-    for batch in (0, 6):
-        with pytest.raises(
-            ValueError, match=f"val_batch must be from 1 to 5, CIFAR-10's training batches; got {batch}"
-        ):
-            open_source(tmp_path, SourceOptions(val_batch=batch))
-    with pytest.raises(ValueError, match=r"val_batch is an option for CIFAR-10, but .*; leave val_batch=5 out"):
-        open_source(picture_folder, SourceOptions(val_batch=5))

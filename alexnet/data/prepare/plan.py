@@ -83,6 +83,8 @@ class Plan:
         key |= {"filter": RESAMPLING_FILTER, "format": STORE_FORMAT, "fingerprint": fingerprint(source)}
         if options.val_batch is not None:
             key["val_batch"] = options.val_batch
+        if options.coarse:
+            key["coarse"] = True
         if options.test:
             key["test"] = options.test
         if encoding == "jpeg":

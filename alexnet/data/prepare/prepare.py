@@ -50,6 +50,7 @@ def prepare(
     test: float = 0.0,
     train_per_class: int | None = None,
     val_batch: int | None = None,
+    coarse: bool = False,
     seed: int = 0,
     synsets: str | Path | None = None,
     verify_archives: bool | None = None,
@@ -71,6 +72,7 @@ def prepare(
         test: Share of each class that becomes "test" if the source has no splits of its own; 1 for all of it.
         train_per_class: Number of pictures of each class that become "train", where all others become "test".
         val_batch: Training batch of CIFAR-10, 1 to 5, that becomes "val".
+        coarse: Whether the classes of CIFAR-100 are its 20 superclasses instead of the 100 classes.
         seed: Seed of the choice of the held-out pictures.
         synsets: A text file with the synsets of ImageNet to prepare, one WordNet ID a line.
         verify_archives: Whether to compare the MD5 checksums of ImageNet's archives with the published ones first.
@@ -93,8 +95,16 @@ def prepare(
     coordinator = Coordinator.from_torchrun() if parallel else Coordinator()
     with coordinator.raise_together():
         _check_arguments(source, store, size, encoding, workers, max_failures)
-        list_file = None if synsets is None else Path(synsets)
-        options = SourceOptions(held_out, train_per_class, val_batch, seed, list_file, verify_archives, test)
+        options = SourceOptions(
+            held_out=held_out,
+            train_per_class=train_per_class,
+            val_batch=val_batch,
+            seed=seed,
+            synsets=None if synsets is None else Path(synsets),
+            verify_archives=verify_archives,
+            test=test,
+            coarse=coarse or None,
+        )
         opened = open_source(source, options) if isinstance(source, (str, Path)) else source
         plan = Plan.create(Path(store), opened, size, encoding, options)
         failures = FailureLimit(plan, max_failures, coordinator)

@@ -80,11 +80,14 @@ def find_difference(saved: dict[str, Any], current: dict[str, Any]) -> str:
     Returns:
         Something like "seed=0, not 1"; "" if the keys are equal.
     """
-    for name, value in current["key"].items():
-        if saved["key"].get(name) != value:
+    # An option may change the listing too, so it is the better explanation.
+    names = sorted(current["key"] | saved["key"], key=lambda name: name == "fingerprint")
+    for name in names:
+        before, now = (metadata["key"].get(name) for metadata in (saved, current))
+        if before != now:
             if name == "fingerprint":
                 return f"a source of other files (some of {saved['source']!r} were added, removed or changed since)"
-            return f"{name}={saved['key'].get(name)!r}, not {value!r}"
+            return f"{name}={before!r}, not {now!r}"
     return ""
 
 

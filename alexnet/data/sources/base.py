@@ -25,6 +25,7 @@ class SourceOptions:
         val_batch: Training batch of CIFAR-10, 1 to 5, that becomes "val". By default all five are trained on.
         seed: Seed of the random choice of the pictures that are held out.
         synsets: A text file that lists the synsets of ImageNet to prepare, one WordNet ID a line. By default all.
+        coarse: Whether the classes of CIFAR-100 are its 20 superclasses. By default they are the 100 classes.
         verify_archives: Whether to compare the MD5 checksums of ImageNet's archives with the published ones first.
         test: Share of each class that becomes "test" where the source has no splits of its own, as `held_out` does for
             "val". 1 for a source that is only tested on: no picture of it need be for training, and it may have a
@@ -41,6 +42,7 @@ class SourceOptions:
     synsets: Path | None = None
     verify_archives: bool | None = None
     test: float = 0.0
+    coarse: bool | None = None
 
     def __post_init__(self) -> None:
         require(0 <= self.held_out < 1, "held_out", "a share from 0 to below 1, such as 0.1", self.held_out)

@@ -6,11 +6,11 @@ A new kind is one more module with the functions of `SourceKind`, and one more e
 from dataclasses import fields
 from pathlib import Path
 
-from alexnet.data.sources import archive, cifar10, folder, imagenet, imagenet_release
+from alexnet.data.sources import archive, cifar10, cifar100, folder, imagenet, imagenet_release
 from alexnet.data.sources.base import Source, SourceKind, SourceOptions
 
 # The first one that matches is taken: special kinds first.
-KINDS: tuple[SourceKind, ...] = (cifar10, imagenet, imagenet_release, archive, folder)
+KINDS: tuple[SourceKind, ...] = (cifar10, cifar100, imagenet, imagenet_release, archive, folder)
 
 
 def open_source(path: str | Path, options: SourceOptions | None = None) -> Source:
