@@ -36,7 +36,7 @@ def open(path: Path, options: SourceOptions) -> Source:
     return open_class_folders(path, tree, options)
 
 
-def first_names_in_tar(path: Path, count: int) -> set[str]:
+def first_names_in_tar(path: Path, count: int = 6) -> set[str]:
     """Return the names, without folders, of the first members of a .tar; none if the file is no .tar.
 
     Args:

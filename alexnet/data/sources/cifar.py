@@ -16,7 +16,6 @@ from alexnet.data.store.class_ids import ClassIds
 _SIDE = 32
 _PIXEL_BYTES = 3 * _SIDE * _SIDE  # the red, the green and the blue plane of a picture
 _MAX_FILE_BYTES = 1 << 28  # the largest, CIFAR-100's pickled training pictures, has 155 MB
-_FIRST_NAMES = 6  # of an archive; the first may be a folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +99,7 @@ def first_names(path: Path) -> set[str]:
     """Return the names, without folders, of the files in a folder, or of the first members of a .tar."""
     if path.is_dir():
         return {entry.name for entry in path.iterdir() if entry.is_file()}
-    return first_names_in_tar(path, _FIRST_NAMES)
+    return first_names_in_tar(path)
 
 
 def read_files(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
