@@ -50,17 +50,14 @@ def locally_connected(
 def locally_connected_reference(
     x: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1, padding: int = 0, towers: int = 1
 ) -> Tensor:
-    """Compute `locally_connected` in plain differentiable torch: a loop over positions and towers."""
-    rows, columns, _, kernel, _, _ = weight.shape
-    padded = _pad(x, kernel, rows, stride, padding)  # (N, rows, columns, C)
-    positions = []
-    for row in range(rows):
-        for column in range(columns):
-            window = padded[:, stride * row :, stride * column :][:, :kernel, :kernel]  # (N, kernel, kernel, C)
-            per_tower = zip(window.chunk(towers, 3), weight[row, column].chunk(towers), strict=True)
-            y = torch.cat([torch.einsum("nijc,mijc->nm", patch, kernels) for patch, kernels in per_tower], 1)
-            positions.append(y + bias[row, column])  # (N, maps)
-    result: Tensor = torch.stack(positions, 2).unflatten(2, (rows, columns))  # (N, maps, rows, columns)
+    """Compute `locally_connected` in plain differentiable torch: patches, and one sum over their pixels."""
+    rows, columns, _, kernel, _, channels = weight.shape
+    padded = _pad(x, kernel, rows, stride, padding).movedim(3, 1)  # (N, C, rows, columns)
+    patches = F.unfold(padded, kernel, stride=stride)  # (N, C * kernel * kernel, positions)
+    patches = patches.unflatten(1, (towers, channels, kernel, kernel))
+    kernels = weight.flatten(0, 1).unflatten(1, (towers, -1))  # (positions, towers, maps / towers, kernel, kernel, ...)
+    y = torch.einsum("ntcijp,ptmijc->ntmp", patches, kernels).flatten(1, 2)  # (N, maps, positions)
+    result: Tensor = y.unflatten(2, (rows, columns)) + bias.movedim(2, 0)  # (N, maps, rows, columns)
     return result
 
 
