@@ -1,9 +1,10 @@
-"""Atomic writes, and locks on folders."""
+"""Atomic writes, output files that replace nothing of the user's, and locks on folders."""
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import lock_descriptor
@@ -32,6 +33,60 @@ def write_atomic(path: Path, contents: bytes) -> None:
         temporary.write_bytes(contents)
 
 
+@dataclass(frozen=True)
+class FileKind:
+    """A kind of file that a command writes where the user says.
+
+    Args:
+        name: What messages call it: "a file of predictions".
+        suffixes: The endings that its name may have; any if empty.
+        is_ours: Whether an existing regular file is of this kind.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    is_ours: Callable[[Path], bool]
+
+
+def check_output(path: Path, kind: FileKind, *, force: bool) -> None:
+    """Check that a file may be written: a file of another kind is never replaced, one of this kind if `force` says so.
+
+    Args:
+        path: The file to write.
+        kind: What is to be written.
+        force: Whether the user allows it to replace a file of the same kind.
+
+    Raises:
+        FileExistsError: A file of another kind exists, or one of this kind and `force` is not set.
+        FileNotFoundError: The folder does not exist.
+        ValueError: The ending of its name is not one of the kind's.
+    """
+    if kind.suffixes and path.suffix.lower() not in kind.suffixes:
+        raise ValueError(f"{path} must end in {' or '.join(kind.suffixes)}, as {kind.name}; got {path.suffix!r}")
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: no such folder {parent}: create it first")
+    if not (path.exists() or path.is_symlink()):
+        return
+    # Only a regular file is read to see whether it is ours: reading a pipe would wait for its writer.
+    if not path.is_file() or not kind.is_ours(path):
+        raise FileExistsError(f"{path} exists and is not {kind.name}: it is not replaced; name another file")
+    if not force:
+        raise FileExistsError(f"{path} exists: replace it with --force, or name another file")
+
+
+def write_output(path: Path, contents: bytes, kind: FileKind, *, force: bool) -> None:
+    """Write a file that the user has named, if `check_output` allows it.
+
+    Raises:
+        FileExistsError, FileNotFoundError, ValueError: As `check_output`.
+        OSError: It cannot be written; nothing of it is left.
+    """
+    check_output(path, kind, force=force)
+    with explain_full_disk(path):
+        write_atomic(path, contents)
+
+
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
     """Lock a store or a run for this process. A full disk is reported as by `explain_full_disk`.
@@ -55,16 +110,18 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def explain_full_disk(folder: Path) -> Iterator[None]:
-    """Raise an error that says what to do if the disk of the folder becomes full.
+    """Raise an error that says what to do if the disk of the folder, or what the user may use of it, becomes full.
 
     Raises:
         OSError: The disk is full.
     """
+    limits = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "file too large"}
     try:
         yield
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in limits:
             raise
-        full = OSError(f"{folder}: the disk is full; free some space, then run the same command again to continue")
-        full.errno = errno.ENOSPC
+        reason = limits[error.errno]
+        full = OSError(f"{folder}: {reason}; free some space, then run the same command again to continue")
+        full.errno = error.errno
         raise full from error
