@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alexnet.architecture import Net
+    from alexnet.convert.export import export
     from alexnet.data.prepare.prepare import prepare
     from alexnet.data.store.store import Store
     from alexnet.models.alexnet import AlexNet
@@ -25,6 +26,7 @@ _MODULES = {
     "Recipe": "alexnet.recipe",
     "Store": "alexnet.data.store.store",
     "evaluate": "alexnet.results.evaluate",
+    "export": "alexnet.convert.export",
     "prepare": "alexnet.data.prepare.prepare",
     "recipe_named": "alexnet.recipes",
     "report": "alexnet.results.report",
@@ -38,6 +40,7 @@ __all__ = [
     "Recipe",
     "Store",
     "evaluate",
+    "export",
     "prepare",
     "recipe_named",
     "report",

@@ -20,7 +20,7 @@ LEVELS = {
     "data.prepare": 6,
     "training": 7,
     "results": 8,
-    "convert": 8,
+    "convert": 9,
     "experiments": 9,
     "web": 9,
     "entry": 10,

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from alexnet.cli import (
     demo,
     evaluate,
+    export,
     figures,
     index,
     predict,
@@ -41,6 +42,7 @@ _COMMANDS: dict[str, ModuleType] = {
     "similar": similar,
     "reproduce": reproduce,
     "report": report,
+    "export": export,
     "figures": figures,
 }
 

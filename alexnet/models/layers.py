@@ -115,12 +115,14 @@ class LocallyConnected(nn.Module):
     Attributes:
         weight: (out, out, maps, kernel, kernel, channels / towers), row and column of the position first.
         bias: (out, out, maps). One for each position too: nothing is shared. (What the program had is not recorded.)
+        right_bottom_padding: Zeros added at the right and at the bottom, beside the padding on every side.
     """
 
     def __init__(self, channels: int, conv: Conv, *, towers: int, side: int) -> None:
         super().__init__()
         self.conv, self.towers = conv, towers
         out = conv_side(side, conv.kernel, conv.stride, conv.padding)
+        self.right_bottom_padding = (out - 1) * conv.stride + conv.kernel - (side + 2 * conv.padding)
         kernel = (conv.kernel, conv.kernel, channels // towers)
         self.weight = nn.Parameter(torch.empty(out, out, conv.maps, *kernel))
         self.bias = nn.Parameter(torch.empty(out, out, conv.maps))

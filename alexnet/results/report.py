@@ -12,6 +12,7 @@ from alexnet.results.confusion import confusion_matrix
 from alexnet.results.evaluate import check_run_fits_store, evaluation_split, predict_split
 from alexnet.results.examples import balanced_sample, confident_mistakes, make_examples, predict_examples
 from alexnet.results.figures import draw_curves, draw_guesses, draw_kernels, to_png
+from alexnet.results.measured import save_results
 from alexnet.results.report_html import ReportData, render_report
 from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import Checkpoint, load_best
@@ -33,7 +34,9 @@ def report(
     device: str | torch.device | None = None,
     progress: bool = True,
 ) -> Path:
-    """Write RUN/report.html, one self-contained page; the run may be in the middle of its training.
+    """Write RUN/report.html, one self-contained page, and RUN/results.json, the errors that it shows.
+
+    The run may be in the middle of its training.
 
     Args:
         run: The folder that `train` wrote.
@@ -74,6 +77,7 @@ def report(
         mistakes=make_examples(target, classes, probabilities[mistaken], mistaken),
         confusion=confusion_matrix(probabilities.argmax(1), labels, len(classes)),
     )
+    save_results(run, checkpoint, data.split, data.results, chosen_on_split=data.chosen_on_split)
     path = run / "report.html"
     write_atomic(path, render_report(data).encode())
     return path

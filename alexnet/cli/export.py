@@ -1,0 +1,42 @@
+"""`alexnet export RUN FILE.onnx`."""
+
+import argparse
+from pathlib import Path
+
+from alexnet.cli.options import add_run
+
+SUMMARY = "write a trained net as ONNX, torch.export, safetensors or a folder for a model hub"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments and options."""
+    add_run(parser)
+    parser.add_argument(
+        "onnx", metavar="FILE.onnx", nargs="?", type=Path, help="ONNX file to write; name it next to RUN"
+    )
+    parser.add_argument("--pt2", metavar="FILE", type=Path, help="write a program of torch.export, FILE.pt2")
+    parser.add_argument("--state", metavar="FILE", type=Path, help="write the weights by plain names, FILE.safetensors")
+    parser.add_argument(
+        "--hub", metavar="FOLDER", type=Path, help="write a folder with weights, settings and a model card"
+    )
+    parser.add_argument("--opset", type=int, default=17, metavar="N", help="version of ONNX's operators")
+    parser.add_argument("--force", action="store_true", help="replace what an earlier export wrote")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
+    from alexnet.convert.export import export
+
+    paths = export(
+        options.run,
+        onnx=options.onnx,
+        pt2=options.pt2,
+        state=options.state,
+        hub=options.hub,
+        opset=options.opset,
+        force=options.force,
+    )
+    for path in paths:
+        files = path.iterdir() if path.is_dir() else [path]
+        print(f"{path}: {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")
+    return 0

@@ -1,0 +1,93 @@
+"""The errors of a run's net that were measured already: by its report (RUN/results.json), or during the training."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet.checked import build
+from alexnet.results.run_history import RunHistory
+from alexnet.training.checkpoint import Checkpoint
+from alexnet.training.error_rates import ErrorRates
+from alexnet.utils.files import write_atomic
+
+
+@dataclass(frozen=True)
+class MeasuredErrors:
+    """The errors of a net on the pictures of a split.
+
+    Args:
+        split: Name of the split.
+        views: Views per picture.
+        rates: The errors.
+        chosen_on_split: Whether the epoch of the net was chosen by the error on these pictures.
+    """
+
+    split: str
+    views: int
+    rates: ErrorRates
+    chosen_on_split: bool
+
+
+def save_results(
+    run: Path, checkpoint: Checkpoint, split: str, results: Mapping[int, ErrorRates], *, chosen_on_split: bool
+) -> None:
+    """Write RUN/results.json.
+
+    Args:
+        run: The run's folder.
+        checkpoint: The net whose errors these are.
+        split: Name of the split.
+        results: The errors by number of views.
+        chosen_on_split: As in `MeasuredErrors`.
+    """
+    errors = {str(views): dataclasses.asdict(rates) for views, rates in sorted(results.items())}
+    content = {
+        "step": checkpoint.state.step,
+        "split": split,
+        "chosen_on_split": chosen_on_split,
+        "errors_by_views": errors,
+    }
+    write_atomic(run / "results.json", json.dumps(content, indent=2).encode() + b"\n")
+
+
+def load_measured_errors(run: Path, checkpoint: Checkpoint) -> list[MeasuredErrors]:
+    """Return the errors of a net: those of the run's report, or else those measured after its epoch; none if neither.
+
+    A report is left out if it was written for another step of the training.
+    """
+    return _errors_of_report(run, checkpoint) or _errors_of_epoch(run, checkpoint)
+
+
+def _errors_of_report(run: Path, checkpoint: Checkpoint) -> list[MeasuredErrors]:
+    path = run / "results.json"
+    if not path.exists():
+        return []
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["step"] != checkpoint.state.step:
+            return []
+        split, chosen = content["split"], content["chosen_on_split"]
+        return [
+            MeasuredErrors(split, int(views), build(ErrorRates, rates, "errors"), chosen)
+            for views, rates in content["errors_by_views"].items()
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} must be a file of `alexnet report`; it cannot be read ({error}): run `alexnet report {run}` again"
+        ) from error
+
+
+def _errors_of_epoch(run: Path, checkpoint: Checkpoint) -> list[MeasuredErrors]:
+    if checkpoint.state.batch or not (run / "metrics.jsonl").exists():
+        return []  # stopped within an epoch, or a net of another program
+    history = RunHistory.read(run)
+    for line in history.epochs:
+        if line["epoch"] == checkpoint.state.epoch:
+            split = line.get("split", history.start["validation_split"])
+            images = line.get("images", history.start["validation_pictures"])
+            rates = ErrorRates(images, line["val_top1_error"], line["val_top5_error"], line["val_log_prob"])
+            chosen = split == "val" and not checkpoint.recipe.folds_in_validation
+            return [MeasuredErrors(split, 1, rates, chosen)]
+    return []
