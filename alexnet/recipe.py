@@ -1,6 +1,7 @@
 """How a net is trained: a frozen dataclass with the numbers of sections 5 and 6 as defaults, each with its section."""
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,9 @@ class Recipe(Checked):
         momentum: Factor on the velocity (6).
         decay: Weight decay of the weights; biases have none (6).
         decays: Weight decay of single layers, by name, in place of `decay`.
+        rate_factors: Factors on the learning rates of single layers, by name: of their weights and of their biases.
+        frozen: Layers that do not learn; no gradient is computed for their weights. Where they are the first layers of
+            the net, they compute as at test time, without dropout.
         learning_rate: Initial learning rate of the weights (6).
         bias_rate: Learning rate of the biases after the warm-up; None for that of the weights (6: the same).
         schedule: "plateau": divide the rate by ten when the validation error stops improving (6). "changes": follow
@@ -64,6 +68,10 @@ class Recipe(Checked):
             crops of one size.
         colour_deviation: Standard deviation of the colour shift's Gaussian; 0 for no colour shift (5.1).
         colour_divisor: Divisor of a picture after the colour shift; 1 in the paper, 1.1 in the 2012 program.
+        augmentations: How many different crops, reflections and colour shifts a picture has: those of epoch e are those
+            of epoch e modulo this number. None for new ones in each epoch, as in the paper.
+        mean: Whose mean activity is subtracted (3): "store": that of the training pictures. "start": that of the run
+            whose weights are the start values, since its first layer was trained with it.
         views: Views per picture at test time, whose predictions are averaged: 10 for the corners, the centre and their
             reflections (5.1); 9 for the corners, the edges and the centre, not reflected; 1 for the centre.
         label_smoothing: Share of the target that is spread evenly over all classes; 0 in the paper.
@@ -77,6 +85,8 @@ class Recipe(Checked):
     momentum: float = 0.9
     decay: float = 0.0005
     decays: dict[str, float] = field(default_factory=dict)
+    rate_factors: dict[str, float] = field(default_factory=dict)
+    frozen: tuple[str, ...] = ()
     learning_rate: float = 0.01
     bias_rate: float | None = None
     schedule: Literal["plateau", "changes", "cosine", "fold"] = "plateau"
@@ -91,6 +101,8 @@ class Recipe(Checked):
     crop_area: tuple[float, float] | None = None
     colour_deviation: float = 0.1
     colour_divisor: float = 1.0
+    augmentations: int | None = None
+    mean: Literal["store", "start"] = "store"
     views: Literal[1, 9, 10] = 10
     label_smoothing: float = 0.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -117,6 +129,12 @@ class Recipe(Checked):
             require_finite(name, getattr(self, name))
         require_finite("bias_rate", self.bias_rate or 0.0)
         require(
+            self.augmentations is None or self.augmentations >= 1,
+            "augmentations",
+            "null or a whole number of at least 1",
+            self.augmentations,
+        )
+        require(
             0 <= (self.until_train_error or 0) <= 1,
             "until_train_error",
             "null or a share from 0 to 1",
@@ -140,11 +158,29 @@ class Recipe(Checked):
         """Whether the schedule depends on the validation error."""
         return self.schedule in ("plateau", "fold")
 
+    @property
+    def trained_layers(self) -> tuple[str, ...]:
+        """The names of the layers that learn, in order."""
+        return tuple(name for name in self.net.layers() if name not in self.frozen)
+
+    @property
+    def frozen_front(self) -> tuple[str, ...]:
+        """The names of the frozen layers before the first layer that learns, in order."""
+        return tuple(itertools.takewhile(lambda name: name in self.frozen, self.net.layers()))
+
+    def augmentation(self, epoch: int) -> int:
+        """Return the number of the crops, reflections and colour shifts that the pictures have in an epoch."""
+        return epoch if self.augmentations is None else epoch % self.augmentations
+
     def _check_layers(self) -> None:
         layers = self.net.layers()
-        for name, decay in self.decays.items():
-            require(name in layers, "decays", f"keyed by names of layers ({', '.join(layers)})", name)
-            require_finite(f"decays.{name}", decay)
+        for field_name in ("decays", "rate_factors"):
+            for name, value in getattr(self, field_name).items():
+                require(name in layers, field_name, f"keyed by names of layers ({', '.join(layers)})", name)
+                require_finite(f"{field_name}.{name}", value)
+        for name in self.frozen:
+            require(name in layers, "frozen", f"names of layers ({', '.join(layers)})", name)
+        require(bool(self.trained_layers), "frozen", "some layers only, so that another can learn", self.frozen)
         for change in self.changes:
             for name in change.layers:
                 require(name in layers, "changes.layers", f"names of layers ({', '.join(layers)})", name)
@@ -186,7 +222,7 @@ class Recipe(Checked):
             fields: Any = data
             for name in parents:
                 fields = fields.get(name) if isinstance(fields, dict) else None
-            allows_new_names = parents == ["decays"]
+            allows_new_names = parents in (["decays"], ["rate_factors"])
             if not isinstance(fields, dict) or (last not in fields and not allows_new_names):
                 names = ", ".join(fields) if isinstance(fields, dict) else ", ".join(data)
                 raise ValueError(f"--set must name a field of the recipe ({names}); got {path!r}")

@@ -65,13 +65,14 @@ def draw_pictures(count: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.
     return pictures.astype(np.uint8), labels
 
 
-def write_store(path: Path, size: int = 32, seed: int = 0, **counts: int) -> Path:
+def write_store(path: Path, size: int = 32, seed: int = 0, classes: tuple[str, ...] = CLASSES, **counts: int) -> Path:
     """Write a raw store of drawn pictures, in the format of alexnet/data/store/format.py.
 
     Args:
         path: The folder of the store, which must not exist.
         size: The side of the pictures, in pixels.
         seed: The seed of the drawing.
+        classes: The names of the three classes.
         counts: The number of pictures of each split: train=48, val=20.
 
     Returns:
@@ -80,7 +81,7 @@ def write_store(path: Path, size: int = 32, seed: int = 0, **counts: int) -> Pat
     path.mkdir()
     for number, (split, count) in enumerate(counts.items()):
         pictures, labels = draw_pictures(count, size, seed + number)
-        schema = shard_schema(size, "raw", CLASSES, split, "drawn", "none")
+        schema = shard_schema(size, "raw", classes, split, "drawn", "none")
         columns = [
             pa.array([picture.tobytes() for picture in pictures], schema.field("image").type),
             pa.array(labels, pa.int32()),

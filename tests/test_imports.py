@@ -29,7 +29,7 @@ LEVELS = {
 PACKAGES = dict.fromkeys(("checked", "geometry", "architecture"), "recipe") | dict.fromkeys(
     ("", "__main__", "cli", "demo"), "entry"
 )
-STANDARD_LIBRARY = {"collections", "dataclasses", "json", "math", "types", "typing"}
+STANDARD_LIBRARY = {"collections", "dataclasses", "itertools", "json", "math", "types", "typing"}
 
 
 def package_of(parts: Sequence[str]) -> str:

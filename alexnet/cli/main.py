@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     try:
-        options = build_parser().parse_args(arguments)
+        options = build_parser().parse_args(train.join_all_but(sys.argv[1:] if arguments is None else arguments))
         status: int = options.run_command(options)
         sys.stdout.flush()
         return status

@@ -1,6 +1,9 @@
 """`alexnet train STORE RUN` (sections 5 and 6)."""
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     from alexnet.training.train import Outcome
 
 SUMMARY = "train a net on a store, or continue a run"
+_ALL_BUT = "all-but"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +50,14 @@ def _add_pretraining_group(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("start from another run")
     group.add_argument("--from", dest="start_from", type=Path, metavar="RUN", help="run to take the first weights from")
     group.add_argument("--take", metavar="LAYERS", help="layers to take, such as conv1,conv2 (default: all that fit)")
+    group.add_argument(
+        "--freeze",
+        metavar="LAYERS",
+        help='layers that do not learn, such as conv1,conv2 or conv1,...,conv5 or "all-but fc8"',
+    )
+    group.add_argument(
+        "--taken-rate", type=float, metavar="F", help="factor on the learning rates of the layers that are taken"
+    )
 
 
 def _add_batch_group(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +70,13 @@ def _add_speed_group(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("speed and memory")
     add_workers(group, "threads that load batches (default: one, or with a GPU one per core)")
     group.add_argument("--micro-batch", type=int, metavar="N", help="pictures that a process computes on at a time")
+    group.add_argument(
+        "--cache-gb",
+        type=float,
+        default=8,
+        metavar="GB",
+        help="disk for the activities of frozen layers, in gigabytes; 0 keeps none",
+    )
     group.add_argument("--no-graph", action="store_true", help="do not use CUDA graphs")
 
 
@@ -80,6 +99,7 @@ def run(options: argparse.Namespace) -> int:
         micro_batch=options.micro_batch,
         hang_seconds=options.hang_seconds,
         workers=options.workers,
+        cache_gb=options.cache_gb,
         checkpoint_minutes=options.checkpoint_minutes,
         tensorboard=options.tensorboard,
         graph=not options.no_graph,
@@ -122,8 +142,10 @@ def _choose_recipe(options: argparse.Namespace) -> "Recipe | None":
     from alexnet.recipes import recipe_named
 
     path = options.run / "recipe.json"
-    is_changed = options.set or options.batch_size or options.scale_rate
-    if options.recipe is None and not is_changed and (path.exists() or not is_main_process()):
+    changes = (options.set, options.batch_size, options.scale_rate, options.freeze, options.taken_rate is not None)
+    if options.recipe is None and not any(changes) and (path.exists() or not is_main_process()):
+        return None
+    if options.start_from and not is_main_process():  # that run is read by the main process only
         return None
     if options.recipe is None and path.exists():
         recipe = Recipe.from_json(path.read_text(encoding="utf-8"))
@@ -132,4 +154,63 @@ def _choose_recipe(options: argparse.Namespace) -> "Recipe | None":
     recipe = recipe.with_settings(options.set)
     if options.scale_rate and not options.batch_size:
         raise ValueError("--scale-rate must be given with the --batch-size to scale to")
-    return recipe.with_batch(options.batch_size, options.scale_rate) if options.batch_size else recipe
+    if options.batch_size:
+        recipe = recipe.with_batch(options.batch_size, options.scale_rate)
+    if options.freeze:
+        recipe = replace(recipe, frozen=parse_frozen(options.freeze, recipe.net.layers()))
+    return recipe if options.taken_rate is None else _with_taken_rate(recipe, options)
+
+
+def join_all_but(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with "--freeze all-but LAYERS" as two arguments, as the parser takes it."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and (joined[-2:] == ["--freeze", _ALL_BUT] or joined[-1] == f"--freeze={_ALL_BUT}"):
+            joined[-1] += f" {argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def parse_frozen(text: str, layers: Sequence[str]) -> tuple[str, ...]:
+    """Return the layers that the value of --freeze names, in order.
+
+    Args:
+        text: Names with commas between them; "..." stands for those between its neighbours. "all-but " before them
+            means all other layers.
+        layers: The names of the net's layers, in order.
+
+    Raises:
+        ValueError: It is not of this form, or names another layer.
+    """
+    from alexnet.checked import require
+
+    is_all_but = text.startswith(f"{_ALL_BUT} ")
+    names = text.removeprefix(f"{_ALL_BUT} ").split(",")
+    for name in names:
+        require(name in (*layers, "..."), "--freeze", f"names of layers ({', '.join(layers)}), or all-but them", name)
+    for before, after in pairwise(["...", *names, "..."]):
+        require(before != "..." or after != "...", "--freeze", 'with a layer before and after "..."', text)
+    selected = {*names}
+    for position, name in enumerate(names):
+        if name == "...":
+            first, last = layers.index(names[position - 1]), layers.index(names[position + 1])
+            selected |= {*layers[first:last]}
+    return tuple(name for name in layers if (name in selected) != is_all_but)
+
+
+def _with_taken_rate(recipe: "Recipe", options: argparse.Namespace) -> "Recipe":
+    """Return a recipe with the factor --taken-rate for each layer that all of is taken from the run given by --from."""
+    from alexnet.data.store.store import Store
+    from alexnet.training.finetune import fitting_layers, load_origin
+
+    if not options.start_from:
+        raise ValueError("--taken-rate must be given with the run to take layers from; use --from RUN")
+    origin, classes = load_origin(options.start_from), Store(options.store).classes
+    taken = fitting_layers(origin, recipe.net, classes, options.take.split(",") if options.take else ())
+    factors = {
+        name: options.taken_rate
+        for name in taken
+        if name in recipe.trained_layers and (name != "fc8" or origin.classes == classes)
+    }
+    return replace(recipe, rate_factors=recipe.rate_factors | factors)

@@ -42,8 +42,13 @@ class _ScaleGradient(autograd.Function):
         return gradients[0] * ctx.factor, None
 
 
-def data_parallel(module: nn.Module, data_group: RankGroup) -> DistributedDataParallel:
-    """Wrap a module so that its gradients are averaged over the group, each as soon as it is ready."""
+def data_parallel(module: nn.Module, data_group: RankGroup) -> nn.Module:
+    """Wrap a module so that its gradients are averaged over the group, each as soon as it is ready.
+
+    A module that is frozen has no gradients, and is returned as it is.
+    """
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        return module
     device = next(module.parameters()).device
     return DistributedDataParallel(
         module, device_ids=[device] if device.type == "cuda" else None, process_group=data_group.process_group

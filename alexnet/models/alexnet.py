@@ -1,7 +1,9 @@
 """The net of section 4 and Figure 2: two towers of convolutions, connected in conv3 and the fully connected layers."""
 
 import math
+from collections.abc import Collection
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +77,7 @@ class AlexNet(nn.Module):
         self.linear = nn.Linear(width, net.linear.units) if net.linear and net.linear.units and classes else None
         outputs_of = self.linear.out_features if self.linear else width
         self.fc8: nn.Linear | nn.Identity = nn.Linear(outputs_of, classes) if classes else nn.Identity()
+        self._inactive: list[Dropout] = []  # a list, so that these are not a second time among the net's modules
         if self.device.type != "meta":  # no values to draw there, and normal_ would import torch._dynamo, for a second
             self.reset_parameters()
 
@@ -174,6 +177,45 @@ class AlexNet(nn.Module):
         net.to_empty(device="cpu")
         net.load_weights(path)
         return net.eval()
+
+    def modules_by_layer(self) -> dict[str, list[nn.Module]]:
+        """Return, in order, what each layer consists of: dropout of its inputs, its weights, and what follows them.
+
+        Applied one after another to scaled pixels, they compute what `forward` does.
+        """
+        parts: dict[str, list[nn.Module]] = {name: list(conv.children()) for name, conv in self.convs.items()}
+        inputs: list[nn.Module] = [nn.Flatten(), *([self.conv_dropout] if self.conv_dropout is not None else [])]
+        for name, full in self.hidden.items():
+            linear, activation, *dropout = full.children()
+            parts[name] = [*inputs, linear, activation]
+            inputs = dropout
+        for name in ("linear", "fc8"):
+            if name in self.layers():
+                parts[name] = [*inputs, self.layers()[name]]
+                inputs = []
+        return parts
+
+    def freeze(self, layers: Collection[str]) -> None:
+        """Keep layers from learning: no gradients are computed for their weights.
+
+        The frozen layers before the first one that learns compute as at test time, without dropout, also in training.
+
+        Args:
+            layers: Their names; all other layers learn.
+        """
+        is_front, self._inactive = True, []
+        for name, parts in self.modules_by_layer().items():
+            is_front = is_front and name in layers
+            self.layers()[name].requires_grad_(name not in layers)
+            self._inactive += [part for part in parts if is_front and isinstance(part, Dropout)]
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the training mode, except for dropout between frozen layers, which stays off."""
+        super().train(mode)
+        for dropout in self._inactive:
+            dropout.eval()
+        return self
 
     def to_channels_last(self, device: torch.device) -> "AlexNet":
         """Move the net to a device and to channels_last memory, in which its operations are fastest; return it."""

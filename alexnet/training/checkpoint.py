@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import torch
 from safetensors.torch import save_file
@@ -67,7 +68,7 @@ class Checkpoint:
         class_ids: The contest's numbers of the classes, if the store has them; else None.
         statistics: Mean activity and colour components of the training pictures.
         state: How far the training was.
-        tensors: Weights ("net."), velocities ("velocity.") and random state ("random."), by name.
+        tensors: Weights ("net."), velocities of those that learn ("velocity.") and random state ("random."), by name.
     """
 
     path: Path
@@ -102,7 +103,7 @@ def gather_tensors(net: AlexNet, optimiser: SGD, team: Team | None = None) -> di
     """
     team = team or Team()
     weights = dict(net.named_parameters())
-    velocities = {name: optimiser.velocity(weight) for name, weight in weights.items()}
+    velocities = {name: optimiser.velocity(weight) for name, weight in weights.items() if weight.requires_grad}
     tensors = {f"net.{name}": tensor for name, tensor in team.gather_full(weights).items()}
     tensors |= {f"velocity.{name}": tensor for name, tensor in team.gather_full(velocities).items()}
     tensors["random.cpu"] = torch.get_rng_state()
@@ -187,6 +188,13 @@ def load_train_state(path: Path) -> TrainState:
     """Read how far a checkpoint's training was, without its tensors."""
     with safetensors.safe_open(path, framework="pt") as file:
         return TrainState(**json.loads(file.metadata()["alexnet"])["progress"])
+
+
+def load_mean(path: Path) -> np.ndarray:
+    """Read the mean activity (3, size, size) that a checkpoint's net subtracts, without its other tensors."""
+    with safetensors.safe_open(path, framework="np") as file:
+        mean: np.ndarray = file.get_tensor("statistics.mean")
+        return mean
 
 
 def load_best(run: Path) -> Checkpoint:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alexnet.data.store.statistics import Statistics
 from alexnet.data.store.store import Store
 from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
@@ -30,6 +31,7 @@ class Checkpointer:
         run: The run's folder.
         recipe: The recipe.
         store: The store that is trained on.
+        statistics: The statistics that the training uses: the store's, perhaps with another run's mean activity.
         net, optimiser: This process's shard of what is trained.
         team: The processes that train together.
         keep: How many checkpoints to keep, besides the best one.
@@ -41,6 +43,7 @@ class Checkpointer:
         run: Path,
         recipe: Recipe,
         store: Store,
+        statistics: Statistics,
         net: AlexNet,
         optimiser: SGD,
         team: Team,
@@ -48,7 +51,7 @@ class Checkpointer:
         keep: int,
         minutes: float,
     ) -> None:
-        self.run, self.recipe, self.store, self.team = run, recipe, store, team
+        self.run, self.recipe, self.store, self.statistics, self.team = run, recipe, store, statistics, team
         self.net, self.optimiser = net, optimiser
         self._keep, self._minutes, self._last_save = keep, minutes, time.monotonic()
 
@@ -93,7 +96,7 @@ class Checkpointer:
                 contents,
                 recipe=self.recipe,
                 classes=self.store.classes,
-                statistics=self.store.statistics,
+                statistics=self.statistics,
                 state=state,
                 class_ids=self.store.class_ids,
             )
@@ -112,13 +115,14 @@ class Checkpointer:
         team, checkpoint = self.team, None
         with team.raise_together():
             if team.is_main:
-                checkpoint = _load_latest(self.run, self.recipe, self.store)
+                checkpoint = _load_latest(self.run, self.recipe, self.store, self.statistics)
         state: TrainState | None = team.broadcast(checkpoint.state if checkpoint else None)
         if state is None:
             return TrainState()
         weights = dict(self.net.named_parameters())
         team.scatter(checkpoint.with_prefix("net") if checkpoint else None, weights)
-        velocities = {name: self.optimiser.velocity(weight) for name, weight in weights.items()}
+        learning = {name: weight for name, weight in weights.items() if weight.requires_grad}
+        velocities = {name: self.optimiser.velocity(weight) for name, weight in learning.items()}
         team.scatter(checkpoint.with_prefix("velocity") if checkpoint else None, velocities)
         # The same in all processes, since they draw the same dropout masks.
         random_state = team.broadcast(checkpoint.with_prefix("random") if checkpoint else None)
@@ -128,7 +132,7 @@ class Checkpointer:
         return state
 
 
-def _load_latest(run: Path, recipe: Recipe, store: Store) -> Checkpoint | None:
+def _load_latest(run: Path, recipe: Recipe, store: Store, current: Statistics) -> Checkpoint | None:
     """Load the latest checkpoint of a run, None if there is none, and check that it fits recipe and store."""
     (run / "checkpoints").mkdir(exist_ok=True)
     for unfinished in (run / "checkpoints").glob(".*.writing"):  # left by a process that was killed
@@ -137,9 +141,11 @@ def _load_latest(run: Path, recipe: Recipe, store: Store) -> Checkpoint | None:
     if not paths:
         return None
     checkpoint = load_checkpoint(paths[-1])
-    saved, current = checkpoint.statistics, store.statistics
+    saved = checkpoint.statistics
     same = checkpoint.classes == store.classes and saved.count == current.count
-    if not same or not np.array_equal(saved.mean, current.mean):
+    # The mean activity may be another run's; the covariance of the colours is the store's own.
+    arrays = ((saved.mean, current.mean), (saved.covariance, current.covariance))
+    if not same or not all(np.array_equal(*pair) for pair in arrays):
         raise ValueError(
             f"run {run} must be resumed with the store it was begun with; {store.path} holds other pictures"
         )

@@ -1,5 +1,6 @@
 """Top-1 and top-5 error rates of predictions, and of a network on a split (section 3)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,10 +102,20 @@ def measure_errors(
         step: Number of the last training step, for the watchdog's messages.
     """
     team = team or Team()
-    group, counts = team.data_group, torch.zeros(4, dtype=torch.float64)
-    for probabilities, labels in predict_batches(
-        net, split, mean, recipe, views=views, shard=group.rank, num_shards=group.size
-    ):
+    group = team.data_group
+    predictions = predict_batches(net, split, mean, recipe, views=views, shard=group.rank, num_shards=group.size)
+    return sum_errors(predictions, team, step)
+
+
+def sum_errors(predictions: Iterable[tuple[Tensor, Tensor]], team: Team, step: int = 0) -> ErrorRates:
+    """Return the error rates over batches of predictions.
+
+    Args:
+        predictions: Probabilities (n, views, classes) and labels (n,) of this process's pictures.
+        team, step: As for `measure_errors`.
+    """
+    counts = torch.zeros(4, dtype=torch.float64)
+    for probabilities, labels in predictions:
         team.watchdog.report_progress(step, "validation")
         counts += _count_errors(mean_over_views(probabilities), labels)
     return ErrorRates.from_counts(team.all_reduce(counts * team.adds_metrics))

@@ -16,7 +16,7 @@ from alexnet.recipe import Change, Recipe
 
 @dataclass(frozen=True)
 class LearningRates:
-    """The learning rates of one step, of each layer's weights and of its biases, by the layer's name."""
+    """The learning rates of one step, of the weights and of the biases of each layer that learns, by its name."""
 
     weights: dict[str, float]
     biases: dict[str, float]
@@ -81,15 +81,19 @@ class Schedule:
         self.plateau = Plateau(**plateau) if plateau else Plateau(recipe.patience, self._falls())
 
     def rates_at(self, epoch: float, fraction: float = 0.0) -> LearningRates:
-        """Return the learning rates of a step, with the recipe's changes and warm-up."""
+        """Return the learning rates of a step, with the recipe's changes, factors and warm-up."""
         recipe, time = self.recipe, self._elapsed(epoch, fraction)
-        weights = dict.fromkeys(recipe.net.layers(), self._common_rate(time))
+        weights = dict.fromkeys(recipe.trained_layers, self._common_rate(time))
         for change in self._changes_until(time):
             if change.learning_rate is not None:
-                weights.update(dict.fromkeys(change.layers or weights, change.learning_rate))
+                changed = [name for name in change.layers or weights if name in weights]
+                weights.update(dict.fromkeys(changed, change.learning_rate))
         biases = {
             name: rate if recipe.bias_rate is None or rate == 0 else recipe.bias_rate for name, rate in weights.items()
         }
+        for name, factor in recipe.rate_factors.items():
+            if name in weights:
+                weights[name], biases[name] = factor * weights[name], factor * biases[name]
         if time < recipe.warmup:
             factor = max(time / recipe.warmup, 1e-3)  # not 0, which would freeze the layers
             weights, biases = ({name: rate * factor for name, rate in rates.items()} for rates in (weights, biases))

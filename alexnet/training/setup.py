@@ -1,18 +1,21 @@
 """What is settled before the first step: the recipe, the same in all processes, and the net with its start values."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from alexnet.data.store.statistics import Statistics
 from alexnet.data.store.store import Store
 from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.weight_files import list_checkpoints
 from alexnet.recipe import Recipe, recipe_differences
+from alexnet.training.checkpoint import load_mean
 from alexnet.training.consistency import shared_settings
-from alexnet.training.finetune import take_weights
+from alexnet.training.finetune import Taken, origin_mean, take_weights
 from alexnet.training.precision import uses_bfloat16
 from alexnet.utils.memory import keep_freed_memory
 
@@ -99,10 +102,40 @@ def _resolve_recipe(run: Path, recipe: Recipe | None, store: Store) -> Recipe:
     return resolved
 
 
+def resolve_statistics(
+    team: Team, run: Path, recipe: Recipe, store: Store, start_from: str | Path | None
+) -> Statistics:
+    """Return the statistics that the training uses: the store's, or with another run's mean activity.
+
+    Args:
+        team: The processes, all of which must call this.
+        run: The run's folder; if its training has begun, it has the mean activity.
+        recipe: The recipe; its `mean` says whose mean activity is subtracted.
+        store: The store to train on.
+        start_from: The run that the start values are taken from, if any.
+
+    Raises:
+        ValueError: Another run's mean activity is needed, but no run is given, or one with pictures of another size.
+    """
+    if recipe.mean == "store":
+        return store.statistics
+    mean = None
+    with team.raise_together():
+        if team.is_main:
+            checkpoints = list_checkpoints(run)
+            if not checkpoints and start_from is None:
+                raise ValueError(
+                    'a recipe with mean "start" must be given a run to start from; got none: use --from RUN, with a '
+                    "run that was trained or imported"
+                )
+            mean = load_mean(checkpoints[-1]) if checkpoints else origin_mean(start_from or "", store.size)
+    return dataclasses.replace(store.statistics, mean=team.broadcast(mean))
+
+
 def build_net(
     team: Team, run: Path, recipe: Recipe, store: Store, start_from: str | Path | None, take: Sequence[str]
-) -> tuple[AlexNet, tuple[str, ...]]:
-    """Build this process's shard of the net, with its start values.
+) -> tuple[AlexNet, Taken]:
+    """Build this process's shard of the net, with its start values and its frozen layers.
 
     Args:
         team: The processes, all of which must call this.
@@ -113,21 +146,22 @@ def build_net(
         take: Names of the layers to take from it; empty for all that fit.
 
     Returns:
-        The net on the process's device, and the names of the layers taken.
+        The net on the process's device, and what was taken; nothing if the run has begun.
     """
     keep_freed_memory()
     torch.manual_seed(recipe.seed)  # in all processes: they draw the same start values, and later the same masks
     net = AlexNet(len(store.classes), recipe.net)
-    taken: tuple[str, ...] = ()
+    taken = Taken()
     with team.raise_together():
         if team.is_main and start_from and not _has_begun_from(run, start_from):
             taken = take_weights(net, store.classes, start_from, take)
     taken = team.broadcast(taken)
-    full = net.state_dict() if taken and team.is_main else None
+    full = net.state_dict() if taken.layers and team.is_main else None
     team.shard_model(net)
     net.to_channels_last(team.device)
-    if taken and team.world_size > 1:
+    if taken.layers and team.world_size > 1:
         team.scatter(full, dict(net.named_parameters()))
+    net.freeze(recipe.frozen)
     return net, taken
 
 

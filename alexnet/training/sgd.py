@@ -95,8 +95,8 @@ class SGD(torch.optim.Optimizer):
 
 
 def parameter_groups(net: AlexNet, recipe: Recipe) -> list[dict[str, Any]]:
-    """Return parameter groups for `SGD`: each layer's weights with its decay, each layer's biases with none (6)."""
-    layers = net.layers().items()
+    """Return parameter groups for `SGD`: weights with the layer's decay, biases with none (6); no frozen layers."""
+    layers = [(name, layer) for name, layer in net.layers().items() if name not in recipe.frozen]
     decays = recipe.decays
     weights = [
         {"params": [layer.weight], "layer": name, "kind": "weights", "decay": decays.get(name, recipe.decay)}

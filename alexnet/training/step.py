@@ -3,7 +3,7 @@
 import contextlib
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
@@ -28,6 +28,7 @@ class Step:
         graph: Whether to capture a graph; only on a GPU, in a single process, for batches of one micro-batch.
         team: The processes that make the step together.
         micro_batch: Pictures that go through the net at a time, whose gradients are added up; all by default.
+        head: The layers of the net that are trained, if the batches are activities of the frozen layers before them.
     """
 
     def __init__(
@@ -39,11 +40,12 @@ class Step:
         graph: bool = True,
         team: Team | None = None,
         micro_batch: int | None = None,
+        head: nn.Module | None = None,
     ) -> None:
         self.net, self.optimiser, self.recipe = net, optimiser, recipe
         self.team = team or Team()
         self.micro_batch = micro_batch or recipe.batch_size
-        self._model = self.team.wrap_model(net)
+        self._model = head or self.team.wrap_model(net)
         self._device = net.device
         is_single = self.team.world_size == 1 and self.micro_batch >= recipe.batch_size
         self._uses_graph = graph and self._device.type == "cuda" and is_single
@@ -57,7 +59,8 @@ class Step:
         """Make a step.
 
         Args:
-            images: (N, 3, crop, crop) float32 centred pixels, channels_last: this process's shard of the batch.
+            images: (N, 3, crop, crop) float32 centred pixels, channels_last: this process's shard of the batch; or what
+                the head reads.
             labels: (N,) int64.
             total: Pictures of the whole batch; N by default. All shards have the same size, so the last ones may have
                 rows beyond the end of the batch, which do not count.

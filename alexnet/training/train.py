@@ -3,6 +3,7 @@
 import contextlib
 import math
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,21 +14,24 @@ import torch
 from alexnet.checked import require
 from alexnet.data.loading.loader import Loader
 from alexnet.data.store.base import Split
+from alexnet.data.store.statistics import Statistics
 from alexnet.data.store.store import Store
 from alexnet.distributed.launch import init_team
 from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
+from alexnet.training.activity_cache import ActivityCache, make_activity_cache
 from alexnet.training.checkpoint import TrainState
 from alexnet.training.checkpointer import Checkpointer, open_run
 from alexnet.training.divergence import DivergenceError, check_finite
-from alexnet.training.error_rates import ErrorRates, measure_errors
+from alexnet.training.error_rates import ErrorRates, measure_errors, sum_errors
+from alexnet.training.finetune import Taken
 from alexnet.training.losses import DelayedLosses
 from alexnet.training.metrics import EpochStats, MetricsWriter, epoch_metrics, start_metrics
 from alexnet.training.precision import note_missing_bfloat16
 from alexnet.training.progress import print_epoch, progress_bar
 from alexnet.training.schedule import Schedule, make_schedule
-from alexnet.training.setup import build_net, sync_recipe
+from alexnet.training.setup import build_net, resolve_statistics, sync_recipe
 from alexnet.training.sgd import SGD, parameter_groups, set_learning_rates
 from alexnet.training.signals import StopRequest, stop_on_signal
 from alexnet.training.step import Step
@@ -67,8 +71,10 @@ class Training:
 
     Args:
         recipe, store: How to train, and on what.
+        statistics: The statistics that the training uses: the store's, perhaps with another run's mean activity.
         team: The processes that train together, of which this is one.
         net, optimiser: This process's shard of what is trained.
+        activities: Keeps the activities of frozen layers, which are then trained on in place of pictures; or None.
         step: Makes one step of training.
         schedule: Decides the learning rates, the splits and the end.
         state: How far the training is; updated.
@@ -82,9 +88,11 @@ class Training:
 
     recipe: Recipe
     store: Store
+    statistics: Statistics
     team: Team
     net: AlexNet
     optimiser: SGD
+    activities: ActivityCache | None
     step: Step
     schedule: Schedule
     state: TrainState
@@ -108,6 +116,7 @@ def train(
     micro_batch: int | None = None,
     hang_seconds: float = 300,
     workers: int | None = None,
+    cache_gb: float = 8,
     checkpoint_minutes: float = 10,
     keep: int = 2,
     tensorboard: bool = False,
@@ -132,6 +141,9 @@ def train(
             whole shard of a batch, or, for a run resumed with fewer processes, as many as at its start.
         hang_seconds: Time after which a process that makes no progress is given up, and all processes end.
         workers: Threads that make batches; by default one for a CPU, which suffices, and one per core for a GPU.
+        cache_gb: Room on the disk of `run` for the activities of frozen layers, in gigabytes; 0 keeps none. They are
+            kept where the first layers of the net are frozen, the recipe has a number of augmentations, and one process
+            trains (docs/finetuning.md).
         checkpoint_minutes: Time between checkpoints within an epoch; one is also written after each epoch.
         keep: Number of checkpoints to keep, besides the best one by validation error, if the store has "val".
         tensorboard: Whether to write TensorBoard event files too, to `run`/tensorboard.
@@ -151,22 +163,31 @@ def train(
     run = Path(run)
     with init_team(parallel, device, hang_seconds) as team:
         with team.raise_together():
-            _check_options(keep, workers, checkpoint_minutes, micro_batch, start_from, take)
+            _check_options(keep, workers, cache_gb, checkpoint_minutes, micro_batch, start_from, take)
             store = store if isinstance(store, Store) else Store(store)
         recipe = sync_recipe(team, run, recipe, store, micro_batch)
         if progress and team.is_main:
             note_missing_bfloat16(team.device, recipe)
+        statistics = resolve_statistics(team, run, recipe, store, start_from)
         net, taken = build_net(team, run, recipe, store, start_from, take)
         optimiser = SGD(
             parameter_groups(net, recipe), rate=recipe.learning_rate, momentum=recipe.momentum, decay=recipe.decay
         )
-        checkpointer = Checkpointer(run, recipe, store, net, optimiser, team, keep=keep, minutes=checkpoint_minutes)
+        checkpointer = Checkpointer(
+            run, recipe, store, statistics, net, optimiser, team, keep=keep, minutes=checkpoint_minutes
+        )
         with open_run(checkpointer, tensorboard) as (state, metrics), stop_on_signal() as stop:
             schedule = make_schedule(recipe, state.plateau, state.folded)
             state.micro_batch = state.micro_batch or micro_batch or math.ceil(recipe.batch_size / team.data_group.size)
-            step = Step(net, optimiser, recipe, graph=graph, team=team, micro_batch=micro_batch or state.micro_batch)
+            micro_batch = micro_batch or state.micro_batch
+            activities = make_activity_cache(
+                checkpointer, gigabytes=cache_gb, micro_batch=micro_batch, progress=progress and team.is_main
+            )
+            head = activities.head if activities else None
+            step = Step(net, optimiser, recipe, graph=graph, team=team, micro_batch=micro_batch, head=head)
             training = Training(
-                recipe, store, team, net, optimiser, step, schedule, state, metrics, checkpointer, stop,
+                recipe, store, statistics, team, net, optimiser, activities, step, schedule, state, metrics,
+                checkpointer, stop,
                 workers=_default_workers(team) if workers is None else workers,
                 show_progress=progress and team.is_main,
                 start_time=time.monotonic() - state.seconds,
@@ -207,7 +228,10 @@ def train_epoch(training: Training, split: Split) -> EpochStats | None:
     schedule, state = training.schedule, training.state
     loader = _make_loader(training, split)
     shift_colours = schedule.shifts_colours_at(state.epoch)
-    batches = loader.batches(state.epoch, first_batch=state.batch, shift_colours=shift_colours)
+    if training.activities:
+        batches = training.activities.batches(loader, state.epoch, state.batch, shift_colours)
+    else:
+        batches = loader.batches(state.epoch, state.batch, shift_colours)
     losses = DelayedLosses(state, training.recipe, training.team, training.stop)
     start_time, start_pictures = time.monotonic(), state.totals["pictures"]
     bar = progress_bar(state, schedule.total_epochs(), len(loader), shown=training.show_progress)
@@ -243,8 +267,11 @@ def validate(training: Training, split: Split, stats: EpochStats) -> ErrorRates:
     Raises:
         DivergenceError: The net puts out something that is not finite.
     """
-    state, recipe, mean = training.state, training.recipe, training.store.statistics.mean
-    errors = measure_errors(training.net, split, mean, recipe, team=training.team, step=state.step)
+    state, recipe, mean = training.state, training.recipe, training.statistics.mean
+    if training.activities:
+        errors = sum_errors(training.activities.predict(split), training.team, state.step)
+    else:
+        errors = measure_errors(training.net, split, mean, recipe, team=training.team, step=state.step)
     check_finite("log-probability", errors.log_prob, recipe, epoch=state.epoch, step=state.step, rate=stats.rate)
     return errors
 
@@ -271,11 +298,13 @@ def end_epoch(training: Training, split: Split, stats: EpochStats, errors: Error
     return is_best
 
 
-def _begin_run(training: Training, start_from: str | Path | None, taken: Sequence[str]) -> None:
+def _begin_run(training: Training, start_from: str | Path | None, taken: Taken) -> None:
     """Write the line "start" of metrics.jsonl; if layers were taken from another run, save them, too."""
-    origin = {"from": str(start_from), "taken": taken} if taken else {}
+    origin = {"from": str(start_from), "taken": taken.layers, "taken_classes": taken.classes} if taken.layers else {}
+    if taken.layers and training.show_progress:
+        print(taken.describe(str(start_from), len(training.store.classes)), file=sys.stderr)
     training.metrics.write("start", **start_metrics(training.recipe, training.store, training.team), **origin)
-    if taken:  # saved at once, so that whoever resumes the run need not name the other one again
+    if taken.layers:  # saved at once, so that whoever resumes the run need not name the other one again
         training.checkpointer.save(training.state, training.schedule, training.metrics)
 
 
@@ -284,7 +313,7 @@ def _make_loader(training: Training, split: Split) -> Loader:
     team = training.team
     return Loader(
         split,
-        training.store.statistics,
+        training.statistics,
         training.recipe,
         workers=training.workers,
         device=team.device,
@@ -301,6 +330,7 @@ def _default_workers(team: Team) -> int:
 def _check_options(
     keep: int,
     workers: int | None,
+    cache_gb: float,
     checkpoint_minutes: float,
     micro_batch: int | None,
     start_from: str | Path | None,
@@ -308,6 +338,7 @@ def _check_options(
 ) -> None:
     require(keep >= 1, "keep", "at least 1, or no training could be resumed", keep)
     require(workers is None or workers >= 0, "workers", "a number of threads from 0", workers)
+    require(cache_gb >= 0, "cache_gb", "a number of gigabytes from 0 (to keep no activities)", cache_gb)
     require(checkpoint_minutes >= 0, "checkpoint_minutes", "a time from 0 (after each step)", checkpoint_minutes)
     require(bool(start_from) or not take, "take", "given with the run to take from (start_from)", take)
     require(micro_batch is None or micro_batch >= 1, "micro_batch", "at least 1 picture", micro_batch)

@@ -38,6 +38,7 @@ RECIPE = Recipe(
     label_smoothing=0.1,
     precision="float32",  # on every machine: the rounding of bfloat16 would hide differences
 )
+FROZEN_RECIPE = replace(RECIPE, frozen=(*(f"conv{n}" for n in range(1, 6)), "fc7"), augmentations=2)
 UNPATCHED_STEP = Step.__call__
 
 
@@ -56,6 +57,7 @@ def train_and_evaluate(folder: Path) -> dict[str, Any]:
         )
     for scheme in SCHEMES:  # the 5 pictures of a process (towers: 10) in micro-batches of 2, the last one smaller
         train(folder / "store", folder / f"{scheme}-micro", RECIPE, parallel=scheme, micro_batch=2, progress=False)
+        train(folder / "store", folder / f"{scheme}-frozen", FROZEN_RECIPE, parallel=scheme, progress=False)
     return errors
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from build_once import build_once
 from conftest import write_store
-from parallel_worker import RECIPE, SCHEMES
+from parallel_worker import FROZEN_RECIPE, RECIPE, SCHEMES
 from torch.nn import functional as F
 
 from alexnet.architecture import Net
@@ -78,6 +78,7 @@ def train_single_and_parallel(folder: Path) -> None:
     """Fill the folder."""
     write_store(folder / "store", train=47, val=21)
     train(folder / "store", folder / "single", RECIPE, progress=False)
+    train(folder / "store", folder / "single-frozen", FROZEN_RECIPE, progress=False)
     torch.save(50 * torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1)), folder / "images.pt")
     for rank in range(2):
         shutil.copytree(folder / "store", folder / f"damaged-{rank}")
@@ -109,6 +110,9 @@ def assert_same_to_rounding(run: Path, single: Path) -> None:
     assert torch.equal(actual.tensors["random.cpu"], expected.tensors["random.cpu"])
     torch.manual_seed(RECIPE.seed)
     for name, start in AlexNet(3, RECIPE.net).named_parameters():
+        if f"velocity.{name}" not in expected.tensors:
+            assert torch.equal(actual.with_prefix("net")[name], start), "frozen"
+            continue
         moved = float((expected.with_prefix("net")[name] - start).abs().max())
         assert moved > 0.01, name
         for prefix in ("net", "velocity"):
@@ -127,6 +131,13 @@ def assert_same_to_rounding(run: Path, single: Path) -> None:
 @pytest.mark.parametrize("run", [*SCHEMES, *(f"{scheme}-micro" for scheme in SCHEMES)])
 def test_twenty_steps_end_as_those_of_one_process(run: str, folder: Path) -> None:
     assert_same_to_rounding(folder / run, folder / "single")
+
+
+@on_gpus
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_frozen_layers_have_no_gradients_to_wait_for(scheme: str, folder: Path) -> None:
+    assert sum(name.startswith("velocity.") for name in load_last(folder / "single-frozen").tensors) == 4  # fc6, fc8
+    assert_same_to_rounding(folder / f"{scheme}-frozen", folder / "single-frozen")
 
 
 @on_gpus

@@ -5,17 +5,24 @@ import json
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from conftest import small_net, write_store
+from conftest import CLASSES, small_net, write_store
+from runs import assert_same_run, load_last, read_metrics
 
 from alexnet.architecture import Conv
+from alexnet.cli.main import main
+from alexnet.data.store.store import Store
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.weight_files import list_checkpoints
 from alexnet.recipe import Change, Recipe
+from alexnet.recipes import RECIPES
 from alexnet.training.checkpoint import load_best, load_checkpoint
-from alexnet.training.finetune import take_weights
+from alexnet.training.error_rates import measure_errors
+from alexnet.training.finetune import Taken, take_weights
 from alexnet.training.signals import StopRequest
 from alexnet.training.train import train
 
@@ -37,18 +44,90 @@ def weights(net: AlexNet) -> dict[str, torch.Tensor]:
 def test_every_layer_that_fits_is_taken(first: Path) -> None:
     trained, classes = weights(load_best(first).net()), load_best(first).classes
     same = AlexNet(3, RECIPE.net)
-    assert take_weights(same, classes, first) == tuple(trained)
+    assert take_weights(same, classes, first) == Taken(tuple(trained), classes=3)
     assert all(torch.equal(w, trained[name]) for name, w in weights(same).items())
 
     other = AlexNet(3, RECIPE.net)  # as many classes, but other ones: the output layer is not taken
     start = weights(other)["fc8"]
-    assert take_weights(other, ("a", "b", "c"), first) == tuple(name for name in trained if name != "fc8")
+    assert take_weights(other, ("a", "b", "c"), first) == Taken(tuple(name for name in trained if name != "fc8"))
     assert torch.equal(other.fc8.weight, start)
+
+
+def test_classes_of_the_same_name_are_taken_and_the_others_keep_their_start_values(first: Path) -> None:
+    trained = load_best(first).net()
+    classes = ("a class", "red disc", "another class", "blue stripes")
+    net = AlexNet(4, RECIPE.net)
+    start = {name: parameter.detach().clone() for name, parameter in net.fc8.named_parameters()}
+    taken = take_weights(net, classes, first)
+    assert taken == Taken(RECIPE.net.layers(), classes=2)
+    assert taken.describe("runs/first", 4) == (
+        "start values from runs/first: conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8 (2 of 4 classes)"
+    )
+    rows = {1: CLASSES.index("red disc"), 3: CLASSES.index("blue stripes")}
+    for name, parameter in net.fc8.named_parameters():
+        values = getattr(trained.fc8, name)
+        for row in range(4):
+            assert torch.equal(parameter[row], values[rows[row]] if row in rows else start[name][row])
+    assert take_weights(AlexNet(4, RECIPE.net), classes, first, ["fc8"]) == Taken(("fc8",), classes=2)
+
+
+def test_what_was_taken_is_printed_and_written(
+    first: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(store, tmp_path / "run", RECIPE, start_from=first, take=["conv1", "fc8"])
+    assert f"start values from {first}: conv1, fc8 (3 of 3 classes)\n" in capsys.readouterr().err
+    (start,) = read_metrics(tmp_path / "run", "start")
+    assert (start["taken"], start["taken_classes"]) == (["conv1", "fc8"], 3)
+
+
+def test_the_mean_activity_of_the_first_run_is_subtracted_and_kept(
+    first: Path, tmp_path: Path, after_step: Any
+) -> None:
+    other = write_store(tmp_path / "store", seed=5, train=24, val=6)
+    recipe = replace(RECIPE, mean="start", epochs=2)
+    train(other, tmp_path / "uninterrupted", recipe, start_from=first, progress=False)
+    last, opened = load_last(tmp_path / "uninterrupted"), Store(other)
+    mean = load_best(first).statistics.mean
+    assert np.array_equal(last.statistics.mean, mean)
+    assert not np.array_equal(opened.statistics.mean, mean)
+    assert np.array_equal(last.statistics.covariance, opened.statistics.covariance)
+    measured = measure_errors(last.net(), opened.validation(), mean, recipe)
+    assert measured.log_prob == pytest.approx(read_metrics(tmp_path / "uninterrupted", "epoch")[-1]["val_log_prob"])
+
+    after_step(lambda n: signal.raise_signal(signal.SIGINT) if n == 4 else None)
+    assert not train(other, tmp_path / "run", recipe, start_from=first, progress=False).finished
+    assert train(other, tmp_path / "run", progress=False).finished  # the first run is not needed any more
+    assert_same_run(tmp_path / "run", tmp_path / "uninterrupted")
+
+
+def test_a_mean_that_cannot_be_used_is_refused(first: Path, store: Path, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, mean="start")
+    with pytest.raises(ValueError, match='a recipe with mean "start" must be given a run to start from; got none'):
+        train(store, tmp_path / "run", recipe, progress=False)
+    larger = write_store(tmp_path / "store", size=40, train=6, val=3)
+    with pytest.raises(
+        ValueError, match=r"must have pictures of side 40, .*; it has 32: prepare the store with --size 32"
+    ):
+        train(larger, tmp_path / "run", replace(recipe, store_size=40), start_from=first, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_rate_of_what_is_taken_is_recorded_by_layer(first: Path, store: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RECIPES, "small", lambda: RECIPE)
+        options = ["--from", str(first), "--recipe", "small", "--freeze", "conv1,...,conv4", "--taken-rate", "0.1"]
+        assert main(["train", str(store), str(tmp_path / "run"), *options]) == 0
+        other = write_store(tmp_path / "store", train=20, val=6, classes=("red disc", "a class", "another"))
+        assert main(["train", str(other), str(tmp_path / "other"), *options, "--take", "conv5,fc8"]) == 0
+    recipe, other_recipe = (load_last(tmp_path / run).recipe for run in ("run", "other"))
+    assert recipe.frozen == ("conv1", "conv2", "conv3", "conv4")
+    assert recipe.rate_factors == dict.fromkeys(("conv5", "fc6", "fc7", "fc8"), 0.1)
+    assert other_recipe.rate_factors == {"conv5": 0.1}, "classes that are new learn at the full rate"
 
 
 def test_a_layer_that_the_first_net_lacks_is_not_taken(first: Path) -> None:
     net = replace(RECIPE.net, conv6=Conv(maps=8, all_towers=True))
-    taken = take_weights(AlexNet(3, net), ("a", "b", "c"), first)
+    taken = take_weights(AlexNet(3, net), ("a", "b", "c"), first).layers
     assert "conv6" not in taken
     assert "conv5" in taken
 
@@ -56,7 +135,7 @@ def test_a_layer_that_the_first_net_lacks_is_not_taken(first: Path) -> None:
 @pytest.mark.parametrize(
     ("layers", "reason"),
     [
-        (["conv1", "fc8"], "'fc8'.*its classes are others"),
+        (["conv1", "fc8"], "'fc8'.*no class is in both"),
         (["conv6"], "'conv6'.*the new net has no such layer"),
         (["fc6"], r"'fc6'.*its weights have shape \(\d+, \d+\) in the run and \(\d+, \d+\) in the new net"),
     ],

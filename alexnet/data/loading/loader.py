@@ -106,18 +106,35 @@ class Loader:
             first_batch: The number of the first batch, to continue in the middle of an epoch.
             shift_colours: Whether to shift the colours and divide by the recipe's colour_divisor.
         """
-        size, seed = self.recipe.batch_size, self.recipe.seed
-        order = epoch_order(len(self.split), seed=seed, epoch=epoch)
-        full_batches = [order[start : start + size] for start in range(first_batch * size, len(order), size)]
+        full_batches = self.batch_indices(epoch, first_batch)
         shards = [full[shard_rows(len(full), self.shard, self.num_shards)[0]] for full in full_batches]
-
-        prepare = self._augment_on_device if self.augments_on_device else self._augment_on_cpu
-        with closing(prepare(shards, epoch, shift_colours)) as prepared:
+        with closing(self.load(shards, epoch, shift_colours)) as loaded:
             for full in full_batches:
-                started = time.perf_counter()
-                images, labels, indices = next(prepared)
-                self.seconds_waited += time.perf_counter() - started
+                images, labels, indices = next(loaded)
                 yield Batch(images, labels, indices, len(full))
+
+    def batch_indices(self, epoch: int, first_batch: int = 0) -> list[np.ndarray]:
+        """Return the indices of the pictures of each full batch of an epoch, from `first_batch` on."""
+        size = self.recipe.batch_size
+        order = epoch_order(len(self.split), seed=self.recipe.seed, epoch=epoch)
+        return [order[start : start + size] for start in range(first_batch * size, len(order), size)]
+
+    def load(
+        self, index_arrays: list[np.ndarray], epoch: int, shift_colours: bool = True
+    ) -> Generator[_Arrays, None, None]:
+        """Yield images, labels and indices for each array of picture indices, augmented as in an epoch.
+
+        Args:
+            index_arrays: (n,) each, indices of pictures in the split.
+            epoch, shift_colours: As for `batches`.
+        """
+        prepare = self._augment_on_device if self.augments_on_device else self._augment_on_cpu
+        with closing(prepare(index_arrays, epoch, shift_colours)) as prepared:
+            for _ in index_arrays:
+                started = time.perf_counter()
+                arrays = next(prepared)
+                self.seconds_waited += time.perf_counter() - started
+                yield arrays
 
     def _augment_on_cpu(
         self, shards: list[np.ndarray], epoch: int, shift_colours: bool
@@ -176,7 +193,7 @@ class Loader:
         return draw_augmentation(
             indices,
             seed=recipe.seed,
-            epoch=epoch,
+            epoch=recipe.augmentation(epoch),
             size=self.split.size,
             crop=recipe.net.image_size,
             reflect=recipe.reflect,
