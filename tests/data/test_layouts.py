@@ -95,7 +95,7 @@ def test_a_class_may_have_no_pictures_in_val_but_must_have_some_in_train(
     assert source.splits["val"].labels.tolist() == [0, 0, 0]
     assert "val has no pictures of 'b', 'c'" in capsys.readouterr().err
     (tmp_path / "train" / "d").mkdir()
-    with pytest.raises(ValueError, match="class 'd' has no pictures in train; add some or remove"):
+    with pytest.raises(ValueError, match="class 'd' has no pictures in train; add some or remove the class"):
         open_source(tmp_path)
 
 

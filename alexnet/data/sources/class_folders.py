@@ -4,9 +4,9 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from alexnet.data.sources.base import SourceOptions, SourceSplit, printable_name
+from alexnet.data.sources.base import SourceOptions, printable_name
 from alexnet.data.sources.file_tree import FileTree, PictureFiles
-from alexnet.data.sources.hold_out import hold_out
+from alexnet.data.sources.labelled_files import build_source, check_classes
 from alexnet.data.sources.listing import FileList, FolderPath, Listing, list_files
 from alexnet.data.sources.split_names import find_split_names, is_unlabelled_name, split_in_name
 from alexnet.data.sources.tiny_imagenet import ANNOTATIONS_FILE, TEXT_FILES, group_by_annotations, name_classes
@@ -28,9 +28,8 @@ def open_class_folders(
             of the folders, sorted.
 
     Raises:
-        ValueError: There are too few classes or pictures, the splits differ in their classes, two classes differ in
-            upper and lower case only, a folder is none of `class_names`, or `train_per_class` was given although there
-            are folders for the splits.
+        ValueError: There are too few classes or pictures, the splits differ in their classes, a folder is none of
+            `class_names`, or `train_per_class` was given although there are folders for the splits.
     """
     listing = list_files(tree, TEXT_FILES)
     top = _find_top_folder(listing)
@@ -46,24 +45,12 @@ def open_class_folders(
         count = len(listing.files_below(split_folders["test"]).names)
         note_once(f"{path}: the {count:,} pictures in {'/'.join(split_folders['test'])}/ have no classes: left out")
         del files["test"]
-    _check_classes(path, files, listing, options)
+    check_classes(path, files, options, f"{_LAYOUT}{_describe_ignored(listing)}")
     if class_names is None:
         names = map(printable_name, name_classes(str(path), tree, listing, top, main_files))
         class_names = dict(zip(main_files, names, strict=True))
     class_names = _present_classes(path, main_files, class_names)
-    splits = {
-        split: SourceSplit.concatenate(
-            [by_class.get(name, FileList()).to_split(label) for label, name in enumerate(class_names)]
-        )
-        for split, by_class in files.items()
-    }
-    classes = tuple(class_names.values())
-    if list(splits) == ["train"]:
-        splits = hold_out(path, classes, splits["train"], options)
-    else:
-        others = " and ".join(split for split in splits if split != "train")
-        options.refuse("train_per_class", path, f"it has a {others} split of its own")
-    return PictureFiles(tree.name, classes, splits, dict(listing.ignored), tree)
+    return build_source(path, tree, files, class_names, dict(listing.ignored), options)
 
 
 def _find_top_folder(listing: Listing) -> FolderPath:
@@ -133,20 +120,18 @@ def _present_classes(path: Path, folders: Iterable[str], class_names: Mapping[st
     """Return the part of `class_names` that has a folder.
 
     Raises:
-        ValueError: A folder has no class name, or two folders differ in upper and lower case only.
+        ValueError: A folder has no class name.
     """
-    by_lower: dict[str, str] = {}
-    for folder in folders:
-        if folder not in class_names:
-            raise ValueError(f"{path}: folder {folder!r} is none of the {len(class_names)} classes; move it away")
-        other = by_lower.setdefault(folder.lower(), folder)
-        if other != folder:
-            raise ValueError(
-                f"{path}: class folders must differ in more than upper and lower case; got {other!r} and {folder!r}: "
-                "put their pictures into one folder, or rename one"
-            )
-    present = set(by_lower.values())
+    present = set(folders)
+    if unknown := sorted(present - class_names.keys()):
+        raise ValueError(f"{path}: folder {unknown[0]!r} is none of the {len(class_names)} classes; move it away")
     return {folder: name for folder, name in class_names.items() if folder in present}
+
+
+def _describe_ignored(listing: Listing) -> str:
+    """Return what follows a message about missing classes: the number of files that were ignored, by ending."""
+    counts = ", ".join(f"{count} {ending}" for ending, count in listing.ignored.items())
+    return f" (ignored files: {counts})" if counts else ""
 
 
 def _is_unlabelled(test: Mapping[str, FileList], train: Mapping[str, FileList]) -> bool:
@@ -157,44 +142,3 @@ def _is_unlabelled(test: Mapping[str, FileList], train: Mapping[str, FileList]) 
         train: The files of each class.
     """
     return len(test) <= 1 < len(train) and test.keys().isdisjoint(train)
-
-
-def _check_classes(
-    path: Path, files: Mapping[str, Mapping[str, FileList]], listing: Listing, options: SourceOptions
-) -> None:
-    """Check that all splits have classes of train only, that train has at least two, and that none of them is empty.
-
-    If there is no train, the first split has all classes.
-
-    Args:
-        path: The folder or archive, for messages.
-        files: The files of each class, by split.
-        listing: The files of the tree.
-        options: A source that is only tested on may have a single class.
-    """
-    first, *_ = files
-    classes = files[first]
-    for split, by_class in files.items():
-        extra, missing = sorted(by_class.keys() - classes.keys()), sorted(classes.keys() - by_class.keys())
-        if extra and classes:
-            differences = [f"only in {split}: {', '.join(extra[:5])}"]
-            differences += [f"only in {first}: {', '.join(missing[:5])}"] if missing else []
-            raise ValueError(
-                f"{path}: {first} and {split} have different classes ({'; '.join(differences)}); make them the same"
-            )
-    for split, by_class in files.items():
-        least = 2 if split == "train" and not options.only_tests else 1
-        if len(by_class) < least:
-            counts = ", ".join(f"{count} {ending}" for ending, count in listing.ignored.items())
-            raise ValueError(
-                f"{path}: {len(by_class)} classes{'' if len(files) == 1 else f' in {split}'}, at least "
-                f"{least} needed{f'; ignored files: {counts}' if counts else ''}; {_LAYOUT}"
-            )
-        empty = [name for name in classes if name not in by_class or not by_class[name].names]
-        if empty and split == first:
-            raise ValueError(
-                f"{path}: class {empty[0]!r} has no pictures in {first}; add some or remove all its folders"
-            )
-        if empty:
-            others = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-            note_once(f"{path}: {split} has no pictures of {', '.join(map(repr, empty[:5]))}{others}")
