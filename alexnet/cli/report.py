@@ -18,5 +18,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     from alexnet.results.report import report, training_store
 
-    print(report(options.run, options.data or training_store(options.run), device=options.device))
+    store = options.data or training_store(options.run)
+    if store is None:
+        raise ValueError(f"--data must name a store with pictures of the classes of {options.run}, which was imported")
+    print(report(options.run, store, device=options.device))
     return 0

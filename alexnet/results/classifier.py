@@ -23,6 +23,7 @@ class Classifier:
     """
 
     def __init__(self, checkpoint: Checkpoint, *, device: str | torch.device | None = None) -> None:
+        checkpoint.require_classes()
         self.recipe, self.classes, self.mean = checkpoint.recipe, checkpoint.classes, checkpoint.statistics.mean
         self.net = checkpoint.net().to_channels_last(choose_device(device))
 

@@ -201,6 +201,7 @@ def check_run_fits_store(checkpoint: Checkpoint, store: Store) -> None:
     Raises:
         ValueError: They have not.
     """
+    checkpoint.require_classes()
     run = checkpoint.path.parent.parent
     if checkpoint.classes != store.classes:
         raise ValueError(
@@ -208,6 +209,12 @@ def check_run_fits_store(checkpoint: Checkpoint, store: Store) -> None:
             f"({checkpoint.classes[0]} ...), the store has {len(store.classes)} ({store.classes[0]} ...): "
             "prepare the store from folders of the same names"
         )
+    check_picture_size(checkpoint, store)
+
+
+def check_picture_size(checkpoint: Checkpoint, store: Store) -> None:
+    """Raise a ValueError if a store's pictures are not of the size that a run's net was made for."""
+    run = checkpoint.path.parent.parent
     if checkpoint.recipe.store_size != store.size:
         raise ValueError(
             f"run {run} must be used with pictures of side {checkpoint.recipe.store_size}; store {store.path} has "

@@ -54,7 +54,8 @@ def report(
         FileNotFoundError: There is no such store, or the run has no trained net yet.
     """
     run, opened = Path(run), Store(store)
-    history, checkpoint = _load_run(run, opened)
+    history, checkpoint = RunHistory.read(run), load_best(run)
+    check_run_fits_store(checkpoint, opened)
     recipe, classes = checkpoint.recipe, checkpoint.classes
     target = opened.split(split) if split else evaluation_split(opened, [recipe])
     views = default_views(recipe)
@@ -70,6 +71,7 @@ def report(
         # On the pictures whose error chose the epoch, the errors are slightly too low.
         chosen_on_split=target.name == "val"
         and not recipe.folds_in_validation
+        and not history.origin
         and opened.path.resolve() == parse_location(history.start["store"]).resolve(),
         results={count: error_rates(values, torch.from_numpy(labels)) for count, values in predicted.items()},
         kernels=first_layer_kernels(checkpoint),
@@ -85,7 +87,7 @@ def report(
 
 def write_figures(
     run: str | Path,
-    store: str | Path,
+    store: str | Path | None,
     folder: str | Path,
     *,
     seed: int = 0,
@@ -93,9 +95,11 @@ def write_figures(
 ) -> list[Path]:
     """Write a run's figures as PNG files: curves.png, kernels.png (Figure 3), guesses.png (Figure 4, left).
 
+    An imported run has no curves; without a store, or without classes, there are no guesses.
+
     Args:
-        run: The folder that `train` wrote.
-        store: The folder that `prepare` wrote, with the same classes.
+        run: The folder that `train` or `import` wrote.
+        store: The folder that `prepare` wrote, with the same classes; None if the run was imported.
         folder: The folder to write to; it is created if it does not exist.
         seed: The seed of the choice of the pictures that are shown; the same seed gives the pictures of the report.
         device: The device to compute on; by default the first GPU, or the CPU if there is none.
@@ -107,14 +111,15 @@ def write_figures(
         ValueError: The run has other classes or another picture size than the store.
         FileNotFoundError: There is no such store, or the run has no trained net yet.
     """
-    run, opened, folder = Path(run), Store(store), Path(folder)
-    history, checkpoint = _load_run(run, opened)
-    target = evaluation_split(opened, [checkpoint.recipe])
-    chosen = balanced_sample(target.labels, _EXAMPLES, seed)
-    figures = {
-        "curves": draw_curves(history),
-        "guesses": draw_guesses(predict_examples(checkpoint, target, chosen, device)),
-    }
+    run, folder = Path(run), Path(folder)
+    history, checkpoint = RunHistory.read(run), load_best(run)
+    figures = {} if history.origin else {"curves": draw_curves(history)}
+    if store is not None:
+        opened = Store(store)
+        check_run_fits_store(checkpoint, opened)
+        target = evaluation_split(opened, [checkpoint.recipe])
+        chosen = balanced_sample(target.labels, _EXAMPLES, seed)
+        figures["guesses"] = draw_guesses(predict_examples(checkpoint, target, chosen, device))
     kernels = first_layer_kernels(checkpoint)
     if kernels is not None:
         figures["kernels"] = draw_kernels(kernels, checkpoint.recipe.net.towers)
@@ -125,20 +130,16 @@ def write_figures(
     return paths
 
 
-def _load_run(run: Path, store: Store) -> tuple[RunHistory, Checkpoint]:
-    """Return the history of a run and its best checkpoint, and check that the net fits the store."""
-    history, checkpoint = RunHistory.read(run), load_best(run)
-    check_run_fits_store(checkpoint, store)
-    return history, checkpoint
-
-
-def training_store(run: str | Path) -> Path | StoreURL:
-    """Return the location of the store that a run was trained on.
+def training_store(run: str | Path) -> Path | StoreURL | None:
+    """Return the location of the store that a run was trained on; None if the run was imported.
 
     Raises:
         FileNotFoundError: `run` is not a run, or the store does not exist any more.
     """
-    location = parse_location(RunHistory.read(Path(run)).start["store"])
+    history = RunHistory.read(Path(run))
+    if history.origin:
+        return None
+    location = parse_location(history.start["store"])
     if isinstance(location, Path) and not location.is_dir():
         raise FileNotFoundError(
             f"store {location}, on which run {run} was trained, does not exist: name it with --data STORE"

@@ -22,7 +22,7 @@ from alexnet.data.prepare.decode import read_image
 from alexnet.data.store.base import Split
 from alexnet.data.store.store import Store
 from alexnet.results.binary_codes import Autoencoder, train_autoencoder
-from alexnet.results.evaluate import check_run_fits_store
+from alexnet.results.evaluate import check_picture_size
 from alexnet.results.nearest_neighbours import iter_blocks, nearest_neighbours, nearest_neighbours_by_codes
 from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.precision import autocast
@@ -196,7 +196,7 @@ def build_index(
 
     Args:
         run: The folder that `train` wrote.
-        store: The folder that `prepare` wrote, with the same classes.
+        store: The folder that `prepare` wrote; its classes may be others than the run's.
         split: The split.
         bits: The length of the binary codes; the autoencoder that makes them is trained on these activities.
         seed: The seed of the autoencoder.
@@ -208,12 +208,11 @@ def build_index(
 
     Raises:
         FileNotFoundError: The run has no trained net, or there is no store.
-        ValueError: The store has other classes or another size of pictures, or no such split; `bits` is not a multiple
-            of 8.
+        ValueError: The store has another size of pictures, or no such split; `bits` is not a multiple of 8.
     """
     require(bits >= 8 and bits % 8 == 0, "bits", "a multiple of 8", bits)
     checkpoint, opened = load_best(Path(run)), Store(store)
-    check_run_fits_store(checkpoint, opened)
+    check_picture_size(checkpoint, opened)
     pictures = opened.split(split)
     folder, unfinished = Path(run) / "index", Path(run) / "index.part"
     shutil.rmtree(unfinished, ignore_errors=True)

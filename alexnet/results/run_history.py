@@ -25,6 +25,12 @@ class RunHistory:
     steps: list[dict[str, Any]]
     epochs: list[dict[str, Any]]
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """Where an imported run comes from: its file, that file's SHA-256, its format; empty for a trained one."""
+        origin: dict[str, str] = self.start.get("imported", {})
+        return origin
+
     def epoch_of(self, line: dict[str, Any]) -> float:
         """Return the number of epochs that were done when a line was written."""
         # Version 0.1 wrote the step only.

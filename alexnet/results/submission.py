@@ -88,6 +88,7 @@ def _load_matching(runs: Sequence[Path]) -> list[Checkpoint]:
         raise ValueError("runs must name at least one run; got none")
     first = checkpoints[0]
     for run, checkpoint in zip(runs, checkpoints, strict=True):
+        checkpoint.require_classes()
         for name, same in (
             ("classes", checkpoint.classes == first.classes),
             ("size of pictures", checkpoint.recipe.store_size == first.recipe.store_size),

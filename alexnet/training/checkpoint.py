@@ -86,9 +86,23 @@ class Checkpoint:
         net.load_state_dict(self.with_prefix("net"), assign=True)
         return net.eval()
 
+    def require_classes(self) -> None:
+        """Raise a ValueError that says what to do if the net has no output layer, as some imported nets have none."""
+        if not self.classes:
+            run = self.path.parent.parent
+            raise ValueError(
+                f"run {run} must have classes to predict; its net has no output layer: train a classifier on top of it "
+                f"with `alexnet train STORE NEW_RUN --from {run}`"
+            )
+
     def with_prefix(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors whose names begin with "prefix.", by the rest of their names."""
         return {k.removeprefix(f"{prefix}."): v for k, v in self.tensors.items() if k.startswith(f"{prefix}.")}
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the name of a checkpoint's file after a number of steps; these names sort by it."""
+    return f"step-{step:09d}.safetensors"
 
 
 def gather_tensors(net: AlexNet, optimiser: SGD, team: Team | None = None) -> dict[str, Tensor]:

@@ -16,7 +16,14 @@ from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.weight_files import list_checkpoints
 from alexnet.recipe import Recipe
-from alexnet.training.checkpoint import Checkpoint, TrainState, gather_tensors, load_checkpoint, save_checkpoint
+from alexnet.training.checkpoint import (
+    Checkpoint,
+    TrainState,
+    checkpoint_name,
+    gather_tensors,
+    load_checkpoint,
+    save_checkpoint,
+)
 from alexnet.training.divergence import DivergenceError, advise_lower_rate
 from alexnet.training.metrics import MetricsWriter
 from alexnet.training.schedule import Schedule
@@ -86,7 +93,7 @@ class Checkpointer:
 
     def _write(self, tensors: dict[str, Tensor], state: TrainState, best: bool) -> None:
         folder = self.run / "checkpoints"
-        files = {f"step-{state.step:09d}.safetensors": tensors}
+        files = {checkpoint_name(state.step): tensors}
         if best:  # written first: if the process is killed in between, the epoch is repeated
             net = {name: tensor for name, tensor in tensors.items() if name.startswith("net.")}
             files = {"best.safetensors": net} | files
@@ -142,6 +149,11 @@ def _load_latest(run: Path, recipe: Recipe, store: Store, current: Statistics) -
         return None
     checkpoint = load_checkpoint(paths[-1])
     saved = checkpoint.statistics
+    if saved.count == 0:
+        raise ValueError(
+            f"run {run} must be one that `alexnet train` has begun; its net was imported: train a new run with "
+            f"`alexnet train STORE NEW_RUN --from {run}`"
+        )
     same = checkpoint.classes == store.classes and saved.count == current.count
     # The mean activity may be another run's; the covariance of the colours is the store's own.
     arrays = ((saved.mean, current.mean), (saved.covariance, current.covariance))

@@ -1,0 +1,89 @@
+"""The names of an imported net's classes: a line each in a text file, or those of a store."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet.data.store.class_ids import ClassIds
+from alexnet.data.store.store import Store
+
+_WORDNET_ID = re.compile(r"n\d{8}\b")
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """The classes of an imported net.
+
+    Args:
+        names: Their names, in the order of the run.
+        outputs: For each class, which output of the other program's net it is.
+        class_ids: The contest's numbers of the classes, if a store has them.
+    """
+
+    names: tuple[str, ...]
+    outputs: tuple[int, ...]
+    class_ids: ClassIds | None = None
+
+
+def numbered_names(count: int) -> ClassNames:
+    """Return names for classes of which nothing is known: "class 0001" and so on."""
+    digits = len(str(count))
+    return ClassNames(tuple(f"class {number:0{digits}}" for number in range(1, count + 1)), tuple(range(count)))
+
+
+def read_class_names(source: Path, count: int) -> ClassNames:
+    """Read the names of the classes from a text file or a store.
+
+    Args:
+        source: A text file whose line n names the n-th output; or a store. Where a store's classes begin with their
+            WordNet IDs, the outputs are in the order of these, as in all nets trained on ImageNet; else they are in the
+            order of the store.
+        count: The number of outputs.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: There are more or fewer names, or a line is empty.
+    """
+    if source.is_dir():
+        return _from_store(source, count)
+    if not source.is_file():
+        raise FileNotFoundError(f"--classes must be a text file or a store; there is no {source}: check the path")
+    try:
+        lines = source.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--classes {source} must be a text file in UTF-8; it is not ({error})") from error
+    names = [line.strip() for line in lines]
+    _check_count(source, len(names), count)
+    if "" in names:
+        raise ValueError(f"--classes {source} must have a name in each line; line {names.index('') + 1} is empty")
+    return ClassNames(_make_unique(names), tuple(range(count)))
+
+
+def _from_store(folder: Path, count: int) -> ClassNames:
+    store = Store(folder)
+    names = store.classes
+    _check_count(folder, len(names), count)
+    outputs = list(range(count))
+    if all(_WORDNET_ID.match(name) for name in names):
+        for output, index in enumerate(sorted(range(count), key=lambda index: names[index])):
+            outputs[index] = output
+    return ClassNames(names, tuple(outputs), store.class_ids)
+
+
+def _check_count(source: Path, names: int, count: int) -> None:
+    if names != count:
+        raise ValueError(
+            f"--classes {source} must have {count} names, one for each output of the net; got {names}: use the list of "
+            "the classes that the net was trained on, in their order"
+        )
+
+
+def _make_unique(names: list[str]) -> tuple[str, ...]:
+    """Return the names, numbered where several are equal, as two of ImageNet's words are: "crane", "crane (2)"."""
+    seen: Counter[str] = Counter()
+    unique = []
+    for name in names:
+        seen[name] += 1
+        unique.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return tuple(unique)
