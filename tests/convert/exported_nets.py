@@ -39,7 +39,7 @@ def random_mean(side: int, seed: int = 0) -> np.ndarray:
 
 @torch.no_grad()
 def lively_net(net: Net, classes: int = len(NAMES)) -> AlexNet:
-    """Return a net in evaluation mode whose logits are about 2 and differ from picture to picture."""
+    """Return a net in evaluation mode whose logits differ by about 1 from picture to picture."""
     torch.manual_seed(0)
     model = AlexNet(classes, replace(net, start="he")).eval()
     for layer in model.layers().values():
@@ -47,7 +47,7 @@ def lively_net(net: Net, classes: int = len(NAMES)) -> AlexNet:
         nn.init.normal_(layer.bias, 0.0, 0.1)
     size = net.image_size
     outputs = model(to_pixels(random_squares(4, size, seed=1)) - 120)
-    [*model.layers().values()][-1].weight *= 2 / outputs.std(0).mean()
+    [*model.layers().values()][-1].weight /= outputs.std(0).mean()
     model.net = net
     return model
 

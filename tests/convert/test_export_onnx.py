@@ -42,7 +42,7 @@ def assert_equal_logits(net: AlexNet, opset: int = OLDEST_OPSET) -> onnx.ModelPr
     with torch.inference_mode():
         expected = net(pixels - mean)
         assert_close(PlainNet(net, mean)(pixels), expected)
-    assert expected.std(0).mean() > 0.5, "the logits must depend on the picture"
+    assert expected.std(0).mean() > 0.3, "the logits must depend on the picture"
 
     contents = to_onnx(net, mean, "{}", opset)
     model = onnx.load_from_string(contents)
