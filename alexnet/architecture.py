@@ -1,7 +1,7 @@
 """The net's architecture: frozen dataclasses whose defaults are the numbers of section 4, each with its section."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from alexnet.checked import Checked, require, require_finite
@@ -202,6 +202,17 @@ class Net(Checked):
     def layers(self) -> tuple[str, ...]:
         """Return the names of all layers with weights, in order."""
         return (*self.convs(), *self.hidden(), *(("linear",) if self.linear else ()), "fc8")
+
+    def check_training_size(self, side: int) -> None:
+        """Raise a ValueError unless the net can be trained on smaller pictures of this side, in pixels."""
+        name, last = "changes.image_size", self.image_size
+        require(1 <= side <= last, name, f"from 1 to net.image_size {last}", side)
+        for layer, conv in self.convs().items():
+            require(conv.shared or side == last, name, f"{last}, since each position of {layer} has its kernels", side)
+        try:
+            replace(self, image_size=side)
+        except ValueError as error:
+            raise ValueError(f"{name} must be large enough for the net's layers; got {side}: {error}") from error
 
     def sides(self) -> dict[str, tuple[int, int]]:
         """Return the sides of each convolutional layer's maps: after the convolution, and after its pooling.

@@ -23,12 +23,16 @@ class Change(Checked):
         learning_rate: New learning rate of the weights; 0 freezes the layers, with their biases; None keeps the rate.
         layers: Names of the layers with the new rate; empty for all.
         colour_shift: Whether the colour shift is on from then (5.1); None keeps it as it is.
+        image_size: Side of the training crops from the first epoch that begins then, in pixels: crops are resized to
+            it, and the last feature maps to their usual side. Training is faster with fewer pixels. Tests use
+            net.image_size. None keeps the side, which is net.image_size at first; not in the paper.
     """
 
     epoch: float
     learning_rate: float | None = None
     layers: tuple[str, ...] = ()
     colour_shift: bool | None = None
+    image_size: int | None = None
 
     def check(self) -> None:
         require_finite("epoch", self.epoch)
@@ -184,6 +188,8 @@ class Recipe(Checked):
         for change in self.changes:
             for name in change.layers:
                 require(name in layers, "changes.layers", f"names of layers ({', '.join(layers)})", name)
+            if change.image_size is not None:
+                self.net.check_training_size(change.image_size)
         epochs = [change.epoch for change in self.changes]
         require(epochs == sorted(epochs), "changes", "in the order of their epochs", epochs)
 

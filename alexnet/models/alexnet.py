@@ -7,6 +7,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from alexnet.architecture import Conv, Full, Net
 from alexnet.models.layers import Convolution, Dropout, LocallyConnected, activation_layer, following_layers
@@ -16,14 +17,23 @@ _CONV_DROPOUT_LAYER = 2  # number of its masks; those of fc6 and fc7 have 0 and 
 
 
 class Convolutions(nn.ModuleDict):
-    """The convolutional layers by name, applied one after another."""
+    """The convolutional layers by name, applied one after another.
+
+    Attributes:
+        side: Side of the last feature maps, which the first fully connected layer reads.
+    """
+
+    side: int
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the last feature maps from pictures: (N, 3, 224, 224) -> (N, 256, 6, 6)."""
+        """Compute the last feature maps from pictures: (N, 3, 224, 224) -> (N, 256, 6, 6).
+
+        The feature maps of smaller pictures are resized to the same side.
+        """
         for conv in self.values():
             # conv1 (N, 96, 27, 27), conv2 (N, 256, 13, 13), conv3, conv4 (N, 384, 13, 13), conv5 (N, 256, 6, 6)
             x = conv(x)
-        return x
+        return x if x.shape[-1] == self.side else F.adaptive_avg_pool2d(x, self.side)
 
 
 class AlexNet(nn.Module):
@@ -62,6 +72,7 @@ class AlexNet(nn.Module):
             layer = layer_type(channels, conv, towers=towers, side=side)
             self.convs[name] = nn.Sequential(layer, *following_layers(conv, net))
             channels, side = conv.maps, sides[name][1]
+        self.convs.side = side
         scaling = net.dropout_scaling
         self.conv_dropout = Dropout(net.conv_dropout, _CONV_DROPOUT_LAYER, scaling) if net.conv_dropout else None
         self.hidden = nn.ModuleDict()
@@ -104,8 +115,11 @@ class AlexNet(nn.Module):
         return self._forward_hidden(x)  # (N, 4096)
 
     def scale_pixels(self, x: Tensor) -> Tensor:
-        """Return the pictures as conv1 reads them; raise a ValueError where they have another size."""
-        side = self.net.image_size
+        """Return the pictures as conv1 reads them; raise a ValueError where they have another size.
+
+        In training they may be smaller (`Change.image_size`).
+        """
+        side = min(x.shape[-1], self.net.image_size) if self.training else self.net.image_size
         if x.shape[1:] != (3, side, side):
             raise ValueError(f"pictures must have shape (N, 3, {side}, {side}); got {tuple(x.shape)}")
         return x * self.net.pixel_scale if self.net.pixel_scale != 1 else x

@@ -53,7 +53,7 @@ class Convolution(nn.Conv2d):
         side: Side of the maps it reads, in pixels.
 
     Attributes:
-        out_side: Side of the maps it computes.
+        out_side: Side of the maps it computes from maps of that side.
         right_bottom_padding: Zeros added at the right and at the bottom, beside `padding`: 3 for conv1. Negative if the
             last pixels are not read.
         uses_squares: Whether it is computed over squares of its stride; see `alexnet.kernels.space_to_depth`.
@@ -61,22 +61,29 @@ class Convolution(nn.Conv2d):
 
     def __init__(self, channels: int, conv: Conv, *, towers: int, side: int) -> None:
         super().__init__(channels, conv.maps, conv.kernel, conv.stride, conv.padding, groups=towers)
-        self.out_side = conv_side(side, conv.kernel, conv.stride, conv.padding, conv.rounding)
-        last_kernel_end = (self.out_side - 1) * conv.stride + conv.kernel
-        self.right_bottom_padding = last_kernel_end - (side + 2 * conv.padding)
+        self._rounding = conv.rounding
+        self.out_side, self.right_bottom_padding = self._out_side_and_padding(side)
         # Convolutions of few channels in steps of several pixels are slow on CPUs and GPUs.
         self.uses_squares = channels <= _FEW_CHANNELS and conv.stride > 1 and towers == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve: (N, channels, side, side) -> (N, maps, out_side, out_side)."""
+        """Convolve: (N, channels, side, side) -> (N, maps, out, out); `side` may differ from that of `__init__`."""
+        out_side, padding = self._out_side_and_padding(x.shape[-1])
         if self.uses_squares and x.device.type in ("cpu", "cuda"):
-            return self._forward_over_squares(x)
-        if self.right_bottom_padding > 0:
-            x = F.pad(x, (0, self.right_bottom_padding, 0, self.right_bottom_padding))
+            return self._forward_over_squares(x, out_side)
+        if padding > 0:
+            x = F.pad(x, (0, padding, 0, padding))
         if self._is_faster_dense(x):
             weight = block_diagonal(self.weight, self.groups, torch.get_autocast_dtype(x.device.type))
             return F.conv2d(x, weight, self.bias, self.stride, self.padding)
         return super().forward(x)
+
+    def _out_side_and_padding(self, side: int) -> tuple[int, int]:
+        """Return the side of the maps it computes, and the zeros added at the right and at the bottom of its input."""
+        kernel, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
+        out_side = conv_side(side, kernel, stride, padding, self._rounding)
+        last_kernel_end = (out_side - 1) * stride + kernel
+        return out_side, last_kernel_end - (side + 2 * padding)
 
     def _is_faster_dense(self, x: Tensor) -> bool:
         """Return whether two groups are computed faster as one dense convolution, half of whose weight is zeros."""
@@ -89,11 +96,11 @@ class Convolution(nn.Conv2d):
             and self.weight.is_contiguous(memory_format=torch.channels_last)
         )
 
-    def _forward_over_squares(self, x: Tensor) -> Tensor:
+    def _forward_over_squares(self, x: Tensor, out_side: int) -> Tensor:
         """Compute the same as a convolution of stride 1 over squares of stride x stride pixels."""
         side = self.stride[0]
         kernel_squares = -(-self.kernel_size[0] // side)  # 3 for conv1
-        picture_squares = self.out_side + kernel_squares - 1  # 57 for conv1; the last ones reach beyond the picture
+        picture_squares = out_side + kernel_squares - 1  # 57 for conv1; the last ones reach beyond the picture
         device = x.device.type
         autocast = torch.is_autocast_enabled(device) and x.dtype != torch.float64
         dtype = torch.get_autocast_dtype(device) if autocast else x.dtype

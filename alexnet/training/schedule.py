@@ -104,6 +104,12 @@ class Schedule:
         changes = self._changes_until(self._elapsed(epoch, fraction))
         return ([True] + [change.colour_shift for change in changes if change.colour_shift is not None])[-1]
 
+    def image_size_at(self, epoch: float, fraction: float = 0.0) -> int:
+        """Return the side of the training crops, in pixels."""
+        changes = self._changes_until(self._elapsed(epoch, fraction))
+        sizes = [change.image_size for change in changes if change.image_size is not None]
+        return sizes[-1] if sizes else self.recipe.net.image_size
+
     def splits_for_epoch(self, store: Store) -> tuple[Split, Split]:
         """Return the pictures to train on in the coming epoch, and those to validate on after it."""
         return store.split("train"), store.validation()

@@ -71,6 +71,8 @@ class Step:
         total = len(labels) if total is None else total
         if not self._uses_graph or len(labels) != self.recipe.batch_size:
             return self._make_step(images, labels, total)
+        if self._graph is not None and images.shape != self._images.shape:
+            self._graph, self._eager_steps = None, 0  # the training crops have another side from now on
         if self._graph is None and self._eager_steps < EAGER_STEPS:
             self._eager_steps += 1
             # On the stream of the later capture: autograd must not remember the main stream.

@@ -226,7 +226,7 @@ def train_epoch(training: Training, split: Split) -> EpochStats | None:
         How the epoch went; None if a signal stopped it, and a checkpoint was written within it.
     """
     schedule, state = training.schedule, training.state
-    loader = _make_loader(training, split)
+    loader = _make_loader(training, split, schedule.image_size_at(state.epoch))
     shift_colours = schedule.shifts_colours_at(state.epoch)
     if training.activities:
         batches = training.activities.batches(loader, state.epoch, state.batch, shift_colours)
@@ -308,13 +308,14 @@ def _begin_run(training: Training, start_from: str | Path | None, taken: Taken) 
         training.checkpointer.save(training.state, training.schedule, training.metrics)
 
 
-def _make_loader(training: Training, split: Split) -> Loader:
-    """Return the loader of this process's shard of the training batches."""
+def _make_loader(training: Training, split: Split, image_size: int) -> Loader:
+    """Return the loader of this process's shard of the training batches, with crops of `image_size` pixels."""
     team = training.team
     return Loader(
         split,
         training.statistics,
         training.recipe,
+        image_size=image_size,
         workers=training.workers,
         device=team.device,
         shard=team.data_group.rank,

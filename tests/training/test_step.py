@@ -103,3 +103,19 @@ def test_dropout_differs_from_replay_to_replay() -> None:
     optimiser.write_rates()
     losses = [float(step(images, labels)[0]) for _ in range(EAGER_STEPS + 2)]
     assert len(set(losses[EAGER_STEPS:])) > 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_on_pictures_of_another_size_is_captured_anew() -> None:
+    results = []
+    for graph in (True, False):
+        net, optimiser, step = make_step(RECIPE, "cuda", graph=graph)
+        set_learning_rates(optimiser, rates_of(net, 0))
+        images, labels = batches("cuda")[0]
+        for side in (20, 24):
+            step_losses = [step(images[:, :, :side, :side], labels)[0] for _ in range(EAGER_STEPS + 2)]
+            assert step._graph is None or step._images.shape[-1] == side
+        results.append(torch.stack(step_losses))
+        assert (step._graph is not None) == graph
+    assert torch.allclose(*results, rtol=1e-2)

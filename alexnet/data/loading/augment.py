@@ -88,6 +88,19 @@ def centre_mean(mean: np.ndarray, crop: int) -> np.ndarray:
     return np.ascontiguousarray(mean[:, start : start + crop, start : start + crop].transpose(1, 2, 0), np.float32)
 
 
+def resized_mean(mean: np.ndarray, side: int) -> np.ndarray:
+    """Return the centre crop of the mean activity for smaller training crops.
+
+    Args:
+        mean: (crop, crop, 3) float32.
+        side: The side of the training crops, in pixels.
+
+    Returns:
+        (side, side, 3) float32, contiguous.
+    """
+    return mean if side == len(mean) else np.asarray(cv2.resize(mean, (side, side), interpolation=cv2.INTER_AREA))
+
+
 def _resized_crop(
     image: np.ndarray, augmentation: Augmentation, n: int, crop: int, out: np.ndarray | None = None
 ) -> np.ndarray:

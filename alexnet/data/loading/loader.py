@@ -9,7 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.data.loading.augment import Augmentation, augment_picture, centre_mean, crop_picture, draw_augmentation
+from alexnet.data.loading.augment import (
+    Augmentation,
+    augment_picture,
+    centre_mean,
+    crop_picture,
+    draw_augmentation,
+    resized_mean,
+)
 from alexnet.data.loading.colour_shift import colour_deviation, colour_divisor
 from alexnet.data.loading.sampler import epoch_order
 from alexnet.data.loading.transfer import HostBatch, prefetch_to_device
@@ -51,6 +58,8 @@ class Loader:
         split: The pictures.
         statistics: The statistics of the training pictures.
         recipe: Its seed, batch size and augmentation are used.
+        image_size: The side of the training crops, in pixels; the network's by default. Smaller ones show the same part
+            of the picture as the network's would.
         workers: The number of threads that prepare batches; 0 prepares each batch when it is asked for. (All slow
             steps run without Python's global lock. So threads are as fast as processes, without their copies.)
         buffer_size: The number of batches that are prepared ahead; raised to workers + 1 if it is less.
@@ -71,6 +80,7 @@ class Loader:
         statistics: Statistics,
         recipe: Recipe,
         *,
+        image_size: int | None = None,
         workers: int = 1,
         buffer_size: int = 3,
         device: torch.device | None = None,
@@ -90,7 +100,8 @@ class Loader:
         self.shard, self.num_shards = shard, num_shards
         self.augments_on_device = self.device.type == "cuda"
         self.seconds_waited = 0.0
-        self._mean = centre_mean(statistics.mean, crop)
+        self._image_size = image_size or crop
+        self._mean = resized_mean(centre_mean(statistics.mean, crop), self._image_size)
 
     def __len__(self) -> int:
         """The number of batches of an epoch; the last one may be smaller."""
@@ -140,7 +151,7 @@ class Loader:
         self, shards: list[np.ndarray], epoch: int, shift_colours: bool
     ) -> Generator[_Arrays, None, None]:
         """Yield a batch for each array of picture indices; the workers do all steps."""
-        crop, divisor = self.recipe.net.image_size, colour_divisor(self.recipe, shift_colours)
+        crop, divisor = self._image_size, colour_divisor(self.recipe, shift_colours)
 
         def make_batch(indices: np.ndarray) -> _Arrays:
             augmentation = self._draw_augmentation(indices, epoch, shift_colours)
@@ -156,7 +167,7 @@ class Loader:
         self, shards: list[np.ndarray], epoch: int, shift_colours: bool
     ) -> Generator[_Arrays, None, None]:
         """Yield a batch for each array of picture indices; the workers cut out crops, the device does the rest."""
-        crop, pinned = self.recipe.net.image_size, self.device.type == "cuda"
+        crop, pinned = self._image_size, self.device.type == "cuda"
         mean, divisor = torch.from_numpy(self._mean).to(self.device), colour_divisor(self.recipe, shift_colours)
 
         def fill(batch: HostBatch) -> HostBatch:
