@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from alexnet.data.sources import archive, cifar10, cifar100, folder, imagenet, imagenet_release
+from alexnet.data.sources import archive, cifar10, cifar100, folder, imagenet, imagenet_release, picture_list
 from alexnet.data.sources.base import Source, SourceKind, SourceOptions
 
 # The first one that matches is taken: special kinds first.
-KINDS: tuple[SourceKind, ...] = (cifar10, cifar100, imagenet, imagenet_release, archive, folder)
+KINDS: tuple[SourceKind, ...] = (cifar10, cifar100, imagenet, imagenet_release, picture_list, archive, folder)
 
 
 def open_source(path: str | Path, options: SourceOptions | None = None) -> Source:

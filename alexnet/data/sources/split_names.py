@@ -12,6 +12,11 @@ _SPLITS_BY_WORD = {
 _UNLABELLED_WORDS = frozenset(("pred", "prediction", "unlabeled", "unlabelled"))
 
 
+def split_of_word(word: str) -> str | None:
+    """Return the split that a word means: "val" for "Validation"; None for any other word."""
+    return _SPLITS_BY_WORD.get(word.strip().casefold())
+
+
 def split_in_name(name: str) -> str | None:
     """Return the split in the name of a file or folder: "train" for "train-00000-of-00005.parquet".
 
