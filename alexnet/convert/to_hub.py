@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from alexnet.data.store.location import parse_location
 from alexnet.results.measured import MeasuredErrors, load_measured_errors
 from alexnet.results.report_html import recipe_name
 from alexnet.results.run_history import RunHistory
@@ -45,9 +46,11 @@ def _model_card(run: Path, checkpoint: Checkpoint, name: str) -> str:
         name=name,
         classes=checkpoint.classes,
         parameters=sum(tensor.numel() for tensor in checkpoint.with_prefix("net").values()),
+        features=checkpoint.net().num_features,
         recipe_name=recipe_name(checkpoint.recipe),
-        store=Path(start["store"]).name if start else "",
-        train_pictures=start.get("train_pictures"),
+        origin=start.get("imported"),
+        store=parse_location(start["store"]).name if "store" in start else "",
+        train_pictures=start.get("train_pictures", 0),
         errors=[_error_row(error, len(checkpoint.classes)) for error in measured],
         chosen_on_split=any(error.chosen_on_split for error in measured),
     )
@@ -57,6 +60,7 @@ def _model_card(run: Path, checkpoint: Checkpoint, name: str) -> str:
 def _error_row(error: MeasuredErrors, classes: int) -> dict[str, Any]:
     rates = error.rates
     return {
+        "store": error.store,
         "split": error.split,
         "adjective": split_adjective(error.split),
         "images": rates.images,

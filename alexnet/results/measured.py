@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet.checked import build
+from alexnet.data.store.location import parse_location
 from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import Checkpoint
 from alexnet.training.error_rates import ErrorRates
@@ -18,38 +18,34 @@ class MeasuredErrors:
     """The errors of a net on the pictures of a split.
 
     Args:
+        store: Name of the store.
         split: Name of the split.
         views: Views per picture.
         rates: The errors.
         chosen_on_split: Whether the epoch of the net was chosen by the error on these pictures.
     """
 
+    store: str
     split: str
     views: int
     rates: ErrorRates
     chosen_on_split: bool
 
 
-def save_results(
-    run: Path, checkpoint: Checkpoint, split: str, results: Mapping[int, ErrorRates], *, chosen_on_split: bool
-) -> None:
+def save_results(run: Path, checkpoint: Checkpoint, results: Sequence[MeasuredErrors]) -> None:
     """Write RUN/results.json.
 
     Args:
         run: The run's folder.
         checkpoint: The net whose errors these are.
-        split: Name of the split.
-        results: The errors by number of views.
-        chosen_on_split: As in `MeasuredErrors`.
+        results: The errors, for each number of views.
     """
-    errors = {str(views): dataclasses.asdict(rates) for views, rates in sorted(results.items())}
-    content = {
-        "step": checkpoint.state.step,
-        "split": split,
-        "chosen_on_split": chosen_on_split,
-        "errors_by_views": errors,
-    }
-    write_atomic(run / "results.json", json.dumps(content, indent=2).encode() + b"\n")
+    errors = [
+        {"store": r.store, "split": r.split, "views": r.views, "chosen_on_split": r.chosen_on_split, **vars(r.rates)}
+        for r in results
+    ]
+    content = {"step": checkpoint.state.step, "errors": errors}
+    write_atomic(run / "results.json", json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
 def load_measured_errors(run: Path, checkpoint: Checkpoint) -> list[MeasuredErrors]:
@@ -68,10 +64,12 @@ def _errors_of_report(run: Path, checkpoint: Checkpoint) -> list[MeasuredErrors]
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["step"] != checkpoint.state.step:
             return []
-        split, chosen = content["split"], content["chosen_on_split"]
         return [
-            MeasuredErrors(split, int(views), build(ErrorRates, rates, "errors"), chosen)
-            for views, rates in content["errors_by_views"].items()
+            MeasuredErrors(
+                rates=ErrorRates(*(line[field.name] for field in dataclasses.fields(ErrorRates))),
+                **{name: line[name] for name in ("store", "split", "views", "chosen_on_split")},
+            )
+            for line in content["errors"]
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -89,5 +87,6 @@ def _errors_of_epoch(run: Path, checkpoint: Checkpoint) -> list[MeasuredErrors]:
             images = line.get("images", history.start["validation_pictures"])
             rates = ErrorRates(images, line["val_top1_error"], line["val_top5_error"], line["val_log_prob"])
             chosen = split == "val" and not checkpoint.recipe.folds_in_validation
-            return [MeasuredErrors(split, 1, rates, chosen)]
+            store = parse_location(history.start["store"]).name
+            return [MeasuredErrors(store, split, 1, rates, chosen)]
     return []

@@ -12,7 +12,7 @@ from alexnet.results.confusion import confusion_matrix
 from alexnet.results.evaluate import check_run_fits_store, evaluation_split, predict_split
 from alexnet.results.examples import balanced_sample, confident_mistakes, make_examples, predict_examples
 from alexnet.results.figures import draw_curves, draw_guesses, draw_kernels, to_png
-from alexnet.results.measured import save_results
+from alexnet.results.measured import MeasuredErrors, save_results
 from alexnet.results.report_html import ReportData, render_report
 from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import Checkpoint, load_best
@@ -79,7 +79,11 @@ def report(
         mistakes=make_examples(target, classes, probabilities[mistaken], mistaken),
         confusion=confusion_matrix(probabilities.argmax(1), labels, len(classes)),
     )
-    save_results(run, checkpoint, data.split, data.results, chosen_on_split=data.chosen_on_split)
+    name = opened.path.resolve().name
+    measured = [
+        MeasuredErrors(name, data.split, views, rates, data.chosen_on_split) for views, rates in data.results.items()
+    ]
+    save_results(run, checkpoint, measured)
     path = run / "report.html"
     write_atomic(path, render_report(data).encode())
     return path

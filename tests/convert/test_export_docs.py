@@ -142,5 +142,5 @@ def test_the_fields_of_exported_files_and_results_are_documented(
     assert all(f"{name}" in rows["preprocessing"] for name in content["preprocessing"])
     section = FORMATS.split("## results.json")[1]
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    names = {*results, *results["errors_by_views"]["1"]}
+    names = {*results, *results["errors"][0]}
     assert {name for name in names if f"`{name}`" not in section} == set()

@@ -67,6 +67,26 @@ def test_the_weights_have_plain_names_and_load_again(run: Path, tmp_path: Path) 
         assert torch.equal(loaded(x), expected(x))
 
 
+def test_a_net_without_an_output_layer_is_exported_as_its_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = write_run(Path("run"), small_recipe(), ())
+    export("run", state="a.safetensors", hub="hub")
+    expected = checkpoint.net()
+    assert "fc8.weight" not in load_file("a.safetensors")
+    x = torch.randn(2, 3, 24, 24)
+    assert torch.equal(AlexNet.from_run("hub")(x), expected(x))
+    _, text = read_card(Path("hub"))
+    assert "16 features" in text
+    assert "classes" not in text.partition("## Use")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    Image.new("RGB", (40, 32), (90, 120, 200)).save("picture.jpg")
+    names: dict[str, torch.Tensor] = {}
+    exec(code, names)
+    assert names["features"].shape == (16,)
+
+
 def read_card(folder: Path) -> tuple[dict[str, object], str]:
     """Return the front matter and the text of a model card."""
     _, front, text = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
