@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from common.roofline import matrix_product, memory_copy
 from common.timing import capture_graph, medians, synchronise, time_interleaved
-from common.training import endless_batches, make_train_step, random_batch, training_flop
+from common.training import endless_batches, random_batch, training_flop
 from peers.nets import TowerResponseNorm, torchvision_alexnet
 from synthetic.stores import write_store
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from alexnet.kernels.response_norm import response_norm
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
+from alexnet.training.estimate import make_train_step
 from alexnet.training.sgd import SGD
 from alexnet.training.train import train
 from alexnet.utils.cores import available_cores

@@ -28,7 +28,7 @@ from common.environment import environment_info
 from common.output import markdown_table, write_json
 from common.roofline import matrix_product
 from common.timing import medians, time_interleaved
-from common.training import endless_batches, make_train_step, random_batch, training_flop
+from common.training import endless_batches, random_batch, training_flop
 from peers.nets import make_peer_step, torch_nn_alexnet, torchvision_alexnet
 from synthetic.stores import write_store
 
@@ -36,6 +36,7 @@ from alexnet.data.loading.loader import Loader
 from alexnet.data.store.store import Store
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
+from alexnet.training.estimate import make_train_step
 from alexnet.training.precision import uses_bfloat16
 from alexnet.utils.memory import keep_freed_memory
 

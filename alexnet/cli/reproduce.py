@@ -11,8 +11,9 @@ SUMMARY = "reproduce a figure or a table of the paper"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments and options."""
     parser.add_argument("name", metavar="NAME", nargs="?", help="experiment, such as figure1 (default: list them)")
-    add_data(parser, "store of the paper's pictures, or of others in their place")
-    parser.add_argument("--more", metavar="STORE", type=parse_store, help="larger store to pre-train on (table2)")
+    add_data(parser, "store of the paper's pictures or of others in their place, or folder of ImageNet's archives")
+    help = "larger store, or archives, to pre-train on (table2)"
+    parser.add_argument("--more", metavar="STORE", type=parse_store, help=help)
     parser.add_argument(
         "--folder", type=Path, default=Path("reproduced"), metavar="FOLDER", help="folder for nets, tables and figures"
     )

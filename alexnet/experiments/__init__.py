@@ -1,11 +1,14 @@
 """The experiments: a short file for each figure, table or claim of the paper."""
 
+import dataclasses
 import importlib
 from pathlib import Path
 from typing import Any
 
+from alexnet.data.sources.base import SourceOptions
 from alexnet.data.store.store import Store
 from alexnet.experiments.experiment import Experiment
+from alexnet.experiments.paper_archives import PaperArchives, are_archives
 from alexnet.experiments.paper_datasets import PaperDataset
 from alexnet.experiments.result import ExperimentResult
 from alexnet.recipe import Recipe
@@ -43,8 +46,9 @@ def reproduce(
         name: One of EXPERIMENTS.
         folder: The folder to work in. Nets, table and figures are written to FOLDER/NAME; what is finished there is not
             done again.
-        data: The store to use. If it is not the set that the paper used, the result calls it a stand-in.
-        pretraining_data: A store of a larger set to pre-train on, for table2.
+        data: The store to use, or the folder of ImageNet's archives, from which the store is prepared in
+            FOLDER/stores. If it is not the set that the paper used, the result calls it a stand-in.
+        pretraining_data: A store or archives of a larger set to pre-train on, for table2.
         recipe: The recipe to vary, in place of the experiment's own.
         epochs: The number of epochs that every training is shortened to, its schedule in proportion.
         seeds: How often each net is trained, from seed 0 on; by default the experiment's own number.
@@ -66,15 +70,19 @@ def reproduce(
         raise FileNotFoundError(f"{name} needs a store (--data) {dataset.instructions()}; or any other, as a stand-in")
     experiment = Experiment(
         Path(folder) / name,
-        Store(data) if data is not None and dataset is not None else None,
+        None,
         dataset,
-        pretraining_store=Store(pretraining_data) if pretraining_data is not None else None,
         recipe=recipe,
         epochs=epochs,
         seeds=seeds,
         device=device,
         workers=workers,
     )
+    stores = Path(folder) / "stores"
+    if data is not None and dataset is not None:
+        experiment.use_store(_open_pictures(experiment, module, dataset, data, stores))
+        if pretraining_data is not None:
+            experiment.pretraining_store = _open_pretraining_pictures(experiment, dataset, pretraining_data, stores)
     result: ExperimentResult = module.run(experiment)
     result.notes += experiment.missing_top5_notes(result)
     if experiment.recipe_name is not None:
@@ -87,6 +95,34 @@ def reproduce(
         result.command += f" --recipe {next((n for n in RECIPES if recipe_named(n) == recipe), '(one of its own)')}"
     result.write(experiment.folder)
     return result
+
+
+def _open_pictures(experiment: Experiment, module: Any, dataset: PaperDataset, data: str | Path, stores: Path) -> Store:
+    """Return the store of an experiment; from archives it is prepared.
+
+    Args:
+        experiment: The experiment, without a store yet.
+        module: Its module.
+        dataset: The set that the paper used.
+        data: The store or the archives.
+        stores: The folder for stores that are prepared.
+    """
+    if not are_archives(data):
+        return Store(data)
+    archives = PaperArchives(Path(data), dataset)
+    experiment.stand_in = not dataset.has_counts(archives.classes, archives.counts)
+    trainings = module.list_trainings(experiment) if hasattr(module, "list_trainings") else {}
+    trainings = {name: experiment.shorten(recipe) for name, recipe in trainings.items()}
+    size = dataset.size if experiment.recipe is None else experiment.recipe.store_size
+    return archives.prepare(stores, size, trainings, experiment.device)
+
+
+def _open_pretraining_pictures(experiment: Experiment, dataset: PaperDataset, data: str | Path, stores: Path) -> Store:
+    """Return the store of the larger set to pre-train on; from archives it is prepared."""
+    if not are_archives(data):
+        return Store(data)
+    larger = dataclasses.replace(dataset, held_out=SourceOptions.held_out, test=0, train_per_class=None)
+    return PaperArchives(Path(data), larger).prepare(stores, experiment.store.size, {}, experiment.device)
 
 
 def describe_experiments() -> dict[str, str]:

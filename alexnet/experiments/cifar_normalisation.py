@@ -24,7 +24,7 @@ from alexnet.experiments.result import ExperimentResult, ResultRow, to_percent
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
 
-DATASET = replace(CIFAR10, options=" --val-batch 5")
+DATASET = replace(CIFAR10, val_batch=5)
 _FIRST_EPOCHS = 350  # on batches 1 to 4, as the program took
 
 

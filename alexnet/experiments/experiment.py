@@ -68,8 +68,15 @@ class Experiment:
         self.pretraining_store, self.recipe, self.epochs, self.seeds = pretraining_store, recipe, epochs, seeds
         self.device, self._workers = device, workers
         self.recipe_name: str | None = None
-        self.stand_in = store is not None and dataset is not None and not dataset.matches(store)
+        self.stand_in = False
+        if store is not None:
+            self.use_store(store)
         folder.mkdir(parents=True, exist_ok=True)
+
+    def use_store(self, store: Store) -> None:
+        """Take these pictures."""
+        self._store = store
+        self.stand_in = self._dataset is not None and not self._dataset.matches(store)
 
     @property
     def store(self) -> Store:
@@ -120,14 +127,18 @@ class Experiment:
         Raises:
             TrainingInterrupted: A signal stopped the training; the same command resumes it.
         """
-        if self.epochs is not None and not full_length:
-            recipe = shorten_schedule(recipe, self.epochs)
+        if not full_length:
+            recipe = self.shorten(recipe)
         self.check_store_size([recipe], store)
         run = self.folder / name
         outcome = train(store or self.store, run, recipe, device=self.device, workers=self._workers, **options)
         if not outcome.finished:
             raise TrainingInterrupted(outcome.signal)
         return run
+
+    def shorten(self, recipe: Recipe) -> Recipe:
+        """Return a recipe shortened to the experiment's epochs, if it has any."""
+        return recipe if self.epochs is None else shorten_schedule(recipe, self.epochs)
 
     def check_store_size(self, recipes: Iterable[Recipe], store: Store | None = None) -> None:
         """Check that recipes can be trained on a store, before the first of them is.

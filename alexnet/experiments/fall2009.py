@@ -1,8 +1,9 @@
 """Section 7's last paragraph: ImageNet's Fall 2009 release, 10,184 classes, half of the pictures to test on.
 
-    alexnet prepare FALL2009 STORE --held-out 0.5
-    alexnet reproduce fall2009 --data STORE
+    alexnet reproduce fall2009 --data FALL2009
 
+FALL2009 is the folder of the archives (docs/data.md), or a store that is prepared from it with --held-out 0 --test
+0.5.
 Expected: 67.4 / 40.9 % with ten views. Not run here on Fall 2009; on Caltech-101 at 64 pixels, half of it held out,
 with --recipe tiny --seeds 3: 73.6 / 51.0 %.
 Duration: 91 epochs of 4.5 million pictures, about 14 hours per epoch on two cores.
@@ -15,19 +16,25 @@ from alexnet.experiments.experiment import Experiment
 from alexnet.experiments.paper_datasets import FALL2009
 from alexnet.experiments.result import ExperimentResult, ResultRow
 from alexnet.experiments.table2 import pretraining_recipe
+from alexnet.recipe import Recipe
 
 DATASET = FALL2009
 
 
-def run(experiment: Experiment) -> ExperimentResult:
-    """Train the net with conv6 on one half, and evaluate it on the other with ten views."""
+def list_trainings(experiment: Experiment) -> dict[str, Recipe]:
+    """Return the recipe of each net that the experiment trains, by the name of its run."""
     recipe = pretraining_recipe(experiment.base_recipe("photos", "alexnet-2012-run"))
     if not experiment.stand_in:  # for so many classes the program had a linear layer before the output
         recipe = replace(recipe, net=replace(recipe.net, linear=Full(units=2048)))
+    return {f"conv6-{seed}": replace(recipe, seed=seed) for seed in range(experiment.seeds or 1)}
+
+
+def run(experiment: Experiment) -> ExperimentResult:
+    """Train the net with conv6 on one half, and evaluate it on the other with ten views."""
     measures = ("top-1 error (%)", "top-5 error (%)")
     result = ExperimentResult("Fall 2009, half to test", experiment.describe_data(), measures)
     result.rows.append(ResultRow("others (Mensink and others 2012)", (78.1, 60.9)))
-    runs = [experiment.train(f"conv6-{seed}", replace(recipe, seed=seed)) for seed in range(experiment.seeds or 1)]
+    runs = [experiment.train(name, recipe) for name, recipe in list_trainings(experiment).items()]
     errors = [experiment.evaluate([run], 10) for run in runs]
     result.rows.append(experiment.error_row("CNN with conv6", (67.4, 40.9), errors))
     train, test = len(experiment.store.split("train")), len(experiment.store.validation())

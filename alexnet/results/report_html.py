@@ -30,6 +30,7 @@ from alexnet.results.figures import (
 from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import Checkpoint
 from alexnet.training.error_rates import ErrorRates, split_adjective
+from alexnet.utils.console import format_duration
 from alexnet.utils.intervals import format_error_rate, format_interval, format_percent
 
 _WORST_CLASSES = 10  # in the table
@@ -151,16 +152,6 @@ def _format_value(value: Any) -> str:
 
 def _format_percent(fraction: float, digits: int = 1) -> str:
     return f"{100 * fraction:.{digits}f} %"
-
-
-def format_duration(seconds: float) -> str:
-    """Return a time in its two largest units."""
-    minutes, hours = seconds / 60, seconds / 3600
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{int(minutes)} min {int(seconds % 60)} s"
-    return f"{int(hours)} h {int(minutes % 60)} min" if hours < 48 else f"{int(hours / 24)} d {int(hours % 24)} h"
 
 
 # ---- Pictures as data URIs ------------------------------------------------------------------------------------------

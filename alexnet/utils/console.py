@@ -24,3 +24,13 @@ def format_error(error: BaseException, *, with_type: bool = True, limit: int | N
     message = " ".join(message.split())[:limit]
     name = type(error).__name__
     return f"{name}: {message}" if with_type and message else message or name
+
+
+def format_duration(seconds: float) -> str:
+    """Return a time in its two largest units."""
+    minutes, hours = seconds / 60, seconds / 3600
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{int(minutes)} min {int(seconds % 60)} s"
+    return f"{int(hours)} h {int(minutes % 60)} min" if hours < 48 else f"{int(hours / 24)} d {int(hours % 24)} h"

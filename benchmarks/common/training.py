@@ -1,6 +1,6 @@
-"""This project's training step as `alexnet train` runs it, its batches, and its arithmetic."""
+"""The batches of this project's training step, and its arithmetic."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import count
 
@@ -9,24 +9,6 @@ from torch import Tensor
 
 from alexnet.data.loading.loader import Batch, Loader
 from alexnet.models.alexnet import AlexNet
-from alexnet.recipe import Recipe
-from alexnet.training.schedule import make_schedule
-from alexnet.training.sgd import SGD, parameter_groups, set_learning_rates
-from alexnet.training.step import Step
-
-
-def make_train_step(net: AlexNet, recipe: Recipe) -> Callable[[Tensor, Tensor], object]:
-    """Return a function that trains a net for one step on images and labels, as the training loop does."""
-    optimiser = SGD(
-        parameter_groups(net, recipe), rate=recipe.learning_rate, momentum=recipe.momentum, decay=recipe.decay
-    )
-    step, schedule = Step(net, optimiser, recipe), make_schedule(recipe)
-
-    def train_step(images: Tensor, labels: Tensor) -> object:
-        set_learning_rates(optimiser, schedule.rates_at(0))
-        return step(images, labels)
-
-    return train_step
 
 
 def endless_batches(loader: Loader) -> Iterator[Batch]:

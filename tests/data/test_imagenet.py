@@ -24,6 +24,7 @@ from imagenet_files import (
     tar_bytes,
     unpack_ilsvrc2012,
     write_devkit,
+    write_ilsvrc2010,
     write_ilsvrc2012,
     write_meta,
 )
@@ -152,32 +153,27 @@ def test_one_archive_or_folders_beside_archives_are_read_too(archives: Path, tmp
     assert names_by_class(source, "val") == names_by_class(expected, "val")
 
 
-def test_ilsvrc2010_has_labelled_test_pictures_corrections_and_a_compressed_picture(tmp_path: Path) -> None:
-    archives = tmp_path / "ILSVRC2010"
-    write_devkit(archives, [1, 2, 3, 4], year=2010, packed=True)
+def test_ilsvrc2010_has_test_labels_and_corrections(tmp_path: Path) -> None:
+    archives = write_ilsvrc2010(tmp_path / "ILSVRC2010")
     tars = synset_tars(dict.fromkeys(SYNSETS, 3))
     with tarfile.open(fileobj=io.BytesIO(tars["n02123045.tar"])) as archive:
         files = {member.name: archive.extractfile(member).read() for member in archive}
     files["n02123045_2.JPEG"] = gzip.compress(files["n02123045_2.JPEG"])
     tars["n02123045.tar"] = tar_bytes(files)
-    train = {f"train/{name}": contents for name, contents in tars.items()}  # in a folder, as in the true archive
+    train = {f"train/{name}": contents for name, contents in tars.items()}
     (archives / "ILSVRC2010_images_train.tar").write_bytes(tar_bytes(train))
-    for split, count in (("val", 4), ("test", 6)):
-        pictures = numbered_pictures(f"ILSVRC2010_{split}", count, f"{split}/")
-        (archives / f"ILSVRC2010_images_{split}.tar").write_bytes(tar_bytes(pictures))
-    (archives / "ILSVRC2010_test_ground_truth.txt").write_text("4\n4\n3\n1\n2\n4\n")
     names = ("train/n02119789_1.JPEG", "val/ILSVRC2010_val_00000002.JPEG", "test/ILSVRC2010_test_00000006.JPEG")
     corrections = {f"patch_images/{name}": draw_jpeg(900 + number) for number, name in enumerate(names)}
     (archives / "patch_images.tar").write_bytes(tar_bytes(corrections))
     source = open_source(archives)
     assert source.classes == CLASSES
     assert {name: len(split) for name, split in source.splits.items()} == {"train": 12, "val": 4, "test": 6}
-    assert source.splits["test"].labels.tolist() == [0, 1, 2, 3, 3, 3]
+    assert source.splits["test"].labels.tolist() == [0, 1, 2, 2, 3, 3]
     assert source.ignored == {}
     contents = read_all(source)
     assert contents["train/n02119789/n02119789_1.JPEG"] == draw_jpeg(900)
     assert contents["val/n02100735/ILSVRC2010_val_00000002.JPEG"] == draw_jpeg(901)
-    assert contents["test/n01440764/ILSVRC2010_test_00000006.JPEG"] == draw_jpeg(902)
+    assert contents["test/n02123045/ILSVRC2010_test_00000006.JPEG"] == draw_jpeg(902)
     assert contents["test/n01440764/ILSVRC2010_test_00000001.JPEG"] == draw_jpeg(1)
     assert prepare_small(archives, tmp_path / "store").skipped == 0
 

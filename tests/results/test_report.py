@@ -25,6 +25,7 @@ from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import load_best
 from alexnet.training.error_rates import ErrorRates
 from alexnet.training.train import train
+from alexnet.utils.console import format_duration
 
 ODD_NAMES = ("<script>alert(1)<b>", 'a "quoted" & class', "猫")
 RECIPE = Recipe(net=small_net(), store_size=32, batch_size=10, schedule="cosine", epochs=2)
@@ -237,7 +238,7 @@ def test_a_recipe_has_its_name_whatever_its_seed(name: str) -> None:
     ("seconds", "text"), [(3.4, "3 s"), (125, "2 min 5 s"), (7290, "2 h 1 min"), (500_000, "5 d 18 h")]
 )
 def test_durations_have_two_units(seconds: float, text: str) -> None:
-    assert report_html.format_duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_small_pictures_are_exact_and_large_ones_are_compressed(odd_run: tuple[Path, Path]) -> None:
