@@ -105,8 +105,9 @@ _MESSAGES: dict[str, tuple[tuple[str, int, str, str], ...]] = {
 # The layers' types in the first version, as the second one names them.
 V1_TYPES = {
     1: "Accuracy",
-    5: "Data",
+    3: "Concat",
     4: "Convolution",
+    5: "Data",
     6: "Dropout",
     8: "Flatten",
     9: "HDF5Data",
@@ -115,13 +116,17 @@ V1_TYPES = {
     15: "LRN",
     17: "Pooling",
     18: "ReLU",
+    19: "Sigmoid",
     20: "Softmax",
     21: "SoftmaxWithLoss",
     22: "Split",
+    23: "TanH",
     24: "WindowData",
+    25: "Eltwise",
     29: "MemoryData",
     30: "ArgMax",
     32: "DummyData",
+    33: "Slice",
     36: "Silence",
 }
 

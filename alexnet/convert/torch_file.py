@@ -1,6 +1,5 @@
 """Weights by name from files of torch and of safetensors; nothing that is in a file is run."""
 
-import pickle
 import re
 import warnings
 from collections.abc import Mapping
@@ -12,9 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from alexnet.utils.console import format_error
-
-_REFUSED = re.compile(r"GLOBAL (\S+)|Unsupported (?:operand|class|global) (\S+)|Trying to (?:call|load|set) (.+?) ")
+_REASON_LENGTH = 100  # characters of torch's message
+_REFUSED = re.compile(r"GLOBAL (\w[\w.]*)")  # in torch's message: a class or function that is no tensor's
 
 
 def read_safetensors_state(file: Path) -> dict[str, Tensor]:
@@ -42,25 +40,18 @@ def read_torch_state(file: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on types of storage that old files have
             contents = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        refused = _REFUSED.search(str(error))
-        if refused is None:
-            raise ValueError(_damaged(error)) from error
-        name = next(group for group in refused.groups() if group)
+    except Exception as error:  # what torch raises for a damaged file depends on where it is cut off
+        if refused := _REFUSED.search(str(error)):
+            raise ValueError(
+                f"it must hold tensors only; reading it would run {refused[1]}, which was not run: save the net's "
+                "`state_dict()` with torch.save, or as safetensors"
+            ) from error
+        reason = " ".join(str(error).rpartition("WeightsUnpickler error: ")[2].split())[:_REASON_LENGTH]
         raise ValueError(
-            f"it must hold tensors only; reading it would run {name}, which was not run: save the net's `state_dict()` "
-            "with torch.save, or as safetensors"
+            f"it must be a file that torch.save wrote of a `state_dict`; it cannot be read ({type(error).__name__}: "
+            f"{reason}): it may be cut off, get the file again"
         ) from error
-    except (RuntimeError, EOFError, KeyError, ValueError, AttributeError, IndexError, TypeError, UnicodeError) as error:
-        raise ValueError(_damaged(error)) from error
     return _find_state(contents)
-
-
-def _damaged(error: Exception) -> str:
-    reason = format_error(error, with_type=True, limit=100)
-    return (
-        f"it must be a file that torch.save wrote of a `state_dict`; it cannot be read ({reason}): get the file again"
-    )
 
 
 def _find_state(contents: Any) -> dict[str, Tensor]:
