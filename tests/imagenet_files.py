@@ -29,8 +29,14 @@ def draw_jpeg(seed: int, side: int = 40) -> bytes:
     return file.getvalue()
 
 
-def write_meta(path: Path, synsets: Mapping[str, str], year: int = 2012, counts: Sequence[int] = ()) -> None:
-    """Write a meta.mat: the synsets in the order of their IDs, and two that are above them in the hierarchy."""
+def write_meta(
+    path: Path,
+    synsets: Mapping[str, str],
+    year: int = 2012,
+    counts: Sequence[int] = (),
+    costs: np.ndarray | None = None,
+) -> None:
+    """Write a meta.mat: the synsets in the order of their IDs, two that are above them, and 2010's cost matrix."""
     rows = [
         (number, wnid, words, "a gloss", 0, np.zeros((1, 0), np.uint8), 0, count)
         for number, (wnid, words), count in zip(
@@ -43,7 +49,7 @@ def write_meta(path: Path, synsets: Mapping[str, str], year: int = 2012, counts:
     table = np.empty((len(rows), 1), [(name, object) for name in (f"ILSVRC{year}_ID", *FIELDS)])
     table[:, 0] = rows
     path.parent.mkdir(parents=True, exist_ok=True)
-    savemat(path, {"synsets": table})
+    savemat(path, {"synsets": table} | ({"cost_matrix": costs} if costs is not None else {}))
 
 
 def write_devkit(

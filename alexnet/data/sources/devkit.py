@@ -19,6 +19,7 @@ from alexnet.checked import require
 from alexnet.data.sources.download import verify_md5
 from alexnet.data.sources.synset_files import WNID
 from alexnet.data.sources.tar import explain_damage
+from alexnet.utils.console import format_error
 from alexnet.utils.extras import missing_extra
 
 PUBLISHED_MD5 = {
@@ -29,6 +30,7 @@ PUBLISHED_MD5 = {
     "ILSVRC2012_img_test_v10102019.tar": "e1b8681fff3d63731c599df9b4b6fc02",
 }
 _META_FILE = "meta.mat"
+_COSTS = "cost_matrix"  # in meta.mat
 _VAL_LABELS_FILE = re.compile(r"ILSVRC\d{4}_validation_ground_truth\.txt")
 _ID_FIELD = re.compile(r"ILSVRC(\d{4})_ID")
 _MAX_FILE_BYTES = 1 << 26  # the largest file of a kit that is read has 200 kB
@@ -108,7 +110,7 @@ def read_devkit(path: Path) -> Devkit:
     labels_file = next(filter(_VAL_LABELS_FILE.fullmatch, files), None)
     if labels_file is None:
         raise _missing_file(path, "ILSVRC...._validation_ground_truth.txt")
-    year, synsets = _parse_meta(path, files)
+    year, synsets = _parse_synsets(path, _load_meta(path, files))
     val_ids = parse_labels(f"{path}: {labels_file}", files[labels_file], len(synsets))
     return Devkit(path, year, synsets, val_ids)
 
@@ -122,7 +124,31 @@ def read_synsets(path: Path) -> tuple[int, tuple[Synset, ...]]:
     Raises:
         ValueError: As for `read_devkit`.
     """
-    return _parse_meta(path, {_META_FILE: path.read_bytes()} if path.name == _META_FILE else _read_files(path))
+    return _parse_synsets(path, _load_meta(path, _read_files(path)))
+
+
+def read_cost_matrix(path: Path) -> tuple[tuple[Synset, ...], np.ndarray]:
+    """Return the synsets of ILSVRC-2010 in the order of their IDs, and the cost of taking one for another.
+
+    Args:
+        path: The development kit, packed or unpacked, or its meta.mat.
+
+    Returns:
+        The synsets; and (synsets, synsets) float64, the cost of each predicted synset (row) for a correct one (column),
+        the height of their lowest common ancestor in WordNet.
+
+    Raises:
+        ValueError: As for `read_devkit`; or the kit has no costs, as those of later years.
+    """
+    contents = _load_meta(path, _read_files(path))
+    _, synsets = _parse_synsets(path, contents)
+    if _COSTS not in contents:
+        raise ValueError(f"{path}: {_META_FILE} must have a {_COSTS}; it has none: take the development kit of 2010")
+    costs = np.asarray(contents[_COSTS])
+    shape = (len(synsets), len(synsets))
+    is_matrix = costs.shape == shape and costs.dtype.kind in "uif" and bool(np.isfinite(costs).all())
+    require(is_matrix, f"{path}: {_META_FILE}: the {_COSTS}", f"of {shape[0]} x {shape[0]} finite numbers", costs.shape)
+    return synsets, costs.astype(np.float64)
 
 
 def parse_labels(name: str, contents: bytes, class_count: int) -> np.ndarray:
@@ -153,7 +179,9 @@ def _missing_file(path: Path, name: str) -> ValueError:
 
 
 def _read_files(path: Path) -> dict[str, bytes]:
-    """Return the contents of the files of a kit that are needed, by name."""
+    """Return the contents of the files of a kit that are needed, by name; the kit may be its meta.mat alone."""
+    if path.suffix == Path(_META_FILE).suffix:
+        return {_META_FILE: path.read_bytes()}
     return _read_folder(path) if path.is_dir() else _read_archive(path)
 
 
@@ -182,8 +210,8 @@ def _is_needed(name: str) -> bool:
     return name == _META_FILE or _VAL_LABELS_FILE.fullmatch(name) is not None
 
 
-def _parse_meta(path: Path, files: Mapping[str, bytes]) -> tuple[int, tuple[Synset, ...]]:
-    """Return the year and the synsets without children in a kit's meta.mat, in the order of their IDs."""
+def _load_meta(path: Path, files: Mapping[str, bytes]) -> dict[str, Any]:
+    """Return the arrays of a kit's meta.mat, by name."""
     if _META_FILE not in files:
         raise _missing_file(path, _META_FILE)
     try:
@@ -191,16 +219,29 @@ def _parse_meta(path: Path, files: Mapping[str, bytes]) -> tuple[int, tuple[Syns
     except ImportError as error:
         raise missing_extra(f"reading {_META_FILE} of {path}", "imagenet", error) from error
     try:
-        table = np.atleast_1d(loadmat(io.BytesIO(files[_META_FILE]), squeeze_me=True)["synsets"])
+        contents: dict[str, Any] = loadmat(io.BytesIO(files[_META_FILE]), squeeze_me=True)
+    except Exception as error:  # loadmat raises exceptions of many types for a damaged file
+        raise _unreadable_meta(path, error) from error
+    return contents
+
+
+def _unreadable_meta(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path}: {_META_FILE} must have the challenge's synsets; it cannot be read ({format_error(error)}): download "
+        "the kit again"
+    )
+
+
+def _parse_synsets(path: Path, contents: Mapping[str, Any]) -> tuple[int, tuple[Synset, ...]]:
+    """Return the year and the synsets without children in a kit's meta.mat, in the order of their IDs."""
+    try:
+        table = np.atleast_1d(contents["synsets"])
         ids = next(match for name in table.dtype.names or () if (match := _ID_FIELD.fullmatch(name)))
         # The others are above these in WordNet's hierarchy, and have no pictures of their own.
         leaves = table[table["num_children"] == 0]
         synsets = sorted((_parse_synset(row, ids[0]) for row in leaves), key=lambda synset: synset.id)
-    except Exception as error:  # loadmat raises exceptions of many types for a damaged file
-        raise ValueError(
-            f"{path}: {_META_FILE} must have the challenge's synsets; it cannot be read ({type(error).__name__}: "
-            f"{' '.join(str(error).split())}): download the kit again"
-        ) from error
+    except Exception as error:  # a table of another form
+        raise _unreadable_meta(path, error) from error
     _check_synsets(path, synsets)
     return int(ids[1]), tuple(synsets)
 
