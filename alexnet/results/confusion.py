@@ -12,22 +12,40 @@ class ClassResult:
 
     Args:
         name: The name of the class.
-        pictures: The number of its pictures.
-        wrong: How many of them the net takes for another class.
-        taken_for: The class that they are most often taken for.
-        times: How often.
+        support: The number of its pictures.
+        predicted: The number of pictures, of any class, that the net takes for this class.
+        correct: The number of its pictures that the net takes for this class.
+        taken_for: The class that its other pictures are most often taken for; "" if all are taken for this class.
+        taken_for_images: How many of them are.
     """
 
     name: str
-    pictures: int
-    wrong: int
+    support: int
+    predicted: int
+    correct: int
     taken_for: str
-    times: int
+    taken_for_images: int
 
     @property
-    def error(self) -> float:
-        """The share of its pictures that are taken for another class."""
-        return self.wrong / self.pictures
+    def wrong(self) -> int:
+        """How many of its pictures are taken for another class."""
+        return self.support - self.correct
+
+    @property
+    def recall(self) -> float | None:
+        """The share of its pictures that are taken for this class; None if there are none."""
+        return self.correct / self.support if self.support else None
+
+    @property
+    def precision(self) -> float | None:
+        """The share of this class's pictures among those taken for it; None if there are none."""
+        return self.correct / self.predicted if self.predicted else None
+
+    @property
+    def f1(self) -> float | None:
+        """The harmonic mean of precision and recall; None if the class has no pictures and is never predicted."""
+        total = self.support + self.predicted
+        return 2 * self.correct / total if total else None
 
 
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -45,20 +63,19 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) ->
 
 
 def class_results(classes: Sequence[str], confusion: np.ndarray) -> list[ClassResult]:
-    """Return the results of the classes that have pictures, the class with the highest error first.
+    """Return the results of all classes, in their order.
 
     Args:
         classes: The class names.
         confusion: The confusion matrix.
     """
-    results = []
-    wrong = _without_diagonal(confusion)
-    for name, row, wrong_row in zip(classes, confusion, wrong, strict=True):
-        worst = int(wrong_row.argmax())
-        if row.any():
-            result = ClassResult(name, int(row.sum()), int(wrong_row.sum()), classes[worst], int(wrong_row[worst]))
-            results.append(result)
-    return sorted(results, key=lambda result: -result.error)
+    mistakes = _without_diagonal(confusion)
+    columns = (confusion.sum(1), confusion.sum(0), confusion.diagonal(), mistakes.argmax(1), mistakes.max(1))
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return [
+        ClassResult(name, support, predicted, correct, classes[other] if images else "", images)
+        for name, (support, predicted, correct, other, images) in zip(classes, rows, strict=True)
+    ]
 
 
 def frequent_confusions(classes: Sequence[str], confusion: np.ndarray) -> list[tuple[str, str, int, int]]:

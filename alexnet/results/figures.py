@@ -7,7 +7,7 @@ import functools
 import io
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,14 +97,14 @@ CURVES: dict[str, Callable[[Axes, RunHistory, Palette], None]] = {
 
 def draw_curve(name: str, history: RunHistory, palette: Palette = LIGHT) -> Figure:
     """Draw one of the curves: "loss", "error" or "rate"."""
-    figure = _new_figure(4.5, 2.9, palette)
+    figure = new_figure(4.5, 2.9, palette)
     CURVES[name](figure.add_subplot(), history, palette)
     return figure
 
 
 def draw_curves(history: RunHistory, palette: Palette = LIGHT) -> Figure:
     """Draw all curves of a training, side by side."""
-    figure = _new_figure(13, 3.3, palette)
+    figure = new_figure(13, 3.3, palette)
     for axes, draw in zip(figure.subplots(1, len(CURVES)), CURVES.values(), strict=True):
         draw(axes, history, palette)
     return figure
@@ -193,7 +193,7 @@ def draw_kernels(weights: np.ndarray, towers: int, palette: Palette = LIGHT) -> 
     blocks = kernel_tiles(weights, towers)
     height, width = blocks[0].shape[:2]
     inches = 0.56 * (width + 1) / (weights.shape[2] + 1)  # a kernel takes about half an inch
-    figure = _new_figure(inches + 0.5, towers * (inches * height / width + 0.15), palette)
+    figure = new_figure(inches + 0.5, towers * (inches * height / width + 0.15), palette)
     for axes, block, name in zip(np.atleast_1d(figure.subplots(towers)), blocks, tower_names(towers), strict=True):
         axes.imshow(block, interpolation="nearest")
         axes.set(xticks=[], yticks=[])
@@ -217,8 +217,8 @@ def draw_guesses(examples: Sequence[Example], palette: Palette = LIGHT) -> Figur
     """
     columns = min(4, len(examples))
     rows = math.ceil(len(examples) / columns)
-    figure = _new_figure(2.5 * columns, 4.1 * rows, palette)
-    families = _installed_fonts()
+    figure = new_figure(2.5 * columns, 4.1 * rows, palette)
+    families = installed_fonts()
     grid = figure.add_gridspec(2 * rows, columns, height_ratios=[2.4, 1.5] * rows)
     for number, example in enumerate(examples):
         row, column = divmod(number, columns)
@@ -227,7 +227,7 @@ def draw_guesses(examples: Sequence[Example], palette: Palette = LIGHT) -> Figur
         axes.imshow(example.picture, interpolation="nearest" if small else "antialiased")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-        name = _shorten_name(example.correct)
+        name = shorten_name(example.correct)
         label = axes.set_xlabel(name, color=palette.text, fontsize=10, fontweight="bold", labelpad=5)
         label.set_fontfamily(families)
         label.set_parse_math(False)
@@ -240,22 +240,23 @@ def _draw_bars(axes: Axes, example: Example, palette: Palette) -> None:
     names, probabilities = zip(*example.guesses, strict=True)
     colours = [palette.correct_bar if name == example.correct else palette.bar for name in names]
     axes.barh(range(len(names)), probabilities, color=colours, height=0.82)
-    families = _installed_fonts()
+    families = installed_fonts()
     for row, name in enumerate(names):
-        text = axes.text(0.02, row, _shorten_name(name), va="center", color=palette.text, fontsize=9, family=families)
+        text = axes.text(0.02, row, shorten_name(name), va="center", color=palette.text, fontsize=9, family=families)
         text.set_parse_math(False)
     axes.set(xlim=(0, 1), ylim=(4.5, -0.5), xticks=[], yticks=[], facecolor=palette.background)
     for side, spine in axes.spines.items():
         spine.set(visible=side == "left", color=palette.grid)
 
 
-def _shorten_name(name: str) -> str:
+def shorten_name(name: str) -> str:
+    """Return a class name, or its beginning if it is long."""
     return name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…"
 
 
 @functools.cache
-def _installed_fonts() -> list[str]:
-    """Return those of _FONTS that this machine has."""
+def installed_fonts() -> list[str]:
+    """Return the names of the fonts to draw class names with: those of _FONTS that this machine has."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
     return [name for name in _FONTS if name in installed]
 
@@ -263,16 +264,17 @@ def _installed_fonts() -> list[str]:
 # ---- All figures ----------------------------------------------------------------------------------------------------
 
 
-def to_png(figure: Figure, dpi: int = 144) -> bytes:
-    """Return a figure as the bytes of a PNG file."""
+def to_png(figure: Figure, dpi: int = 144, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return a figure as the bytes of a PNG file, with textual metadata."""
     file = io.BytesIO()
     with warnings.catch_warnings():
         # No font may have the script of a class name. Its letters are boxes then; the rest of the figure is fine.
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
-        figure.savefig(file, format="png", dpi=dpi, facecolor=figure.get_facecolor())
+        figure.savefig(file, format="png", dpi=dpi, facecolor=figure.get_facecolor(), metadata=metadata)
     return file.getvalue()
 
 
-def _new_figure(width: float, height: float, palette: Palette) -> Figure:
-    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+def new_figure(width: float, height: float, palette: Palette, *, constrained: bool = True) -> Figure:
+    """Return an empty figure, its size in inches; `constrained` makes room for labels, else the caller does."""
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08) if constrained else None
     return Figure(figsize=(width, height), layout=layout, facecolor=palette.background)

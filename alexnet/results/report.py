@@ -8,6 +8,7 @@ import torch
 from alexnet.data.store.location import StoreURL, parse_location
 from alexnet.data.store.store import Store
 from alexnet.distributed.team import Team
+from alexnet.results.calibration import calibration_bins
 from alexnet.results.confusion import confusion_matrix
 from alexnet.results.evaluate import check_run_fits_store, evaluation_split, predict_split
 from alexnet.results.examples import balanced_sample, confident_mistakes, make_examples, predict_examples
@@ -78,6 +79,7 @@ def report(
         guesses=make_examples(target, classes, probabilities[chosen], chosen),
         mistakes=make_examples(target, classes, probabilities[mistaken], mistaken),
         confusion=confusion_matrix(probabilities.argmax(1), labels, len(classes)),
+        calibration=calibration_bins(probabilities, labels),
     )
     name = opened.path.resolve().name
     measured = [

@@ -2,26 +2,32 @@
 
 import base64
 import datetime
+import hashlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata, resources
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
 from PIL import Image
 
 from alexnet.recipe import Recipe, recipe_differences
 from alexnet.recipes import RECIPES
-from alexnet.results.confusion import class_results, frequent_confusions
+from alexnet.results.calibration import CalibrationBin, expected_calibration_error
+from alexnet.results.confusion import ClassResult, class_results, frequent_confusions
+from alexnet.results.evaluation_figures import draw_confusion, draw_reliability
 from alexnet.results.examples import Example
 from alexnet.results.figures import (
     CURVES,
     DARK,
     KERNELS_PER_ROW,
     LIGHT,
+    Palette,
     draw_curve,
     kernel_tiles,
     to_png,
@@ -33,9 +39,8 @@ from alexnet.training.error_rates import ErrorRates, split_adjective
 from alexnet.utils.console import format_duration
 from alexnet.utils.intervals import format_error_rate, format_interval, format_percent
 
-_WORST_CLASSES = 10  # in the table
-_MATRIX_CLASSES = 12  # the most for which the full confusion matrix is shown
-_CONFUSIONS = 8  # listed if there are more classes
+_MATRIX_CLASSES = 12  # the most for which the confusion matrix is a table; else it is a picture
+_CONFUSIONS = 20  # listed
 _PICTURE_SIDE = 224  # pixels; larger pictures are scaled down to it
 _SMALL_SIDE = 100  # pixels; pictures up to this size are kept exactly and shown with square pixels
 _KERNEL_WIDTH = 46  # pixels on the page
@@ -58,6 +63,7 @@ class ReportData:
         guesses: Pictures drawn at random, with the net's guesses.
         mistakes: The most confident mistakes.
         confusion: (classes, classes), the confusion matrix.
+        calibration: The bins of the reliability diagram.
     """
 
     run: str
@@ -70,6 +76,7 @@ class ReportData:
     guesses: Sequence[Example]
     mistakes: Sequence[Example]
     confusion: np.ndarray
+    calibration: Sequence[CalibrationBin]
 
 
 def render_report(data: ReportData) -> str:
@@ -85,7 +92,7 @@ def render_report(data: ReportData) -> str:
         "plain": _format_value,
         "data_uri": picture_uri,
     }
-    template = resources.files("alexnet.results").joinpath("report.html.j2").read_text(encoding="utf-8")
+    template, script = (_read_resource(name) for name in ("report.html.j2", "report.js"))
     checkpoint, history, kernels = data.checkpoint, data.history, data.kernels
     classes, recipe = checkpoint.classes, checkpoint.recipe
     views = max(data.results)
@@ -99,17 +106,40 @@ def render_report(data: ReportData) -> str:
         seconds=history.epochs[-1]["seconds"] if history.epochs else checkpoint.state.seconds,
         views=views,
         log_classes=math.log(len(classes)),
-        curves={name: _curve_uris(name, history) for name in CURVES},
+        curves={name: _themed_uris(partial(draw_curve, name, history)) for name in CURVES},
         towers=[] if kernels is None else _kernels_by_tower(kernels, recipe.net.towers),
         kernel_width=_KERNEL_WIDTH,
         small=recipe.store_size <= _SMALL_SIDE,
-        worst=[result for result in class_results(classes, data.confusion) if result.wrong][:_WORST_CLASSES],
-        matrix=data.confusion if len(classes) <= _MATRIX_CLASSES else None,
-        confusions=frequent_confusions(classes, data.confusion)[:_CONFUSIONS],
+        **_evaluation_values(data),
+        script=script,
+        script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
         version=metadata.version("alexnet"),
         start_titles=_START_TITLES,
         now=datetime.datetime.now(datetime.UTC),
     )
+
+
+def _read_resource(name: str) -> str:
+    return resources.files("alexnet.results").joinpath(name).read_text(encoding="utf-8")
+
+
+def _evaluation_values(data: ReportData) -> dict[str, Any]:
+    """Return the results of the classes, the confusion matrix as a table or a picture, and the calibration."""
+    classes, confusion = data.checkpoint.classes, data.confusion
+    as_table = len(classes) <= _MATRIX_CLASSES
+    return {
+        "class_results": _most_errors_first(class_results(classes, confusion)),
+        "matrix": confusion if as_table else None,
+        "matrix_picture": None if as_table else _themed_uris(partial(draw_confusion, confusion, classes), dpi=96),
+        "confusions": frequent_confusions(classes, confusion)[:_CONFUSIONS],
+        "calibration_error": expected_calibration_error(data.calibration),
+        "reliability": _themed_uris(partial(draw_reliability, data.calibration)),
+    }
+
+
+def _most_errors_first(results: Sequence[ClassResult]) -> list[ClassResult]:
+    """Return the classes with the highest error first, and last those that have no pictures."""
+    return sorted(results, key=lambda result: 2 if result.recall is None else result.recall)
 
 
 def _kernels_by_tower(kernels: np.ndarray, towers: int) -> list[tuple[str, np.ndarray, int]]:
@@ -161,11 +191,11 @@ def _data_uri(contents: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(contents).decode()}"
 
 
-def _curve_uris(name: str, history: RunHistory) -> dict[str, str]:
-    """Return a curve as PNG, for light and for dark pages."""
-    palettes = {"light": LIGHT, "dark": DARK}
+def _themed_uris(draw: Callable[[Palette], Figure], dpi: int = 144) -> dict[str, str]:
+    """Return a figure as PNG, for light and for dark pages."""
     return {
-        theme: _data_uri(to_png(draw_curve(name, history, palette)), "image/png") for theme, palette in palettes.items()
+        theme: _data_uri(to_png(draw(palette), dpi), "image/png")
+        for theme, palette in (("light", LIGHT), ("dark", DARK))
     }
 
 
