@@ -8,7 +8,7 @@ _Options = argparse._ActionsContainer
 
 _VIEWS = (
     "views to average over; 1: the centre; 10: the corners, the centre and their reflections; "
-    "9: the corners, the edges and the centre"
+    "9: the corners, the edges and the centre (default: the recipe's number, or 1 if all crops are the same)"
 )
 
 
@@ -25,6 +25,17 @@ def parse_output_folder(text: str) -> Path:
     """
     if "://" in text:
         raise argparse.ArgumentTypeError(f"{text} must be a folder; copy it to an address once it is complete")
+    return Path(text)
+
+
+def parse_output_file(text: str) -> Path:
+    """Return the path of a file to write.
+
+    Raises:
+        argparse.ArgumentTypeError: It is an address.
+    """
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text} must be a file; copy it to an address once it is written")
     return Path(text)
 
 
@@ -54,9 +65,14 @@ def add_images(options: _Options) -> None:
     options.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="picture file")
 
 
-def add_views(options: _Options, default: int | None, note: str = "") -> None:
-    """Add the option --views; `note` says what the default is if it is None."""
-    options.add_argument("--views", type=int, default=default, metavar="1|9|10", help=_VIEWS + note)
+def add_views(options: _Options) -> None:
+    """Add the option --views, whose default is the same in all commands: see `default_views`."""
+    options.add_argument("--views", type=int, metavar="1|9|10", help=_VIEWS)
+
+
+def add_force(options: _Options) -> None:
+    """Add the option --force."""
+    options.add_argument("--force", action="store_true", help="replace files that this command has written before")
 
 
 def add_device(options: _Options) -> None:

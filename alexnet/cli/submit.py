@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from alexnet.cli.options import add_device, add_runs, add_views
+from alexnet.cli.options import add_device, add_force, add_runs, add_views, parse_output_file
 
 SUMMARY = "write the file that the ILSVRC-2012 contest accepts"
 
@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="test pictures: ILSVRC2012_img_test.tar, the folder with it, or a folder of them",
     )
-    parser.add_argument("file", metavar="FILE", type=Path, help="file to write, with five numbers per line")
+    parser.add_argument(
+        "file", metavar="FILE", type=parse_output_file, help="file to write, with five numbers per line"
+    )
     parser.add_argument(
         "--ids",
         metavar="FILE",
@@ -25,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="development kit, its meta.mat, or a file whose line n is the name of the contest's class n "
         "(default: the numbers that the runs have from their store)",
     )
-    add_views(parser, default=None, note=" (default: the recipe's)")
+    add_views(parser)
+    add_force(parser)
     add_device(parser)
 
 
@@ -34,7 +37,13 @@ def run(options: argparse.Namespace) -> int:
     from alexnet.results.submission import write_submission
 
     count = write_submission(
-        options.runs, options.pictures, options.file, options.ids, views=options.views, device=options.device
+        options.runs,
+        options.pictures,
+        options.file,
+        options.ids,
+        views=options.views,
+        force=options.force,
+        device=options.device,
     )
     print(f"{options.file}: {count} pictures, five guesses each")
     return 0

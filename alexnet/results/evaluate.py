@@ -1,7 +1,7 @@
 """The errors of trained nets on a store: from one view or several, of one net or an average (sections 3, 5.1, 7)."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from alexnet.data.store.store import Store
 from alexnet.distributed.launch import init_team
 from alexnet.distributed.team import Team
 from alexnet.recipe import Recipe
+from alexnet.results.evaluation import Evaluation
+from alexnet.results.evaluation_files import EvaluationFiles
+from alexnet.results.hierarchical_error import find_costs
 from alexnet.results.predictions import Predictions, average, mixture_weights, picture_digest
 from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.consistency import describe_pictures, versions
-from alexnet.training.error_rates import error_rates
-from alexnet.training.inference import format_views, mean_over_views, predict_batches
+from alexnet.training.inference import default_views, format_views, mean_over_views, predict_batches
 from alexnet.utils.console import note_once
 
 _HANG_SECONDS = 300  # a process that makes no progress for so long is given up
@@ -29,10 +31,15 @@ def evaluate(
     runs: str | Path | Sequence[str | Path],
     store: str | Path,
     *,
-    views: int = 1,
+    views: int | None = None,
     split: str | None = None,
     weights_on: str | None = None,
     save: str | Path | None = None,
+    per_class: str | Path | None = None,
+    predictions: str | Path | None = None,
+    confusion: str | Path | None = None,
+    cost_matrix: str | Path | None = None,
+    force: bool = False,
     device: str | torch.device | None = None,
     parallel: str = "none",
 ) -> dict[str, Any]:
@@ -44,60 +51,66 @@ def evaluate(
         store: The folder that `prepare` wrote, with the same classes.
         views: 1 for the centre of each picture; 10 for corners, centre and their reflections (5.1), of which only two
             differ if the crops are as large as the pictures; 9 for corners, edges and centre (the recipes cifar10-13pct
-            and cifar10-11pct).
+            and cifar10-11pct). By default the recipe's number, or 1 if the crops are as large as the pictures, as for
+            `Classifier.predict`; for a file of predictions, the file's.
         split: "val", "test" or "train". By default "val" if the store has it and no net was trained on it (schedule
-            "fold"), else "test".
+            "fold"), else "test"; for files of predictions the split that they have, if they have only one.
         weights_on: The split on which the weights of the average are chosen; by default the weights are equal.
         save: A file to write the averaged predictions to.
+        per_class, predictions, confusion: Files to write: a table of the classes (CSV), a table of the pictures (CSV),
+            the confusion matrix (CSV or PNG). Their values are returned, too; with "-" they are returned only.
+        cost_matrix: ILSVRC-2010's development kit or its meta.mat, for the hierarchical error; by default a meta.mat in
+            the store's folder or beside it, if it is one for these classes.
+        force: Whether to replace files that an earlier call has written. Other files are never replaced.
         device: The device to compute on; by default the first GPU, or the CPU if there is none.
         parallel: How the processes that torchrun has started share the work, as for `train`; each picture counts once.
 
     Returns:
-        images, views (the number that differ), top1_error and top5_error (fractions), top1_interval and top5_interval
-        (the lower and the upper limit of Wilson's 95 % interval), log_prob (mean of -ln p), split, runs; and weights if
-        they were chosen.
+        An object as in docs/json.md: images, views (the number that differ), top1_error and top5_error (fractions),
+        top1_interval and top5_interval (Wilson's 95 % intervals), log_prob (mean of -ln p), calibration_error and
+        calibration_bins, split, runs, nets; and what else is asked for.
 
     Raises:
-        ValueError: `views` is not 1, 9 or 10; a run has other classes or another picture size than the store; a file
-            has predictions for other pictures or views; the weights are chosen on the split that is evaluated.
+        ValueError: `views` is not 1, 9 or 10, or the runs have different defaults; a run has other classes or another
+            picture size than the store; a file has predictions for other pictures or views; the weights are chosen on
+            the split that is evaluated; a file to write has the wrong ending; the cost matrix lacks a class.
+        FileExistsError: A file to write exists and is not of its kind, or it is and `force` is not set.
         FileNotFoundError: A run has no trained net, or there is no store.
     """
     paths = [Path(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
+    outputs = {"save": save, "per_class": per_class, "predictions": predictions, "confusion": confusion}
+    files = EvaluationFiles({name: Path(file) for name, file in outputs.items() if file is not None}, force)
     with init_team(parallel, device, _HANG_SECONDS) as team:
         with team.raise_together():
-            if save is not None and team.is_main:
-                _check_folder_of(Path(save))
-            opened, target = _open_store_and_split(paths, store, views, split, weights_on)
+            if team.is_main:
+                files.check()
+            sources = [Predictions.load(path) if path.is_file() else path for path in paths]
+            opened, target, views = _choose_pictures(paths, sources, store, views, split, weights_on)
+            costs = find_costs(cost_matrix, opened)
         asked = {"the split to evaluate": target.name, "views": views, "weights_on": weights_on}
         team.check_same(lambda: _shared_settings(opened, paths) | asked | {"parallel": team.scheme})
         splits = [target.name, *([weights_on] if weights_on else [])]
-        nets = [_load_or_predict(path, opened, splits, views, team) for path in paths]
+        nets = [
+            _check_or_predict(path, source, opened, splits, views, team)
+            for path, source in zip(paths, sources, strict=True)
+        ]
     weights = _choose_weights(nets, opened, weights_on)
     averages = {name: average([net.probabilities[name] for net in nets], weights) for name in splits}
-    views_averaged = nets[0].distinct_views
-    if save is not None and team.is_main:
-        names = tuple(run for net in nets for run in net.nets)
-        Predictions(names, opened.classes, views, views_averaged, nets[0].pictures, averages).save(Path(save))
-    result = error_rates(averages[target.name], torch.from_numpy(target.labels))
-    if len(opened.classes) <= 5 and team.is_main:
-        note_once(f"five guesses name all {len(opened.classes)} classes: go by the top-1 error, not the top-5 error")
-    return {
-        "images": result.images,
-        "views": views_averaged,
-        "top1_error": result.top1_error,
-        "top5_error": result.top5_error,
-        "top1_interval": list(result.top1_interval),
-        "top5_interval": list(result.top5_interval),
-        "log_prob": result.log_prob,
-        "split": target.name,
-        "runs": [str(path) for path in paths],
-    } | ({"weights": weights.tolist()} if weights_on else {})
-
-
-def _check_folder_of(file: Path) -> None:
-    folder = file.absolute().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{file} cannot be written: no such folder {folder}: create it first")
+    names = tuple(run for net in nets for run in net.nets)
+    evaluation = Evaluation(opened.classes, target, averages[target.name].numpy())
+    result = evaluation.errors() | evaluation.hierarchical_errors(costs)
+    result |= {"views": nets[0].distinct_views, "runs": [str(path) for path in paths], "nets": len(names)}
+    if weights_on:
+        result["weights"] = weights.tolist()
+    if team.is_main:
+        if save is not None:
+            averaged = Predictions(names, opened.classes, views, nets[0].distinct_views, nets[0].pictures, averages)
+            averaged.save(Path(save), force=force)
+        result |= files.write(evaluation)
+        count = len(opened.classes)
+        if count <= 5:
+            note_once(f"five guesses name all {count} classes: go by the top-1 error, not the top-5 error")
+    return result
 
 
 def _shared_settings(store: Store, paths: Sequence[Path]) -> dict[str, Any]:
@@ -107,24 +120,59 @@ def _shared_settings(store: Store, paths: Sequence[Path]) -> dict[str, Any]:
     return versions() | {"the store's pictures": describe_pictures(store), "the runs": names}
 
 
-def _open_store_and_split(
-    paths: Sequence[Path], location: str | Path, views: int, split: str | None, weights_on: str | None
-) -> tuple[Store, Split]:
-    """Check the arguments of `evaluate`, and return the store and the split to evaluate."""
-    check_view_count(views)
+def _choose_pictures(
+    paths: Sequence[Path],
+    sources: Sequence[Path | Predictions],
+    location: str | Path,
+    views: int | None,
+    split: str | None,
+    weights_on: str | None,
+) -> tuple[Store, Split, int]:
+    """Check the arguments of `evaluate`, and return the store, the split to evaluate and the number of views."""
+    if views is not None:
+        check_view_count(views)
     store = Store(location)
     if not paths:
         raise ValueError("runs must name at least one run; got none")
     files = [path / "recipe.json" for path in paths]
-    recipes = [Recipe.from_json(file.read_text(encoding="utf-8")) for file in files if file.exists()]
-    target = store.split(split) if split else evaluation_split(store, recipes)
+    recipes = {
+        path: Recipe.from_json(file.read_text(encoding="utf-8"))
+        for path, file in zip(paths, files, strict=True)
+        if file.exists()
+    }
+    saved = [source for source in sources if isinstance(source, Predictions)]
+    target = store.split(split or _only_split(saved) or evaluation_split(store, list(recipes.values())).name)
     if weights_on:
         store.split(weights_on)
     if weights_on == target.name:
         raise ValueError(
             f"weights_on must be another split than the one that is evaluated; got {weights_on!r} for both"
         )
-    return store, target
+    if views is None:
+        views = _common_views(
+            {path: default_views(recipe) for path, recipe in recipes.items()}
+            | {path: s.views for path, s in zip(paths, sources, strict=True) if isinstance(s, Predictions)}
+        )
+    return store, target, views
+
+
+def _only_split(saved: Sequence[Predictions]) -> str | None:
+    """Return the split of files of predictions, if all have only this one."""
+    splits = {split for predictions in saved for split in predictions.probabilities}
+    return splits.pop() if len(splits) == 1 else None
+
+
+def _common_views(views: Mapping[Path, int]) -> int:
+    """Return the number of views of all runs and files.
+
+    Raises:
+        ValueError: They have different ones.
+    """
+    different = {number: path for path, number in views.items()}
+    if len(different) > 1:
+        (first, path), (second, other) = list(different.items())[:2]
+        raise ValueError(f"runs must have the same number of views; {path} has {first}, {other} {second}: use --views")
+    return next(iter(different), 1)  # without any recipe, loading the net says what is missing
 
 
 def evaluation_split(store: Store, recipes: Sequence[Recipe]) -> Split:
@@ -145,13 +193,14 @@ def _choose_weights(nets: Sequence[Predictions], store: Store, weights_on: str |
     return counts / counts.sum()
 
 
-def _load_or_predict(path: Path, store: Store, splits: Sequence[str], views: int, team: Team) -> Predictions:
-    """Return the predictions of a run for some splits of a store, or those in a file if `path` is one."""
+def _check_or_predict(
+    path: Path, source: Path | Predictions, store: Store, splits: Sequence[str], views: int, team: Team
+) -> Predictions:
+    """Return saved predictions, or those of a run, for some splits of a store."""
     with team.raise_together():
-        if path.is_file():
-            saved = Predictions.load(path)
-            saved.check(path, store, splits, views)
-            return saved
+        if isinstance(source, Predictions):
+            source.check(path, store, splits, views)
+            return source
         checkpoint = load_best(path)
         check_run_fits_store(checkpoint, store)
     team.check_same(lambda: {f"the step of run {path.name}": checkpoint.state.step})

@@ -9,6 +9,7 @@ import torch
 
 from alexnet.data.store.base import Split
 from alexnet.training.checkpoint import Checkpoint
+from alexnet.training.error_rates import most_probable
 from alexnet.training.inference import default_views, predict_pictures
 from alexnet.utils.device import choose_device
 
@@ -47,9 +48,9 @@ def make_examples(
             picture=split.image(int(index)),
             name=split.picture_name(int(index)),
             correct=classes[split.labels[index]],
-            guesses=tuple((classes[label], float(row[label])) for label in np.argsort(-row, kind="stable")[:5]),
+            guesses=tuple((classes[label], float(row[label])) for label in guesses.tolist()),
         )
-        for index, row in zip(indices, probabilities, strict=True)
+        for index, row, guesses in zip(indices, probabilities, most_probable(probabilities, 5), strict=True)
     ]
 
 

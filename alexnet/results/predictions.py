@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alexnet.data.store.base import Split
 from alexnet.data.store.store import Store
-from alexnet.utils.files import write_atomic
+from alexnet.utils.files import FileKind, write_output
 
 _FORMAT = 1
 _EM_STEPS = 200  # of expectation and maximisation; the weights of a few nets converge within some tens
@@ -39,8 +39,13 @@ class Predictions:
     pictures: Mapping[str, str]
     probabilities: Mapping[str, Tensor]
 
-    def save(self, path: Path) -> None:
-        """Write a file that `load` reads: safetensors with JSON metadata."""
+    def save(self, path: Path, *, force: bool = False) -> None:
+        """Write a file that `load` reads: safetensors with JSON metadata.
+
+        Args:
+            path: The file.
+            force: Whether it may replace a file of predictions. Another file is never replaced.
+        """
         metadata = {
             "format": _FORMAT,
             "nets": self.nets,
@@ -50,7 +55,7 @@ class Predictions:
             "pictures": dict(self.pictures),
         }
         tensors = {split: probabilities.contiguous() for split, probabilities in self.probabilities.items()}
-        write_atomic(path, save(tensors, {"alexnet": json.dumps(metadata)}))
+        write_output(path, save(tensors, {"alexnet": json.dumps(metadata)}), PREDICTIONS_FILE, force=force)
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":
@@ -108,6 +113,18 @@ class Predictions:
                 )
         if self.views != views:
             raise ValueError(f"{path} must be from {views} views, as asked for; it is from {self.views}: use --views")
+
+
+def _has_predictions(path: Path) -> bool:
+    """Return whether a file is one of predictions, of any format; a checkpoint has other metadata."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {"nets", "views"} <= set(json.loads((file.metadata() or {})["alexnet"]))
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
+        return False
+
+
+PREDICTIONS_FILE = FileKind("a file of predictions written by `alexnet evaluate --save`", (), _has_predictions)
 
 
 def picture_digest(split: Split) -> str:

@@ -20,11 +20,12 @@ from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.inference import default_views, predict_pictures
 from alexnet.utils.cores import available_cores
 from alexnet.utils.device import choose_device
-from alexnet.utils.files import write_atomic
+from alexnet.utils.files import FileKind, check_output, write_output
 from alexnet.utils.prefetch import prefetch
 
 GUESSES = 5
 BATCH = 32
+_GUESSES_LINE = re.compile(rb"\d{1,6}(?: \d{1,6}){1,4}\n")
 _NUMBERED_NAME = re.compile(r"(\d+)\.jpe?g$", re.IGNORECASE)
 _CONTEST = re.compile(r"^(ILSVRC\d{4})_", re.IGNORECASE)  # in the name of a picture
 
@@ -36,6 +37,7 @@ def write_submission(
     ids: str | Path | None = None,
     *,
     views: int | None = None,
+    force: bool = False,
     device: str | torch.device | None = None,
 ) -> int:
     """Write the five most probable classes of each test picture, a line each, in the order of the pictures' numbers.
@@ -48,18 +50,21 @@ def write_submission(
         ids: The contest's development kit or its meta.mat; or a text file whose line n names the class with the
             contest's number n, which may have more lines than the nets have classes. By default the numbers that the
             runs have from their store.
-        views: As for `evaluate`; by default the recipe's number.
+        views: As for `evaluate`.
+        force: Whether to replace a file of guesses. Another file is never replaced.
         device: The device to compute on; by default the first GPU, or the CPU if there is none.
 
     Returns:
         The number of pictures.
 
     Raises:
+        FileExistsError: The file exists and is not one of guesses, or it is and `force` is not set.
         FileNotFoundError: A run has no trained net, or there is no such folder or file.
         ValueError: The runs have different classes, or fewer than five; a class has no number; the numbers are merely
             those of sorted classes, or those of another contest; there is a gap in the numbers of the pictures; or a
             file is not a picture.
     """
+    check_output(Path(file), _GUESSES_FILE, force=force)
     checkpoints = _load_matching([Path(run) for run in runs])
     classes, store_size = checkpoints[0].classes, checkpoints[0].recipe.store_size
     class_ids = _choose_class_ids(checkpoints, runs[0], ids)
@@ -77,8 +82,18 @@ def write_submission(
             best = total.topk(GUESSES, dim=1).indices
             lines += [" ".join(str(class_ids.ids[label]) for label in row) for row in best.tolist()]
             bar.update(len(squares))
-    write_atomic(Path(file), "".join(f"{line}\n" for line in lines).encode())
+    write_output(Path(file), "".join(f"{line}\n" for line in lines).encode(), _GUESSES_FILE, force=force)
     return len(lines)
+
+
+def _has_guesses(path: Path) -> bool:
+    """Return whether a file has lines, and each of them only a few whole numbers, as a submission has."""
+    with path.open("rb") as file:
+        lines = iter(lambda: file.readline(64), b"")  # a file that is no text may be one long line
+        return path.stat().st_size > 0 and all(map(_GUESSES_LINE.fullmatch, lines))
+
+
+_GUESSES_FILE = FileKind("a file of guesses written by `alexnet submit`", (), _has_guesses)
 
 
 def _load_matching(runs: Sequence[Path]) -> list[Checkpoint]:

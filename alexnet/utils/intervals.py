@@ -1,6 +1,8 @@
-"""The 95 % confidence interval of an error rate, and how an error rate is printed."""
+"""95 % confidence intervals of error rates and of means, and how an error rate is printed."""
 
 import math
+import statistics
+from collections.abc import Sequence
 
 _Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 _PICTURES_FOR_TWO_DECIMALS = 5000  # with fewer, the second decimal of a percentage is far below its interval
@@ -29,6 +31,16 @@ def wilson_interval(rate: float, count: int) -> tuple[float, float]:
     low, high = (middle - half_width) / (count + square), (middle + half_width) / (count + square)
     # Exactly 0 and 1 where rounding would miss them by a last digit.
     return (0.0 if errors == 0 else low), (1.0 if errors == count else high)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of independent values, by the normal distribution: mean ± 1.96 s / √n.
+
+    Args:
+        values: At least two values, better a hundred or more.
+    """
+    mean, half_width = statistics.fmean(values), _Z * statistics.stdev(values) / math.sqrt(len(values))
+    return mean - half_width, mean + half_width
 
 
 def format_percent(fraction: float, count: int) -> str:

@@ -21,6 +21,7 @@ from alexnet.training.checkpoint import load_best, load_checkpoint
 from alexnet.training.inference import default_views, predict_pictures
 from alexnet.training.sgd import parameter_groups
 from alexnet.training.train import train
+from alexnet.utils.intervals import format_error_rate
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.gpu]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -106,8 +107,9 @@ def test_evaluation_with_nine_views_is_the_mean_of_nine_softmax_outputs(trained:
     assert result["log_prob"] == pytest.approx(-np.log(of_labels).mean(), rel=1e-5)
     page = report.report(trained, store, progress=False).read_text(encoding="utf-8")
     assert "nine views" in page
-    assert f"{result['top1_error']:.1%}" in page
-    assert f"{evaluate(trained, store)['top1_error']:.1%} with one view" in page
+    assert f"{100 * result['top1_error']:.1f} % (" in page
+    one = evaluate(trained, store, views=1)
+    assert f"{format_error_rate(one['top1_error'], 20)} with one view" in page
 
 
 def test_a_classifier_uses_nine_views_by_default(trained: Path, store: Path, tmp_path: Path) -> None:

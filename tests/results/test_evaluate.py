@@ -81,7 +81,7 @@ def test_the_predictions_of_several_runs_are_averaged(
 def test_the_error_with_one_view_is_that_measured_in_training(runs: list[Path], store: Path) -> None:
     lines = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
     lowest = min(line["val_top1_error"] for line in lines if line["event"] == "epoch")
-    assert evaluate(runs[0], store)["top1_error"] == lowest
+    assert evaluate(runs[0], store, views=1)["top1_error"] == lowest
 
 
 @given(st.integers(2, 12).flatmap(lambda n: st.lists(st.permutations(range(n)), min_size=1, max_size=8)), st.data())
@@ -118,7 +118,7 @@ def test_the_classifier_s_classes_are_those_that_evaluation_counts(runs: list[Pa
     assert all(sum(p for _, p in entry) == pytest.approx(1, abs=1e-5) for entry in guesses)
     assert all(entry == sorted(entry, key=lambda pair: -pair[1]) for entry in guesses)
     wrong = np.mean([entry[0][0] != CLASSES[label] for entry, label in zip(guesses, split.labels, strict=True)])
-    assert wrong == evaluate(runs[0], store)["top1_error"]
+    assert wrong == evaluate(runs[0], store, views=1)["top1_error"]
     assert classifier.predict(files[0], top=1, views=1) == guesses[0][:1]
     assert classifier.predict_many([]) == []
 

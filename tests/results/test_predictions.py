@@ -58,6 +58,33 @@ def test_saved_predictions_are_averaged_like_runs(runs: list[Path], pictures: Pa
     assert three["images"] == 30
 
 
+def test_views_split_and_number_of_nets_are_those_of_a_file(
+    runs: list[Path], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    evaluate(runs, pictures, views=1, split="test", save=first)
+    evaluate(runs[0], pictures, split="test", save=second)
+    assert evaluate(first, pictures) == evaluate(runs, pictures, views=1, split="test") | {"runs": [str(first)]}
+    with pytest.raises(ValueError, match=r"runs must have the same number of views; .*first has 1, .*second 10: use "):
+        evaluate([first, second], pictures)
+    evaluate(first, pictures, save=tmp_path / "again")
+    command = ["evaluate", str(first), str(tmp_path / "again"), str(pictures)]
+    assert main(command) == 0
+    line = "20 test pictures, 4 nets, their predictions averaged, one view:\n"
+    assert line in capsys.readouterr().out
+    assert main(["evaluate", str(runs[0]), str(pictures)]) == 0
+    assert "30 validation pictures, 10 views (the default; --views for another number):\n" in capsys.readouterr().out
+    assert evaluate([second, runs[1]], pictures, split="test")["views"] == 10
+
+
+def test_the_default_of_views_is_that_of_the_classifier(runs: list[Path], pictures: Path, tmp_path: Path) -> None:
+    assert Classifier.load(runs[0]).default_views == 10
+    assert evaluate(runs[0], pictures) == evaluate(runs[0], pictures, views=10)
+    recipe = replace(load_best(runs[0]).recipe, net=replace(small_net(), image_size=32), epochs=1)
+    train(pictures, tmp_path / "full", recipe, progress=False)
+    assert Classifier.load(tmp_path / "full").default_views == evaluate(tmp_path / "full", pictures)["views"] == 1
+
+
 def test_no_other_mixture_weights_are_better() -> None:
     generator = torch.Generator().manual_seed(0)
     parts = [(3 * torch.randn(300, 4, generator=generator)).softmax(1) for _ in range(3)]
@@ -93,7 +120,7 @@ def test_weights_are_chosen_on_one_split_and_evaluated_on_another(
 
 
 def test_predictions_that_do_not_fit_are_refused(runs: list[Path], pictures: Path, store: Path, tmp_path: Path) -> None:
-    evaluate(runs[0], pictures, save=tmp_path / "saved")
+    evaluate(runs[0], pictures, views=1, save=tmp_path / "saved")
     for arguments, message in (
         ({"store": store}, "it is for others: save"),
         ({"split": "test"}, "must contain predictions for 'test'; it has val: save them with --split test$"),
@@ -202,3 +229,24 @@ def test_a_submission_that_cannot_be_made_is_refused(
         contest.write_submission(runs[:1], contest_pictures, tmp_path / "out.txt", tmp_path / "ids.txt")
     assert not (tmp_path / "out.txt").exists()
     assert np.array_equal(sorted(p.name for p in tmp_path.iterdir()), ["ids.txt", "test"])
+
+
+def test_a_submission_replaces_nothing_but_a_submission(
+    runs: list[Path], contest_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contest, "GUESSES", 3)
+    checkpoint = replace(load_best(runs[0]), classes=("stripes", "squares", "discs"))
+    monkeypatch.setattr(contest, "load_best", lambda _: checkpoint)
+    (tmp_path / "ids.txt").write_text("stripes\nsquares\ndiscs\n")
+    arguments = (runs[:1], contest_pictures, tmp_path / "out.txt", tmp_path / "ids.txt")
+    contest.write_submission(*arguments)
+    first = (tmp_path / "out.txt").read_bytes()
+    with pytest.raises(FileExistsError, match=r"out\.txt exists: replace it with --force, or name another file"):
+        contest.write_submission(*arguments)
+    assert contest.write_submission(*arguments, force=True) == 12
+    assert (tmp_path / "out.txt").read_bytes() == first
+    for contents in (b"", b"1 2 3\nsome notes\n", first + b"\n", b"\xff\xd8\xff" + bytes(300)):
+        (tmp_path / "out.txt").write_bytes(contents)
+        with pytest.raises(FileExistsError, match="exists and is not a file of guesses written by `alexnet submit`"):
+            contest.write_submission(*arguments, force=True)
+        assert (tmp_path / "out.txt").read_bytes() == contents
