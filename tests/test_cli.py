@@ -124,8 +124,13 @@ def test_predict_names_classes_and_reports_missing_files(
     assert all(len(entry["predictions"]) == 2 for entry in entries[:-1])
     assert "No such file" in entries[-1]["error"]
     assert err.count("\n") == 1
+    assert all(entry["views"] == 10 for entry in entries[:-1])
     assert cli.main(["predict", str(work / "run"), pictures[0]]) == 0
-    assert "%" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "%" in out
+    assert err == "note: 10 views of each picture, the default; --views for another number\n"
+    assert cli.main(["predict", str(work / "run"), pictures[0], "--views", "1"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_predict_imports_nothing_that_it_does_not_need(work: Path, picture_folder: Path) -> None:

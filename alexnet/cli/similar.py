@@ -36,7 +36,8 @@ def run(options: argparse.Namespace) -> int:
         if number in errors:
             entries.append({"image": str(image), "error": one_line(errors[number])})
             continue
-        entries.append({"image": str(image), "similar": [asdict(neighbour) for neighbour in neighbours]})
+        similar = [{"image": neighbour.name, "class": neighbour.label} | asdict(neighbour) for neighbour in neighbours]
+        entries.append({"image": str(image), "similar": similar})
         if not options.json:
             print(image)
             print("\n".join(f"  {n.distance:10.3f}  {n.label}  {n.name}" for n in neighbours))

@@ -27,6 +27,11 @@ class Classifier:
         self.recipe, self.classes, self.mean = checkpoint.recipe, checkpoint.classes, checkpoint.statistics.mean
         self.net = checkpoint.net().to_channels_last(choose_device(device))
 
+    @property
+    def default_views(self) -> int:
+        """The number of views that `predict` takes if it is not told: the same as for `evaluate`."""
+        return default_views(self.recipe)
+
     @classmethod
     def load(cls, run: str | Path, *, device: str | torch.device | None = None) -> "Classifier":
         """Load the classifier that a run has trained.
@@ -55,7 +60,7 @@ class Classifier:
         self, pictures: Sequence[_PictureFile], *, top: int = 5, views: int | None = None
     ) -> list[list[tuple[str, float]]]:
         """Return what `predict` returns, for several pictures at once."""
-        views = default_views(self.recipe) if views is None else views
+        views = self.default_views if views is None else views
         check_view_count(views)
         if top < 1:
             raise ValueError(f"top must be at least 1; got {top}")

@@ -127,7 +127,7 @@ def test_the_commands_build_an_index_and_search_it(
     assert main(["similar", str(run), str(tmp_path / "a.png"), "--count", "2", "--json"]) == 0
     (entry,) = json.loads(capsys.readouterr().out)
     assert entry["image"] == str(tmp_path / "a.png")
-    assert [set(neighbour) for neighbour in entry["similar"]] == [{"name", "label", "distance"}] * 2
+    assert [set(neighbour) for neighbour in entry["similar"]] == [{"image", "class", "name", "label", "distance"}] * 2
     assert main(["similar", str(run), str(tmp_path / "a.png"), "--codes"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + 6
     (tmp_path / "text.jpg").write_text("not a picture")  # reported; the search goes on with the others
