@@ -62,7 +62,9 @@ def check_opset(opset: int) -> None:
     """Raise a ValueError unless this program and the installed onnx can write this version of the operators."""
     newest = _import_onnx().defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
-        raise ValueError(f"--opset must be from {OLDEST_OPSET} to {newest}, what onnx here writes; got {opset}")
+        raise ValueError(
+            f"--opset must be from {OLDEST_OPSET} to {newest} (the newest of onnx here); got {opset}: leave it out"
+        )
 
 
 def to_onnx(net: AlexNet, mean: Tensor, description: str, opset: int = OLDEST_OPSET) -> bytes:
