@@ -36,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     split.add_argument("--val-batch", type=int, metavar="1..5", help="training batch of CIFAR-10 to hold out as val")
     split.add_argument("--coarse", action="store_true", help="label the pictures of CIFAR-100 with its 20 superclasses")
+    help = "leave pictures of one photograph in the splits that they were drawn for"
+    split.add_argument("--ignore-duplicates", action="store_true", help=help)
     split.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of held-out pictures")
 
     imagenet = parser.add_argument_group("ImageNet")
@@ -70,6 +72,7 @@ def run(options: argparse.Namespace) -> int:
             verify_archives=options.verify_archives,
             workers=options.workers,
             max_failures=options.max_failures,
+            ignore_duplicates=options.ignore_duplicates,
             parallel=world_size() > 1,
         )
     except ReportedElsewhere:  # `prepare` has waited for the report

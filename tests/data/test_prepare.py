@@ -20,6 +20,7 @@ from alexnet.data.prepare import prepare as prepare_module
 from alexnet.data.prepare.decode import read_image
 from alexnet.data.prepare.prepare import Summary, prepare
 from alexnet.data.store.format import (
+    DUPLICATES_FILE,
     METADATA_KEY,
     OFFSETS_FILE,
     PROGRESS_FILE,
@@ -357,6 +358,7 @@ def test_a_complete_store_has_no_other_files(tmp_path: Path) -> None:
         STATISTICS_FILE,
         OFFSETS_FILE,
         SKIPPED_FILE,
+        DUPLICATES_FILE,
     }
 
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from alexnet.data.prepare.colour_sums import colour_sums
 from alexnet.data.prepare.decode import read_image
+from alexnet.data.prepare.duplicates import HASH_WORDS, picture_hashes
 from alexnet.data.prepare.encode import encode_jpeg
 from alexnet.data.prepare.plan import Plan, Shard
 from alexnet.data.sources.base import printable_name
@@ -26,6 +27,8 @@ class Chunk:
         image_bytes: Size of the pictures as they are stored.
         sampled: Number of pictures encoded as JPEG: all of a JPEG store, a sample of a raw one.
         sampled_bytes: Size of these as JPEG.
+        hashes: (N, 4) uint64, the perceptual hashes of the N files read: zeros for a file that is not a readable
+            picture; all zeros if no duplicates are to be found.
     """
 
     batch: pa.RecordBatch
@@ -35,6 +38,7 @@ class Chunk:
     image_bytes: int
     sampled: int
     sampled_bytes: int
+    hashes: np.ndarray
 
     @property
     def file_count(self) -> int:
@@ -44,7 +48,11 @@ class Chunk:
 
 def prepare_chunk(plan: Plan, shard: Shard, start: int, stop: int) -> Chunk:
     """Prepare the pictures from index `start` to `stop` - 1 of a shard's split; runs in a thread."""
-    pixels, labels, names, skipped = _read_pictures(plan, shard.split, start, stop)
+    pixels, rows, names, skipped = _read_pictures(plan, shard.split, start, stop)
+    labels = plan.source.splits[shard.split].labels[start:stop][rows]
+    hashes = np.zeros((stop - start, HASH_WORDS), np.uint64)
+    if plan.finds_duplicates:
+        hashes[rows] = picture_hashes(pixels)
     sums, products = colour_sums(pixels) if shard.split in plan.statistics_splits else (None, None)
     schema = plan.schemas[shard.split]
     if plan.encoding == "raw":
@@ -58,7 +66,7 @@ def prepare_chunk(plan: Plan, shard: Shard, start: int, stop: int) -> Chunk:
         image_bytes = sum(map(len, files))
     columns = [images, pa.array(labels, pa.int32()), pa.array(names, pa.string())]
     batch = pa.RecordBatch.from_arrays(columns, schema=schema)
-    return Chunk(batch, skipped, sums, products, image_bytes, len(files), sum(map(len, files)))
+    return Chunk(batch, skipped, sums, products, image_bytes, len(files), sum(map(len, files)), hashes)
 
 
 def _read_pictures(
@@ -67,12 +75,12 @@ def _read_pictures(
     """Read, decode, crop and resize pictures.
 
     Returns:
-        (N, size, size, 3) uint8 pixels of the readable pictures, their labels, their names; and the name of each file
-        that is not a readable picture, with the reason.
+        (N, size, size, 3) uint8 pixels of the readable pictures, their positions from `start`, their names; and the
+        name of each file that is not a readable picture, with the reason.
     """
     pictures = plan.source.splits[split]
     pixels = np.empty((stop - start, plan.size, plan.size, 3), np.uint8)
-    labels: list[int] = []
+    rows: list[int] = []
     names: list[str] = []
     skipped: list[tuple[str, str]] = []
     for index in range(start, stop):
@@ -85,6 +93,6 @@ def _read_pictures(
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             skipped.append((name, " ".join(reason.split())))
             continue
-        labels.append(pictures.labels[index])
+        rows.append(index - start)
         names.append(name)
-    return pixels[: len(names)], labels, names, skipped
+    return pixels[: len(names)], rows, names, skipped

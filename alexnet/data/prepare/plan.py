@@ -67,7 +67,16 @@ class Plan:
     shards: list[Shard]
 
     @classmethod
-    def create(cls, store: Path, source: Source, size: int, encoding: str, options: SourceOptions) -> "Plan":
+    def create(
+        cls,
+        store: Path,
+        source: Source,
+        size: int,
+        encoding: str,
+        options: SourceOptions,
+        *,
+        ignore_duplicates: bool = False,
+    ) -> "Plan":
         """Plan a store.
 
         Args:
@@ -76,6 +85,7 @@ class Plan:
             size: Side of the pictures in pixels, unless those of the source keep their own.
             encoding: "raw" or "jpeg".
             options: How the source was opened.
+            ignore_duplicates: Whether to leave each picture in its split, whatever the others show.
         """
         size = source.size or size
         key = {"size": size, "encoding": encoding}
@@ -87,6 +97,8 @@ class Plan:
             key["coarse"] = True
         if options.test:
             key["test"] = options.test
+        if ignore_duplicates:
+            key["ignore_duplicates"] = True
         if encoding == "jpeg":
             key["quality"] = JPEG_QUALITY
         length = max(1, SHARD_BYTES // (size * size * 3)) * (JPEG_SHARD_FACTOR if encoding == "jpeg" else 1)
@@ -107,6 +119,11 @@ class Plan:
     def encoding(self) -> str:
         """ "raw" or "jpeg"."""
         return str(self.key["encoding"])
+
+    @property
+    def finds_duplicates(self) -> bool:
+        """Whether to find pictures that show the same photograph."""
+        return not self.key.get("ignore_duplicates", False)
 
     @property
     def statistics_splits(self) -> tuple[str, ...]:

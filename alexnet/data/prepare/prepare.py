@@ -23,6 +23,7 @@ from PIL import Image
 from alexnet.checked import require
 from alexnet.data.prepare.chunk import Chunk, prepare_chunk
 from alexnet.data.prepare.failures import FailureLimit
+from alexnet.data.prepare.moves import move_pictures, plans_of_moves, read_or_find_duplicates
 from alexnet.data.prepare.plan import Plan, Shard
 from alexnet.data.prepare.progress import ProgressReport
 from alexnet.data.prepare.resume import find_difference, resume
@@ -56,6 +57,7 @@ def prepare(
     verify_archives: bool | None = None,
     workers: int | None = None,
     max_failures: float = 0.05,
+    ignore_duplicates: bool = False,
     progress: bool = True,
     parallel: bool = False,
 ) -> Summary:
@@ -78,6 +80,8 @@ def prepare(
         verify_archives: Whether to compare the MD5 checksums of ImageNet's archives with the published ones first.
         workers: Number of threads of this process. By default the processes of a machine have one for each core.
         max_failures: Share of the files that may fail to be readable pictures. Two may in any case, unless it is 0.
+        ignore_duplicates: Whether to leave each picture in the split that it was drawn for, even if another picture of
+            the same photograph is in another split (see alexnet.data.prepare.parts).
         progress: Whether to show progress on standard error.
         parallel: Whether to share the work with the other processes of torchrun. Each must make the same call. The
             store is the same as that of one process. If one process fails, all stop.
@@ -106,7 +110,7 @@ def prepare(
             coarse=coarse or None,
         )
         opened = open_source(source, options) if isinstance(source, (str, Path)) else source
-        plan = Plan.create(Path(store), opened, size, encoding, options)
+        plan = Plan.create(Path(store), opened, size, encoding, options, ignore_duplicates=ignore_duplicates)
         failures = FailureLimit(plan, max_failures, coordinator)
         workers = workers or max(1, available_cores() // coordinator.local_world_size)
         if coordinator.rank == 0:
@@ -145,7 +149,9 @@ def _run_main_process(
         coordinator.publish("begun", json.dumps({"plan": plan.progress_metadata, "missing": missing}))
         if missing is not None:
             prepared = _write_shards(plan, missing, failures, coordinator, workers, progress)
-            complete_store(plan)
+            duplicates = read_or_find_duplicates(plan)
+            move_pictures(plan, duplicates.moves, failures, workers)
+            complete_store(plan, duplicates, plans_of_moves(plan, duplicates.moves))
     coordinator.publish("finished", "")
     return prepared
 

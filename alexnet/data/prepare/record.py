@@ -1,4 +1,4 @@
-"""The record of a shard: its sums and counts, the files that were skipped, and when its files were modified."""
+"""The record of a shard: sums and counts, the files that were skipped, when the files were modified, their hashes."""
 
 import json
 import re
@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
 from alexnet.data.prepare.chunk import Chunk
+from alexnet.data.prepare.duplicates import HASH_WORDS
 from alexnet.utils.files import write_atomic
 
 RECORD_NAME = re.compile(r"(train|val|test)-(\d{5,})\.safetensors")
@@ -35,6 +36,7 @@ class ShardRecord:
         class_counts: (classes,) int64, the number of pictures of each class.
         counters: (4,) int64: files skipped, bytes of the pictures, pictures encoded as JPEG, bytes of these as JPEG.
         skipped_lines: A line of skipped.jsonl for each file that was skipped.
+        hashes: The `Chunk.hashes` of the shard's chunks.
     """
 
     def __init__(self, size: int, classes: int, dtype: type[np.integer[Any]] = np.uint32, modified: int = 0) -> None:
@@ -43,6 +45,7 @@ class ShardRecord:
         self.class_counts = np.zeros(classes, np.int64)
         self.counters = np.zeros(4, np.int64)
         self.skipped_lines = bytearray()
+        self.hashes = [np.zeros((0, HASH_WORDS), np.uint64)]
         self._modified = modified
 
     def add(self, chunk: Chunk) -> None:
@@ -52,6 +55,7 @@ class ShardRecord:
             self.products += chunk.products
         self.class_counts += np.bincount(chunk.batch.column("label").to_numpy(), minlength=len(self.class_counts))
         self.counters += (len(chunk.skipped), chunk.image_bytes, chunk.sampled, chunk.sampled_bytes)
+        self.hashes.append(chunk.hashes)
         for name, reason in chunk.skipped:
             line = json.dumps({"name": name, "reason": reason}, ensure_ascii=False)
             self.skipped_lines += line.encode() + b"\n"
@@ -59,6 +63,7 @@ class ShardRecord:
     def save(self, path: Path) -> None:
         """Write the record to a file."""
         extra = {"lines": np.frombuffer(self.skipped_lines, np.uint8), "modified": np.array([self._modified])}
+        extra["hashes"] = np.concatenate(self.hashes)
         write_atomic(path, bytes(safetensors_bytes(self._arrays() | extra)))
 
     def add_file(self, path: Path) -> np.ndarray:
@@ -112,6 +117,14 @@ def was_written_from(path: Path, modified: int) -> bool:
     """
     with _explain_damage(path), safe_open(str(path), framework="numpy") as file:
         return "modified" not in file.keys() or int(file.get_tensor("modified")[0]) == modified  # noqa: SIM118
+
+
+def read_hashes(path: Path, count: int) -> np.ndarray:
+    """Return the (count, 4) uint64 hashes in the file of a record, zeros if an earlier version has written it."""
+    with _explain_damage(path), safe_open(str(path), framework="numpy") as file:
+        if "hashes" not in file.keys():  # noqa: SIM118, it is not a dict
+            return np.zeros((count, HASH_WORDS), np.uint64)
+        return np.asarray(file.get_tensor("hashes"))
 
 
 def read_skipped_count(path: Path) -> int:

@@ -13,6 +13,7 @@ from alexnet.data.prepare.plan import Plan
 from alexnet.data.prepare.record import RECORD_NAME, read_skipped_count, was_written_from
 from alexnet.data.prepare.writer import clean_up
 from alexnet.data.store.format import (
+    DUPLICATES_FILE,
     OFFSETS_FILE,
     PROGRESS_FILE,
     SHARD_NAME,
@@ -24,7 +25,8 @@ from alexnet.data.store.format import (
 from alexnet.utils.console import note_once
 from alexnet.utils.files import write_atomic
 
-_OTHER_FILES = (STATISTICS_FILE, PROGRESS_FILE, SKIPPED_FILE, OFFSETS_FILE)  # beside the shards and their records
+# Beside the shards and their records.
+_OTHER_FILES = (STATISTICS_FILE, PROGRESS_FILE, SKIPPED_FILE, DUPLICATES_FILE, OFFSETS_FILE)
 _TEMPORARY = re.compile(r"(\.[0-9a-f]{8})?\.part$")  # the ending of a file that is being written
 # Every version writes at least these.
 _KEY_FIELDS = {"size", "encoding", "filter", "fingerprint"}
@@ -48,9 +50,10 @@ def resume(plan: Plan, failures: FailureLimit) -> list[int] | None:
         return None
     if PROGRESS_FILE not in names:
         _start(plan, names)
-    _check_progress_file(plan)
+    has_moves = _check_progress_file(plan)
     complete = [{shard.file_name, shard.record_name} <= names for shard in plan.shards]
-    _forget_changed_shards(plan, complete)
+    if not has_moves:  # pictures may have been moved from shards already, which then have fewer than their files
+        _forget_changed_shards(plan, complete)
     records = [plan.store / shard.record_name for shard, done in zip(plan.shards, complete, strict=True) if done]
     failures.add(sum(map(read_skipped_count, records)))
     return [index for index, done in enumerate(complete) if not done]
@@ -137,15 +140,20 @@ def _check_complete_store(plan: Plan) -> None:
         )
 
 
-def _check_progress_file(plan: Plan) -> None:
-    """Raise a ValueError unless the unfinished store in the folder is that of the plan, cut into the same shards."""
+def _check_progress_file(plan: Plan) -> bool:
+    """Raise a ValueError unless the unfinished store in the folder is that of the plan, cut into the same shards.
+
+    Returns:
+        Whether all shards were complete, and pictures are being moved from one split to another.
+    """
     path, current = plan.store / PROGRESS_FILE, plan.progress_metadata
-    saved = read_safetensors(path)[1]
+    arrays, saved = read_safetensors(path)
     _check_key(path, saved, current)
     if any(saved.get(name) != current[name] for name in ("shards", "longest_shard")):
         raise ValueError(
             f"{plan.store}: partly prepared by another version of this program; remove it and prepare it again"
         )
+    return "moves" in arrays
 
 
 def _check_key(path: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:

@@ -1,11 +1,13 @@
 """The summary that `prepare` returns and the command prints."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from alexnet.data.prepare.encode import JPEG_QUALITY
 from alexnet.data.sources.base import Source
-from alexnet.data.store.format import SKIPPED_FILE, STATISTICS_FILE, read_safetensors
+from alexnet.data.store.format import DUPLICATES_FILE, SKIPPED_FILE, STATISTICS_FILE, read_safetensors
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Summary:
         seconds: Duration of this call.
         pictures_per_second: Files of all processes in this call, including skipped ones, by its duration.
         already: Whether the store was complete before this call.
+        duplicates: What `summarise_duplicates` says about pictures of the same photograph; empty for a store of an
+            earlier version.
     """
 
     store: str
@@ -39,6 +43,7 @@ class Summary:
     seconds: float
     pictures_per_second: float
     already: bool = False
+    duplicates: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         splits = ", ".join(f"{name} {count:,}" for name, count in self.counts.items())
@@ -57,9 +62,26 @@ class Summary:
         if self.ignored:
             endings = ", ".join(f"{count:,} {ending}" for ending, count in sorted(self.ignored.items()))
             lines.append(f"not used: {endings}")
+        lines += _describe_duplicates(self.duplicates, f"{self.store}/{DUPLICATES_FILE}")
         rate = f"{self.seconds:.1f} s, {self.pictures_per_second:,.0f} pictures a second"
         lines.append("the store was complete already: nothing to do" if self.already else rate)
         return "\n".join(lines)
+
+
+def _describe_duplicates(duplicates: Mapping[str, Any], file: str) -> list[str]:
+    """Return the lines of the summary about pictures of the same photograph."""
+    if not duplicates or not duplicates["pictures"]:
+        return []
+    lines = [f"{duplicates['pictures']:,} pictures show the same photograph as an earlier one: see {file}"]
+    if duplicates["moved"]:
+        lines.append(f"moved {duplicates['moved']:,} pictures to another split, so that each photograph is in one only")
+    if duplicates["shared"]:
+        shared = " and ".join(f"{count:,} of {split}" for split, count in duplicates["shared"].items())
+        examples = ", ".join(f"{name} ({other})" for name, other in duplicates["examples"])
+        lines.append(
+            f"warning: {shared} show photographs of an earlier split, so their error will be too low: {examples}"
+        )
+    return lines
 
 
 def summarise(store: Path, source: Source, prepared: int | None, seconds: float) -> Summary:
@@ -92,4 +114,5 @@ def summarise(store: Path, source: Source, prepared: int | None, seconds: float)
         seconds=seconds,
         pictures_per_second=(prepared or 0) / seconds,
         already=prepared is None,
+        duplicates=metadata.get("duplicates", {}),
     )

@@ -4,8 +4,10 @@ Each shard is written under a temporary name and renamed; then its record is wri
 a shard without one is not: resume.py relies on nothing else. The statistics, written last, make the folder a store.
 """
 
+import json
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,9 +16,10 @@ import pyarrow as pa
 
 from alexnet.data.prepare.chunk import Chunk
 from alexnet.data.prepare.failures import FailureLimit
+from alexnet.data.prepare.parts import Duplicates, duplicate_lines, summarise_duplicates
 from alexnet.data.prepare.plan import Plan, Shard
 from alexnet.data.prepare.record import RECORD_NAME, ShardRecord
-from alexnet.data.store.format import OFFSETS_FILE, PROGRESS_FILE, SKIPPED_FILE, STATISTICS_FILE
+from alexnet.data.store.format import DUPLICATES_FILE, OFFSETS_FILE, PROGRESS_FILE, SKIPPED_FILE, STATISTICS_FILE
 from alexnet.data.store.offsets import write_offsets
 from alexnet.data.store.statistics import Statistics
 from alexnet.utils.files import atomic_replacement, write_atomic
@@ -37,27 +40,42 @@ def write_shard(
     Raises:
         ValueError: With this shard there are too many files that are not readable pictures.
     """
-    path = plan.store / shard.file_name
-    # The random part keeps other processes from writing to the same file, even one left behind on a lost machine.
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     record = ShardRecord(plan.size, len(plan.source.classes), modified=plan.modification_digest(shard))
-    schema = plan.schemas[shard.split]
-    with (
-        atomic_replacement(path, temporary),
-        temporary.open("wb") as file,
-        pa.ipc.new_file(file, schema) as writer,
-    ):
+    with open_shard(plan, shard) as write_batch:
         for chunk in chunks:
-            if chunk.batch.num_rows:
-                writer.write_batch(chunk.batch)
+            write_batch(chunk.batch)
             record.add(chunk)
             on_chunk(chunk.file_count)
             failures.add(len(chunk.skipped), shard, bytes(record.skipped_lines))
     record.save(plan.store / shard.record_name)
 
 
-def complete_store(plan: Plan) -> None:
+@contextmanager
+def open_shard(plan: Plan, shard: Shard) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """Yield a function that writes a record batch to the file of a shard, which is replaced when the block ends."""
+    path = plan.store / shard.file_name
+    # The random part keeps other processes from writing to the same file, even one left behind on a lost machine.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    with (
+        atomic_replacement(path, temporary),
+        temporary.open("wb") as file,
+        pa.ipc.new_file(file, plan.schemas[shard.split]) as writer,
+    ):
+
+        def write_batch(batch: pa.RecordBatch) -> None:
+            if batch.num_rows:
+                writer.write_batch(batch)
+
+        yield write_batch
+
+
+def complete_store(plan: Plan, duplicates: Duplicates, moved: Iterable[tuple[str, Plan]]) -> None:
     """Add up the records of all shards, and write the statistics.
+
+    Args:
+        plan: The plan of the store.
+        duplicates: The photographs that several pictures show.
+        moved: The split that pictures were moved from, and the plan of the shards with these pictures.
 
     Raises:
         ValueError: A record is damaged, or a class or split has no pictures.
@@ -66,17 +84,31 @@ def complete_store(plan: Plan) -> None:
     class_counts = {split: np.zeros_like(totals.class_counts) for split in plan.source.splits}
     for shard in plan.shards:
         class_counts[shard.split] += totals.add_file(plan.store / shard.record_name)
+    shard_count = len(plan.shards)
+    for origin, moved_plan in moved:
+        shard_count += len(moved_plan.shards)
+        for shard in moved_plan.shards:
+            _move_counts(plan, origin, shard, totals, class_counts)
+    lines = list(duplicate_lines(plan, duplicates))
+    text = "".join(json.dumps({"pictures": pictures}, ensure_ascii=False) + "\n" for pictures in lines)
+    write_atomic(plan.store / DUPLICATES_FILE, text.encode())
     write_atomic(plan.store / SKIPPED_FILE, bytes(totals.skipped_lines))
     if "train" in class_counts:
         for name, count in zip(plan.source.classes, class_counts["train"], strict=True):
             if count == 0:
                 _raise_unreadable(plan.store, f"class {name!r} has no readable picture to train on")
     for split, counts in class_counts.items():
+        if not counts.any() and len(duplicates.moves):
+            raise ValueError(
+                f"{plan.store}: each picture of {split!r} shows the same photograph as one in train, see "
+                f"{plan.store / DUPLICATES_FILE}; remove the store, and add other pictures or set ignore_duplicates"
+            )
         if not counts.any():
             _raise_unreadable(plan.store, f"split {split!r} has no readable picture")
     split_counts = {split: int(counts.sum()) for split, counts in class_counts.items()}
     skipped, image_bytes, sampled, sampled_bytes = totals.counters.tolist()
-    metadata = {"key": plan.key, "source": plan.source.name, "shards": len(plan.shards), "skipped": skipped}
+    metadata = {"key": plan.key, "source": plan.source.name, "shards": shard_count, "skipped": skipped}
+    metadata |= {"duplicates": summarise_duplicates(lines, len(duplicates.moves))}
     metadata |= {"skipped_bytes": len(totals.skipped_lines), "image_bytes": image_bytes}
     metadata |= {"sampled": sampled, "sampled_bytes": sampled_bytes, "counts": split_counts}
     if plan.source.class_ids is not None:
@@ -85,6 +117,27 @@ def complete_store(plan: Plan) -> None:
     statistics = Statistics.from_sums(totals.sums, totals.products, statistics_count)
     statistics.save(plan.store / STATISTICS_FILE, metadata)
     clean_up(plan.store)
+
+
+def _move_counts(
+    plan: Plan, origin: str, shard: Shard, totals: ShardRecord, class_counts: dict[str, np.ndarray]
+) -> None:
+    """Count the pictures of a shard for its split, and no longer for the split that they were moved from.
+
+    Args:
+        plan: The plan of the store.
+        origin: The split that they were moved from.
+        shard: The shard that they were moved to.
+        totals: The sum of the records of the plan's shards; changed in place.
+        class_counts: The number of pictures of each class in each split; changed in place.
+    """
+    record = ShardRecord(plan.size, len(plan.source.classes), np.int64)
+    counts = record.add_file(plan.store / shard.record_name)
+    class_counts[shard.split] += counts
+    class_counts[origin] -= counts
+    sign = (shard.split in plan.statistics_splits) - (origin in plan.statistics_splits)
+    totals.sums += sign * record.sums
+    totals.products += sign * record.products
 
 
 def clean_up(store: Path) -> None:

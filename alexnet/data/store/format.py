@@ -9,6 +9,7 @@ A store is a folder with these files:
 - `places.safetensors`: the byte offsets of the pictures in the shards, for stores that are read over a network
   (alexnet/data/store/offsets.py).
 - `skipped.jsonl`: a line for each file of the source that is not a readable picture.
+- `duplicates.jsonl`: a line for each photograph that several pictures show, with their splits and names.
 - `progress.safetensors`: only while the store is being prepared.
 """
 
@@ -31,6 +32,7 @@ METADATA_KEY = "alexnet"
 STATISTICS_FILE = "statistics.safetensors"
 OFFSETS_FILE = "places.safetensors"
 SKIPPED_FILE = "skipped.jsonl"
+DUPLICATES_FILE = "duplicates.jsonl"
 PROGRESS_FILE = "progress.safetensors"
 SPLITS = ("train", "val", "test")
 SHARD_NAME = re.compile(r"(train|val|test)-(\d{5,})\.arrow")
