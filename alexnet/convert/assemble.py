@@ -12,6 +12,7 @@ from alexnet.architecture import Conv, Full, Net, ResponseNorm
 from alexnet.checked import require
 from alexnet.convert.foreign_net import (
     ActivationLayer,
+    ConvertedNet,
     ConvLayer,
     DropoutLayer,
     ForeignNet,
@@ -42,15 +43,11 @@ class _Block:
         return [layer for layer in self.following if isinstance(layer, kind)]
 
 
-def assemble(foreign: ForeignNet) -> tuple[Net, int, dict[str, Tensor]]:
-    """Return the `Net` that computes what another program's net does, on pixels less the mean.
+def assemble(foreign: ForeignNet) -> ConvertedNet:
+    """Return our net that computes what another program's net does, on pixels less the mean.
 
     Args:
         foreign: The other program's net.
-
-    Returns:
-        The net; its number of classes, 0 if it has no output layer; its weights and biases by layer and kind, such as
-        "conv1.weight".
 
     Raises:
         ValueError: It is another architecture, or a layer's shape does not fit the one before.
@@ -63,13 +60,13 @@ def assemble(foreign: ForeignNet) -> tuple[Net, int, dict[str, Tensor]]:
     for block in convs:
         fields[block.name], side = _convolution(block, channels, side, towers)
         channels = fields[block.name].maps
-    classes, inputs = 0, channels * side * side
+    outputs, inputs = 0, channels * side * side
     for block in full:
         _check_inputs(block, inputs, f"{channels} maps of {side} x {side}" if block is full[0] else "units before it")
         inputs = len(block.layer.weight)
         if block.name == "fc8":
-            classes = inputs
-            require(classes > 1, f"the outputs of {block}", "at least 2, one for each class", classes)
+            outputs = inputs
+            require(outputs > 1, f"the outputs of {block}", "at least 2, one for each class", outputs)
         else:
             fields[block.name] = _hidden(block)
     net = Net(
@@ -88,7 +85,7 @@ def assemble(foreign: ForeignNet) -> tuple[Net, int, dict[str, Tensor]]:
     if foreign.channels == "BGR":
         weights["conv1.weight"] = weights["conv1.weight"].flip(1)
     weights["conv1.weight"] = weights["conv1.weight"] * factors[:, None, None]
-    return net, classes, weights
+    return ConvertedNet(foreign.format, net, outputs, weights, foreign.mean)
 
 
 def _fold_deviation(deviation: np.ndarray) -> tuple[float, Tensor]:
@@ -186,9 +183,11 @@ def _convolution(block: _Block, channels: int, side: int, towers: int) -> tuple[
 def _pool_rounding(block: _Block, pool: PoolLayer, side: int) -> tuple[Rounding, int]:
     """Return which of our two roundings a pooling has, and the side of its output."""
     out = pool.out_side(side)
+    if out < 1:
+        raise ValueError(f"layer {block} must have maps of at least the side of a window, {pool.size}; got {side}")
     roundings: tuple[Rounding, Rounding] = ("up", "down") if pool.ceil_mode or pool.after else ("down", "up")
     for rounding in roundings:
-        if out >= 1 and pool_side(side, pool.size, pool.stride, rounding) == out:
+        if pool_side(side, pool.size, pool.stride, rounding) == out:
             return rounding, out
     raise ValueError(
         f"layer {block} must be pooled to the side that is rounded up or down; {pool.name} makes {out} of {side}"

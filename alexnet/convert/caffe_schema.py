@@ -137,7 +137,7 @@ def parse_message(kind: str, contents: bytes) -> Any:
     Raises:
         ValueError: The bytes are no such message; or protobuf is not installed.
     """
-    messages = _message_classes()
+    messages = message_classes()
     from google.protobuf.message import DecodeError
 
     try:
@@ -149,7 +149,7 @@ def parse_message(kind: str, contents: bytes) -> Any:
 
 
 @cache
-def _message_classes() -> dict[str, Any]:
+def message_classes() -> dict[str, Any]:
     """Return the classes of the messages, by name."""
     try:
         from google.protobuf import descriptor_pb2, descriptor_pool, message_factory

@@ -1,11 +1,13 @@
 """A net as the file of another program describes it: its layers in order, and what it expects of a picture."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
+from alexnet.architecture import Net
 from alexnet.geometry import pool_side
 
 
@@ -110,3 +112,26 @@ class ForeignNet:
     channels: Literal["RGB", "BGR"]
     mean: np.ndarray
     deviation: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class ConvertedNet:
+    """A net of a file, as ours.
+
+    Args:
+        format: What the file is: "torchvision", "Caffe", "ONNX" or "alexnet".
+        net: The net.
+        outputs: Its number of outputs, one for each class; 0 if it has no output layer.
+        weights: Weights and biases by plain names, such as "conv1.weight".
+        mean: (3,) or (3, store_size, store_size), what is subtracted from the pixels, in 0..255 units, as R, G, B.
+        store_size: Side of the stored pictures, in pixels.
+        classes: The names of the classes; None if the file does not tell them.
+    """
+
+    format: str
+    net: Net
+    outputs: int
+    weights: Mapping[str, Tensor]
+    mean: np.ndarray
+    store_size: int = 256
+    classes: tuple[str, ...] | None = None

@@ -33,7 +33,13 @@ def onnx_net(file: Path) -> ForeignNet:
     Raises:
         ValueError: The file is damaged, or is another architecture; or the library of ONNX is not installed.
     """
-    graph = _load_graph(file)
+    model = _load_model(file)
+    if any(entry.key == "alexnet" for entry in model.metadata_props):
+        raise ValueError(
+            "it was exported by this program, with the mean inside: import what `alexnet export` writes with --state "
+            "or --hub (a .safetensors) instead"
+        )
+    graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     constants |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
     inputs = [value for value in graph.input if value.name not in constants]
@@ -55,22 +61,22 @@ def onnx_net(file: Path) -> ForeignNet:
     )
 
 
-def _load_graph(file: Path) -> Any:
+def _load_model(file: Path) -> Any:
     try:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError as error:
         raise missing_extra("reading files of ONNX", "onnx", error) from error
     try:
-        graph = onnx.load(file).graph
+        model = onnx.load(file)
     except (DecodeError, ValueError, onnx.checker.ValidationError) as error:
         raise ValueError(
             f"it must be a whole file of ONNX; it cannot be read ({' '.join(str(error).split())}): it may be cut off, "
             "get the file again"
         ) from error
-    if not graph.node:
+    if not model.graph.node:
         raise ValueError("it must hold a graph of ONNX; it has no nodes: it may be cut off, get the file again")
-    return graph
+    return model
 
 
 def _image_size(value: Any) -> int:

@@ -11,17 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alexnet.checked import require
 from alexnet.convert.assemble import assemble
 from alexnet.convert.caffe_mean import read_caffe_mean
 from alexnet.convert.class_names import ClassNames, numbered_names, read_class_names
+from alexnet.convert.foreign_net import ConvertedNet
+from alexnet.convert.from_export import exported_net
 from alexnet.convert.imagenet import imagenet_statistics
 from alexnet.convert.read_foreign_net import read_foreign_net
+from alexnet.convert.torch_file import is_safetensors
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.checkpoint import TrainState, checkpoint_name, save_checkpoint
 from alexnet.utils.files import exclusive_lock, write_atomic
-
-_STORE_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class ImportedRun:
 
     Args:
         run: The folder of the run.
-        format: What the file is: "torchvision", "Caffe" or "ONNX".
+        format: What the file is: "torchvision", "Caffe", "ONNX" or "alexnet".
         recipe: The recipe, with the net.
         classes: The names of the classes; empty for a net without an output layer.
         parameters: The number of weights and biases.
@@ -53,14 +55,14 @@ def import_net(
     mean: str | Path | None = None,
     image_size: int | None = None,
 ) -> ImportedRun:
-    """Make a run from a net of torchvision or Caffe. Nothing that is in the file is run.
+    """Make a run from a net of torchvision or Caffe, or from an exported one. Nothing that is in the file is run.
 
     Args:
-        file: torchvision's AlexNet (.pth or .safetensors; the convolutions alone are enough), or Caffe's AlexNet or
-            CaffeNet (.caffemodel or .onnx).
+        file: torchvision's AlexNet (.pth or .safetensors; the convolutions alone are enough), Caffe's AlexNet or
+            CaffeNet (.caffemodel or .onnx), or what `alexnet export` wrote with --state or --hub.
         run: The folder of the run: a new one, or an empty one.
         classes: A text file with the name of each class in a line, in the order of the net's outputs; or a store with
-            the same classes. By default they are numbered.
+            the same classes. By default those of an exported net; else they are numbered.
         mean: What Caffe subtracted from the pictures: a .binaryproto or .npy file, or "B,G,R" in 0..255 units. By
             default what the file says, or 104,117,123.
         image_size: Side of the net's input, in pixels; by default what the file says, or 224 for torchvision and 227
@@ -73,55 +75,73 @@ def import_net(
         OSError: The run cannot be written; nothing of it remains.
     """
     file, run = Path(file), Path(run)
-    _check_run(run)
-    foreign = read_foreign_net(file)
-    if mean is not None:
-        if foreign.channels != "BGR":
-            raise ValueError(f"--mean must be given for Caffe's nets only; {file} is of {foreign.format}")
-        foreign = replace(foreign, mean=read_caffe_mean(mean, _STORE_SIZE))
-    if image_size is not None:
-        foreign = replace(foreign, image_size=image_size)
-    try:
-        net, count, weights = assemble(foreign)
-        recipe = Recipe(net=net, store_size=_STORE_SIZE)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
-    names = _class_names(file, classes, count)
-    tensors = _checkpoint_tensors(net, weights, names)
+    _check_paths(file, run)
+    converted = _convert(file, mean, image_size)
+    recipe = Recipe(net=converted.net, store_size=converted.store_size)
+    names = _class_names(file, classes, converted)
+    tensors = _checkpoint_tensors(converted, names)
     imported = ImportedRun(
         run=run,
-        format=foreign.format,
+        format=converted.format,
         recipe=recipe,
         classes=names.names,
         parameters=sum(tensor.numel() for tensor in tensors.values()),
-        has_names=classes is not None,
+        has_names=classes is not None or converted.classes is not None,
     )
-    origin = {"file": str(file.resolve()), "sha256": _sha256(file), "format": foreign.format}
-    _write_run(imported, origin, tensors, names, foreign.mean)
+    origin = {"file": str(file.resolve()), "sha256": _sha256(file), "format": converted.format}
+    _write_run(imported, origin, tensors, names, converted.mean)
     return imported
 
 
-def _check_run(run: Path) -> None:
+def _check_paths(file: Path, run: Path) -> None:
+    if not file.is_file():
+        kind = "a folder; name the file in it" if file.is_dir() else "no such file: check the path"
+        raise FileNotFoundError(f"{file} must be a file with weights; there is {kind}")
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise ValueError(f"run {run} must be a new or an empty folder; it holds other files: use another RUN folder")
 
 
-def _class_names(file: Path, classes: str | Path | None, count: int) -> ClassNames:
+def _convert(file: Path, mean: str | Path | None, image_size: int | None) -> ConvertedNet:
+    """Return the net of a file as ours."""
+    size = ConvertedNet.store_size
+    caffe_mean = None if mean is None else read_caffe_mean(mean, size)
+    if image_size is not None:
+        require(1 <= image_size <= size, "--image-size", f"from 1 to {size}, the side of stored pictures", image_size)
+    try:
+        exported = exported_net(file) if is_safetensors(file) else None
+        foreign = read_foreign_net(file) if exported is None else None
+        if caffe_mean is not None and (foreign is None or foreign.channels != "BGR"):
+            raise ValueError("--mean must be left out but for Caffe's nets, and it is none")
+        if image_size is not None and foreign is None:
+            raise ValueError("--image-size must be left out for an exported net, which has a size of its own")
+        if exported is not None:
+            return exported
+        assert foreign is not None
+        foreign = replace(foreign, mean=foreign.mean if caffe_mean is None else caffe_mean)
+        return assemble(replace(foreign, image_size=image_size or foreign.image_size))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _class_names(file: Path, classes: str | Path | None, converted: ConvertedNet) -> ClassNames:
+    count = converted.outputs
     if count == 0:
         if classes is not None:
             raise ValueError(f"--classes must be left out for a net without an output layer; {file} has none")
         return ClassNames((), ())
-    return numbered_names(count) if classes is None else read_class_names(Path(classes), count)
+    if classes is not None:
+        return read_class_names(Path(classes), count)
+    return numbered_names(count) if converted.classes is None else ClassNames(converted.classes, tuple(range(count)))
 
 
-def _checkpoint_tensors(net: Any, weights: Mapping[str, Tensor], names: ClassNames) -> dict[str, Tensor]:
+def _checkpoint_tensors(converted: ConvertedNet, names: ClassNames) -> dict[str, Tensor]:
     """Return the weights and biases by the names that they have in a checkpoint, the outputs in the run's order."""
     with torch.device("meta"):  # draws no start values
-        model = AlexNet(len(names.names), net)
+        model = AlexNet(converted.outputs, converted.net)
     outputs = torch.tensor(names.outputs)
     for name, layer in model.layers().items():
         for kind in ("weight", "bias"):
-            tensor = weights[f"{name}.{kind}"]
+            tensor = converted.weights[f"{name}.{kind}"]
             tensor = tensor[outputs] if name == "fc8" else tensor
             assert tensor.shape == getattr(layer, kind).shape
             setattr(layer, kind, nn.Parameter(tensor, requires_grad=False))

@@ -15,6 +15,14 @@ _REASON_LENGTH = 100  # characters of torch's message
 _REFUSED = re.compile(r"GLOBAL (\w[\w.]*)")  # in torch's message: a class or function that is no tensor's
 
 
+def is_safetensors(file: Path) -> bool:
+    """Return whether a file begins with a length of eight bytes, then JSON. A file that is cut off is one, too."""
+    with file.open("rb") as opened:
+        head = opened.read(9)
+    length = int.from_bytes(head[:8], "little")
+    return head[8:] == b"{" and (length < file.stat().st_size or file.suffix == ".safetensors")
+
+
 def read_safetensors_state(file: Path) -> dict[str, Tensor]:
     """Read the weights of a safetensors file.
 

@@ -5,25 +5,31 @@ import gzip
 import hashlib
 import json
 import os
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import CLASSES, write_store
 from foreign_files import CaffeAlexNet, TorchvisionAlexNet, caffemodel
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from alexnet.cli import main
 from alexnet.convert import import_net as importing
+from alexnet.convert.caffe_schema import message_classes
+from alexnet.convert.export import export
 from alexnet.convert.import_net import import_net
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES
 from alexnet.results import binary_codes
+from alexnet.results.evaluate import evaluate
 from alexnet.training.checkpoint import load_best
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -380,30 +386,63 @@ def test_an_import_that_is_stopped_leaves_nothing(
 
 
 def test_a_mean_is_for_caffe_only(weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"--mean must be given for Caffe's nets only; .* is of torchvision"):
+    with pytest.raises(ValueError, match=r"alexnet.pth: --mean must be left out but for Caffe's nets"):
         import_net(weights, tmp_path / "run", mean="104,117,123")
 
 
 @pytest.mark.parametrize("size", [31, 128, 300])
 def test_a_size_that_does_not_fit_is_named(size: int, weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"alexnet\.pth: .*(must|at most)"):
+    with pytest.raises(ValueError, match=r"must be from 1 to 256|alexnet\.pth: layer .* must (read|have maps)"):
         import_net(weights, tmp_path / "run", image_size=size)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from alexnet.convert import caffe_schema
-
-    caffe_schema._message_classes.cache_clear()
-    monkeypatch.setitem(__import__("sys").modules, "google.protobuf", None)
+    message_classes.cache_clear()
+    monkeypatch.setitem(sys.modules, "google.protobuf", None)
     (tmp_path / "net.caffemodel").write_bytes(caffemodel(CaffeAlexNet(), old=True))
     with pytest.raises(ValueError, match=r"pip install 'alexnet\[caffe\]'"):
         import_net(tmp_path / "net.caffemodel", tmp_path / "run")
 
 
-def test_a_file_of_this_program_is_no_foreign_net(weights: Path, tmp_path: Path) -> None:
+def test_what_this_program_exports_is_imported_with_everything(
+    squares: Path, weights: Path, names: Path, tmp_path: Path
+) -> None:
+    import_net(weights, tmp_path / "run", classes=names)
+    export(tmp_path / "run", hub=tmp_path / "hub")
+    imported = import_net(tmp_path / "hub" / "model.safetensors", tmp_path / "again")
+    assert (imported.format, imported.classes, imported.has_names) == ("alexnet", CLASSES, True)
+    first, second = (evaluate(tmp_path / name, squares, views=10, device="cpu") for name in ("run", "again"))
+    assert first | {"runs": second["runs"]} == second
+    checkpoints = [load_best(tmp_path / name) for name in ("run", "again")]
+    assert checkpoints[0].recipe.net == checkpoints[1].recipe.net
+    for name, tensor in checkpoints[0].with_prefix("net").items():
+        assert torch.equal(tensor, checkpoints[1].with_prefix("net")[name]), name
+
+
+def test_a_mean_image_and_an_odd_crop_survive_the_export(squares: Path, tmp_path: Path) -> None:
+    (tmp_path / "net.caffemodel").write_bytes(caffemodel(CaffeAlexNet(classes=3), old=False))
+    np.save(tmp_path / "mean.npy", np.random.default_rng(0).uniform(90, 130, (3, 256, 256)))
+    import_net(tmp_path / "net.caffemodel", tmp_path / "run", classes=squares, mean=tmp_path / "mean.npy")
+    export(tmp_path / "run", state=tmp_path / "state.safetensors")
+    import_net(tmp_path / "state.safetensors", tmp_path / "again")
+    first, second = (evaluate(tmp_path / name, squares, device="cpu") for name in ("run", "again"))
+    assert first | {"runs": second["runs"]} == second
+
+
+def test_other_files_of_this_program_are_named(weights: Path, tmp_path: Path) -> None:
     import_net(weights, tmp_path / "run")
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
-    assert load_file(checkpoint)
-    with pytest.raises(ValueError, match="which is no AlexNet of torchvision"):
+    with pytest.raises(ValueError, match="it is a checkpoint of this program: use the folder of its run, or export it"):
         import_net(checkpoint, tmp_path / "other")
+    export(tmp_path / "run", onnx=tmp_path / "net.onnx", state=tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match=r"it was exported by this program.*import what `alexnet export` writes with"):
+        import_net(tmp_path / "net.onnx", tmp_path / "other")
+    with pytest.raises(ValueError, match="--image-size must be left out for an exported net"):
+        import_net(tmp_path / "net.safetensors", tmp_path / "other", image_size=128)
+    with safe_open(tmp_path / "net.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    damaged = load_file(tmp_path / "net.safetensors") | {"fc7.weight": torch.ones(20, 19)}
+    save_file(damaged, tmp_path / "damaged.safetensors", metadata)
+    with pytest.raises(ValueError, match="it must have the weights of the net that it describes"):
+        import_net(tmp_path / "damaged.safetensors", tmp_path / "other")
