@@ -6,7 +6,8 @@ from pathlib import Path
 
 from alexnet.data.sources.base import SourceOptions, printable_name
 from alexnet.data.sources.file_tree import FileTree, PictureFiles
-from alexnet.data.sources.labelled_files import build_source, check_classes
+from alexnet.data.sources.labelled_files import build_source, count_files
+from alexnet.data.sources.labelled_splits import check_classes
 from alexnet.data.sources.listing import FileList, FolderPath, Listing, list_files
 from alexnet.data.sources.split_names import find_split_names, is_unlabelled_name, split_in_name
 from alexnet.data.sources.tiny_imagenet import ANNOTATIONS_FILE, TEXT_FILES, group_by_annotations, name_classes
@@ -45,7 +46,7 @@ def open_class_folders(
         count = len(listing.files_below(split_folders["test"]).names)
         note_once(f"{path}: the {count:,} pictures in {'/'.join(split_folders['test'])}/ have no classes: left out")
         del files["test"]
-    check_classes(path, files, options, f"{_LAYOUT}{_describe_ignored(listing)}")
+    check_classes(path, count_files(files), options, f"{_LAYOUT}{_describe_ignored(listing)}")
     if class_names is None:
         names = map(printable_name, name_classes(str(path), tree, listing, top, main_files))
         class_names = dict(zip(main_files, names, strict=True))

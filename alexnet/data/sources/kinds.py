@@ -3,16 +3,15 @@
 A new kind is one more module with the functions of `SourceKind`, and one more entry of `KINDS`.
 """
 
-import unicodedata
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from alexnet.data.sources import archive, cifar10, cifar100, folder, imagenet, imagenet_release, picture_list
+from alexnet.data.sources import archive, cifar10, cifar100, folder, imagenet, imagenet_release, parquet, picture_list
 from alexnet.data.sources.base import Source, SourceKind, SourceOptions
+from alexnet.data.sources.labels import check_class_names
 
 # The first one that matches is taken: special kinds first.
-KINDS: tuple[SourceKind, ...] = (cifar10, cifar100, imagenet, imagenet_release, picture_list, archive, folder)
+KINDS: tuple[SourceKind, ...] = (cifar10, cifar100, imagenet, imagenet_release, parquet, picture_list, archive, folder)
 
 
 def open_source(path: str | Path, options: SourceOptions | None = None) -> Source:
@@ -42,20 +41,7 @@ def open_source(path: str | Path, options: SourceOptions | None = None) -> Sourc
             users = " or ".join(other.NAME for other in KINDS if option.name in other.OPTIONS)
             options.refuse(option.name, path, f"{option.name} is an option for {users}, but this is {kind.NAME}")
     source = kind.open(path, options)
-    _check_class_names(path, source.classes)
+    check_class_names(str(path), source.classes)
     if not options.only_tests and not any(split.is_drawn for split in source.splits.values()):
         options.refuse("test", path, "it has splits of its own")
     return source
-
-
-def _check_class_names(path: Path, classes: Sequence[str]) -> None:
-    """Raise a ValueError if two classes have the same name, or names that differ in upper and lower case only."""
-    by_lower_name: dict[str, str] = {}
-    for name in classes:
-        lower_name = unicodedata.normalize("NFC", name).lower()
-        if lower_name in by_lower_name:
-            raise ValueError(
-                f"{path}: classes must differ in more than upper and lower case; got {by_lower_name[lower_name]!r} and "
-                f"{name!r}: rename one, or make them one class"
-            )
-        by_lower_name[lower_name] = name

@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 from alexnet.data.sources.base import Source, SourceOptions, printable_name
 from alexnet.data.sources.file_tree import FileEntry
 from alexnet.data.sources.folder import FolderTree
-from alexnet.data.sources.labelled_files import build_source, check_classes
+from alexnet.data.sources.labelled_files import build_source, count_files
+from alexnet.data.sources.labelled_splits import check_classes
+from alexnet.data.sources.labels import LABEL_COLUMNS, sort_labels
 from alexnet.data.sources.listing import FileList
 from alexnet.data.sources.split_names import find_split_names, split_of_word
 from alexnet.data.store.format import SPLITS
@@ -41,7 +43,7 @@ _COLUMNS = {
         "img_path",
         "img",
     ),
-    "label": ("label", "labels", "class", "class_name", "category", "target"),
+    "label": LABEL_COLUMNS,
     "split": ("split", "part", "set", "subset"),
 }
 
@@ -102,13 +104,13 @@ def open(path: Path, options: SourceOptions) -> Source:
         raise ValueError(
             f"{path}: has no pictures of the split train; name some, or leave the column for the split out"
         )
-    labels = _sort_labels(path, {label for by_class in files.values() for label in by_class})
+    labels = sort_labels(str(path), {label for by_class in files.values() for label in by_class})
     ordered = {
         split: {label: files[split][label] for label in labels if label in files[split]}
         for split in SPLITS
         if split in files
     }
-    check_classes(path, ordered, options, "give each picture the name of its class")
+    check_classes(path, count_files(ordered), options, "give each picture the name of its class")
     class_names = {label: printable_name(label) for label in labels}
     return build_source(path, FolderTree(root), ordered, class_names, {}, options)
 
@@ -266,17 +268,3 @@ def _find_file(root: Path, name: str) -> FileEntry | None:
         if stat.S_ISREG(status.st_mode):
             return FileEntry(os.path.normpath(path), status.st_size, mtime=status.st_mtime_ns)
     return None
-
-
-def _sort_labels(path: Path, labels: set[str]) -> list[str]:
-    """Return the labels in their order: numbers by value, names alphabetically.
-
-    Raises:
-        ValueError: A number is negative.
-    """
-    if not all(re.fullmatch(r"-?[0-9]{1,18}", label) for label in labels):
-        return sorted(labels)
-    numbers = sorted(labels, key=lambda label: (int(label), label))
-    if numbers and int(numbers[0]) < 0:
-        raise ValueError(f"{path}: a label must be a name or a number of at least 0; got {numbers[0]}")
-    return numbers
