@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,14 @@ def test_metrics(uninterrupted: Path) -> None:
     for table, event in enumerate(("start", "step", "epoch")):
         optional = {"from", "taken"} if event == "start" else set()
         assert keys(line for line in lines if line["event"] == event) == documented(title, table) - optional
+
+
+def test_results(uninterrupted: Path, store: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
+    assert main(["report", str(run), "--data", str(store)]) == 0
+    contents = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    assert set(contents) == documented("`RUN/results.json`")
+    assert keys(contents["errors"]) == documented("`RUN/results.json`", 1)
 
 
 def test_findings(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import ast
 import dataclasses
 import json
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from alexnet.convert.to_state import to_state
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.weight_files import list_checkpoints
 from alexnet.results.classifier import Classifier
-from alexnet.results.report import report
 from alexnet.training.checkpoint import TrainState
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -128,19 +126,11 @@ def test_the_tensors_of_a_checkpoint_are_those_of_the_table(uninterrupted: Path)
     assert {*content["progress"]} == {field.name for field in dataclasses.fields(TrainState)}
 
 
-def test_the_fields_of_exported_files_and_results_are_documented(
-    store: Path, uninterrupted: Path, tmp_path: Path
-) -> None:
-    run = shutil.copytree(uninterrupted, tmp_path / "run")
-    report(run, store, progress=False)
-    export(run, state=tmp_path / "a.safetensors")
+def test_the_fields_of_exported_files_are_those_of_the_table(birds: Path, tmp_path: Path) -> None:
+    export(birds, state=tmp_path / "a.safetensors")
     with safe_open(tmp_path / "a.safetensors", "pt") as file:
         content = json.loads(file.metadata()["alexnet"])
     rows = dict(table_after("## Exported files"))
     assert [*rows] == [*content]
     assert rows["format"] == content["format"]
     assert all(f"{name}" in rows["preprocessing"] for name in content["preprocessing"])
-    section = FORMATS.split("## results.json")[1]
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    names = {*results, *results["errors"][0]}
-    assert {name for name in names if f"`{name}`" not in section} == set()
