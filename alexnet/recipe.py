@@ -190,6 +190,8 @@ class Recipe(Checked):
                 require(name in layers, "changes.layers", f"names of layers ({', '.join(layers)})", name)
             if change.image_size is not None:
                 self.net.check_training_size(change.image_size)
+                # A frozen front's activities are kept for pictures of one size.
+                require(not self.frozen, "frozen", "empty with changes.image_size", self.frozen)
         epochs = [change.epoch for change in self.changes]
         require(epochs == sorted(epochs), "changes", "in the order of their epochs", epochs)
 

@@ -139,3 +139,8 @@ def test_a_training_takes_the_sizes_of_its_schedule_and_resumes_to_the_same_bits
 def test_a_size_that_the_net_cannot_be_trained_on_is_refused(net: Net, side: int, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         Recipe(net=net, store_size=256, changes=(Change(epoch=1, image_size=side),))
+
+
+def test_frozen_layers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^frozen must be empty with changes.image_size; got \('conv1',\)$"):
+        replace(RECIPE, frozen=("conv1",))
