@@ -142,12 +142,17 @@ def test_the_code_of_the_card_predicts_what_the_classifier_does(
     picture = np.random.default_rng(0).integers(0, 256, (32, 40, 3), np.uint8)
     Image.fromarray(picture).save("picture.jpg", quality=95)
     export(run, hub="birds")
-    (code,) = re.findall(r"```python\n(.*?)```", read_card(Path("birds"))[1], re.DOTALL)
+    text = read_card(Path("birds"))[1]
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     exec(code, {})
     name, probability = Classifier.load(run).predict("picture.jpg", top=1, views=1)[0]
     printed, _, percent = capsys.readouterr().out.strip().rpartition(": ")
     assert printed == name
     assert float(percent.rstrip("%")) == pytest.approx(100 * probability, abs=2)
+    commands = re.findall(r"^    alexnet (.*)$", text, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["import", "predict"]
+    assert [main(command.split()) for command in commands] == [0, 0]
+    assert f"  {name}\n" in capsys.readouterr().out
 
 
 # ---- What it does not replace, and bad input -------------------------------------------------------------------------
