@@ -158,6 +158,10 @@ def test_predictions_are_the_same_and_count_each_picture_once(scheme: str, folde
     for result in results(folder, "train_and_evaluate"):
         for name in ("runs", "top1_interval", "top5_interval"):
             assert result[scheme].pop(name) == expected[name]
+        for part, expected_part in zip(
+            result[scheme].pop("calibration_bins"), expected["calibration_bins"], strict=True
+        ):
+            assert part == pytest.approx(expected_part)
         assert result[scheme] == pytest.approx({name: expected[name] for name in result[scheme]})
         assert result[scheme]["images"] == 21
     predictions, other = (Predictions.load(path) for path in (folder / f"{scheme}.predictions", saved))
