@@ -46,7 +46,10 @@ class PaperArchives:
 
     def __init__(self, path: Path, dataset: PaperDataset) -> None:
         self._path = path
-        self._options = SourceOptions(dataset.held_out, dataset.train_per_class, test=dataset.test)
+        if find_imagenet_archives(path) is None:
+            self._options = SourceOptions(dataset.held_out, dataset.train_per_class, test=dataset.test)
+        else:
+            self._options = SourceOptions()  # a challenge has splits of its own
         self._source = open_source(path, self._options)
         self.classes = len(self._source.classes)
         self.counts = {split: len(pictures) for split, pictures in self._source.splits.items()}

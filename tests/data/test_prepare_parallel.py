@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from imagenet_files import write_ilsvrc2012
 from test_prepare import prepare_small, read_files, stop_after, write_pictures
 from torch.distributed import HashStore
 
@@ -182,6 +183,14 @@ def test_any_number_of_processes_writes_the_same_store(
         monkeypatch, count, lambda _: prepare_small(source, tmp_path / "s", encoding=encoding, parallel=True)
     )
     assert all(isinstance(summary, Summary) and summary.already for summary in again)
+    assert read_files(tmp_path / "s") == read_files(tmp_path / "expected")
+
+
+def test_processes_share_a_tar_of_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_ilsvrc2012(tmp_path / "imagenet", each=9)
+    prepare_small(source, tmp_path / "expected", workers=1)
+    results = run_in_threads(monkeypatch, 3, lambda _: prepare_small(source, tmp_path / "s", parallel=True))
+    assert all(isinstance(summary, Summary) for summary in results)
     assert read_files(tmp_path / "s") == read_files(tmp_path / "expected")
 
 

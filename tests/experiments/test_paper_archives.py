@@ -56,6 +56,12 @@ def test_half_of_a_release_is_tested_on(tmp_path: Path, capsys: pytest.CaptureFi
     assert "ImageNet's archives by synset: 4 classes, pictures: train 12, test 12" in capsys.readouterr().err
 
 
+def test_a_challenge_stands_in_for_a_release(tmp_path: Path) -> None:
+    archives = write_ilsvrc2010(tmp_path / "ILSVRC2010")
+    result = reproduce("fall2009", tmp_path / "out", archives, recipe=RECIPE, epochs=1)
+    assert "12 pictures to train on, 4 to test on." in result.notes  # its own val
+
+
 def test_the_disk_decides_between_raw_and_jpeg(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

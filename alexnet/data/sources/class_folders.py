@@ -43,7 +43,7 @@ def open_class_folders(
     }
     main_files = files.get("train", next(iter(files.values())))  # those of the classes
     if "test" in files and _is_unlabelled(files["test"], main_files):
-        count = len(listing.files_below(split_folders["test"]).names)
+        count = len(listing.files_below(split_folders["test"]))
         note_once(f"{path}: the {count:,} pictures in {'/'.join(split_folders['test'])}/ have no classes: left out")
         del files["test"]
     check_classes(path, count_files(files), options, f"{_LAYOUT}{_describe_ignored(listing)}")
@@ -84,7 +84,7 @@ def _find_split_folders(path: Path, listing: Listing, top: FolderPath, options: 
     if any(split != name for split, name in folders.items()):
         note_once(f"{path}: " + ", ".join(f"{name}/ is read as {split}" for split, name in folders.items()))
     for name in set(names) - set(splits):
-        listing.ignored["in folders of pictures without classes"] += len(listing.files_below((*top, name)).names)
+        listing.ignored["in folders of pictures without classes"] += len(listing.files_below((*top, name)))
     return {
         split: _find_inner_folder(listing, (*top, folders[split]))
         for split in ("train", "val", "test")
@@ -109,11 +109,11 @@ def _group_by_class(listing: Listing, parent: FolderPath) -> dict[str, FileList]
     """
     by_class: dict[str, FileList] = {}
     for folder, files in listing.folders.items():
-        if folder == parent and files.names:
-            listing.ignored["outside a class folder"] += len(files.names)
+        if folder == parent and files:
+            listing.ignored["outside a class folder"] += len(files)
         elif folder[: len(parent)] == parent and folder != parent:
             name = unicodedata.normalize("NFC", folder[len(parent)])
-            by_class.setdefault(name, FileList()).extend(files)
+            by_class[name] = by_class[name].joined(files) if name in by_class else files
     return dict(sorted(by_class.items()))
 
 

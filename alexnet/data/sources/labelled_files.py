@@ -13,7 +13,7 @@ FilesByClass = Mapping[str, FileList]
 
 def count_files(files: Mapping[str, FilesByClass]) -> dict[str, dict[str, int]]:
     """Return the number of files of each class, by split."""
-    return {split: {name: len(listed.names) for name, listed in by_class.items()} for split, by_class in files.items()}
+    return {split: {name: len(listed) for name, listed in by_class.items()} for split, by_class in files.items()}
 
 
 def build_source(

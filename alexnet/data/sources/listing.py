@@ -4,6 +4,8 @@ import os
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import reduce
+from itertools import pairwise
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -26,45 +28,61 @@ FolderPath = tuple[str, ...]  # the names of the folders from the root of the tr
 
 @dataclass(frozen=True, eq=False)
 class FileList:
-    """Picture files in flat lists: about 70 bytes for each.
+    """Picture files in flat arrays: about 70 bytes for each.
 
     Args:
-        names: The path of each file within the tree, in the bytes of the file system.
         sizes: The size of each file in bytes.
         offsets: Where each file starts in an archive.
         mtimes: When each file was last modified, in nanoseconds.
     """
 
-    names: list[bytes] = field(default_factory=list)
     sizes: "array[int]" = field(default_factory=lambda: array("q"))
     offsets: "array[int]" = field(default_factory=lambda: array("q"))
     mtimes: "array[int]" = field(default_factory=lambda: array("q"))
+    # The paths of all files in the bytes of the file system, one after another, and where each starts: a list of bytes
+    # objects would take twice the memory.
+    _joined_names: bytearray = field(default_factory=bytearray)
+    _name_starts: "array[int]" = field(default_factory=lambda: array("q", (0,)))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def names(self) -> list[bytes]:
+        """Return the path of each file within the tree, in the bytes of the file system."""
+        joined = bytes(self._joined_names)
+        return [joined[start:stop] for start, stop in pairwise(self._name_starts)]
 
     def append(self, entry: FileEntry) -> None:
         """Add a file."""
-        self.names.append(os.fsencode(entry.path))
+        self._joined_names.extend(os.fsencode(entry.path))
+        self._name_starts.append(len(self._joined_names))
         self.sizes.append(entry.size)
         self.offsets.append(entry.offset)
         self.mtimes.append(entry.mtime)
 
-    def extend(self, other: "FileList") -> None:
-        """Add the files of another list."""
-        self.names.extend(other.names)
-        self.sizes.extend(other.sizes)
-        self.offsets.extend(other.offsets)
-        self.mtimes.extend(other.mtimes)
+    def joined(self, other: "FileList") -> "FileList":
+        """Return a list of the files of this list and of another one."""
+        starts = array("q", (start + len(self._joined_names) for start in other._name_starts[1:]))
+        return FileList(
+            self.sizes + other.sizes,
+            self.offsets + other.offsets,
+            self.mtimes + other.mtimes,
+            self._joined_names + other._joined_names,
+            self._name_starts + starts,
+        )
 
     def take(self, index: int) -> FileEntry:
         """Return one file."""
-        path = os.fsdecode(self.names[index])
+        path = os.fsdecode(bytes(self._joined_names[self._name_starts[index] : self._name_starts[index + 1]]))
         return FileEntry(path, self.sizes[index], self.offsets[index], self.mtimes[index])
 
     def to_split(self, label: int) -> SourceSplit:
         """Return the listing of these files as pictures of one class, sorted by name."""
-        order = sorted(range(len(self.names)), key=self.names.__getitem__)
-        names = pa.array([self.names[i] for i in order], pa.binary())
+        names = self.names()
+        order = sorted(range(len(names)), key=names.__getitem__)
         sizes, offsets, mtimes = (np.array(a, np.int64)[order] for a in (self.sizes, self.offsets, self.mtimes))
-        return SourceSplit(names, np.full(len(order), label, np.int32), sizes, offsets, mtimes)
+        labels = np.full(len(order), label, np.int32)
+        return SourceSplit(pa.array([names[i] for i in order], pa.binary()), labels, sizes, offsets, mtimes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +106,8 @@ class Listing:
 
     def files_below(self, parent: FolderPath) -> FileList:
         """Return the picture files in a folder and in its subfolders."""
-        files = FileList()
-        for folder, more in self.folders.items():
-            if folder[: len(parent)] == parent:
-                files.extend(more)
-        return files
+        lists = (files for folder, files in self.folders.items() if folder[: len(parent)] == parent)
+        return reduce(FileList.joined, lists, FileList())
 
 
 def _is_picture_name(name: str) -> bool:

@@ -37,7 +37,7 @@ def group_by_annotations(name: str, tree: FileTree, listing: Listing, folder: Fo
     """
     path = "/".join((*folder, ANNOTATIONS_FILE))
     files = listing.files_below(folder)
-    numbers = {os.path.basename(file): number for number, file in enumerate(files.names)}  # noqa: PTH119 (bytes)
+    numbers = {os.path.basename(file): number for number, file in enumerate(files.names())}  # noqa: PTH119 (bytes)
     by_class: dict[str, FileList] = {}
     for line_number, line in enumerate(_read_lines(tree, listing, (*folder, ANNOTATIONS_FILE)), 1):
         file, *fields = line.split("\t")

@@ -1,0 +1,156 @@
+"""Speed and memory of preparing pictures from a .tar of a .tar for each class, as ImageNet comes, beside folders.
+
+    python benchmarks/prepare_sources.py [--pictures FOLDER] [--kind small|web|large] [--count 2000] [--repeats 5]
+                                         [--cold]
+
+The pictures are packed as ImageNet's training archive is, and once more lie in a folder for each class. Both are
+prepared to raw stores, in turn; the stores must be the same byte for byte. The table gives the medians, and the median
+of the ratios of two runs that follow each other. The time includes the listing of the pictures. Both are in the file
+cache; with --cold they are dropped from it before each run.
+
+A second table gives the peak memory of a process that prepares a quarter of the pictures, and all, from the archive: it
+grows by the listing only, not by the pictures. Takes about two minutes on two cores.
+"""
+
+import argparse
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+from common.output import markdown_table
+from synthetic.photographs import SIZES, describe_files, draw_folder
+
+from alexnet.data.prepare.prepare import prepare
+
+_SIDE = 256
+
+
+def _list_pictures(folder: Path) -> list[list[Path]]:
+    """Return the JPEG files of each class folder."""
+    by_class: dict[Path, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in (".jpg", ".jpeg"):
+            by_class.setdefault(path.parent, []).append(path)
+    return list(by_class.values())
+
+
+def _pack(by_class: list[list[Path]], archives: Path, folders: Path) -> None:
+    """Write the pictures into a .tar of a .tar for each class, and into a folder for each class.
+
+    Args:
+        by_class: The files of each class.
+        archives, folders: The two sources, of the same name, to write.
+    """
+    archives.mkdir(parents=True)
+    with tarfile.open(archives / "train.tar", "w") as outer:
+        for number, paths in enumerate(by_class):
+            synset = f"n{number:08d}"
+            inner_path = archives / f"{synset}.part"
+            with tarfile.open(inner_path, "w") as inner:
+                for path in paths:
+                    inner.add(path.resolve(), f"{synset}_{path.stem}.JPEG")
+            outer.add(inner_path, f"{synset}.tar")
+            inner_path.unlink()
+            (folders / synset).mkdir(parents=True)
+            for path in paths:
+                shutil.copyfile(path, folders / synset / f"{synset}_{path.stem}.JPEG")
+
+
+def _drop_cache(folder: Path) -> None:
+    """Drop the pages of a folder's files from the file cache."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+
+
+def _prepare(source: Path, store: Path, workers: int) -> float:
+    """Prepare a store and return the seconds."""
+    shutil.rmtree(store, ignore_errors=True)
+    start = time.perf_counter()
+    prepare(source, store, size=_SIDE, workers=workers, progress=False)
+    return time.perf_counter() - start
+
+
+def _measure_rates(archives: Path, folders: Path, temporary: Path, count: int, options: argparse.Namespace) -> None:
+    """Print the table of rates, and check that both stores are the same.
+
+    Args:
+        archives, folders: The two sources.
+        temporary: A folder for the stores.
+        count: The number of pictures.
+        options: The options of the command line.
+    """
+    sources = {"folders": folders, "tar of tars": archives}
+    seconds: dict[str, list[float]] = {name: [] for name in sources}
+    for repeat in range(options.repeats + 1):
+        for name, source in sorted(sources.items(), reverse=bool(repeat % 2)):  # neither is always the first
+            if options.cold:
+                _drop_cache(source)
+            duration = _prepare(source, temporary / name, options.workers)
+            if repeat:  # the first call compiles, and fills the file cache
+                seconds[name].append(duration)
+    stores = [{path.name: path.read_bytes() for path in (temporary / name).iterdir()} for name in sources]
+    assert stores[0] == stores[1], "the stores must be the same byte for byte"
+    ratios = [a / b for a, b in zip(seconds["folders"], seconds["tar of tars"], strict=True)]
+    rows = [[name, f"{count / statistics.median(durations):.0f}", ""] for name, durations in seconds.items()]
+    rows[1][2] = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+    print(f"\n{markdown_table(rows, ('prepared from', 'pictures/s', 'of the rate from folders'))}")
+    print(f"\nThe stores are the same byte for byte; {options.repeats} runs each, in turn.")
+
+
+def _measure_memory(by_class: list[list[Path]], temporary: Path, workers: int) -> None:
+    """Print the table of the peak memory for a quarter of the pictures and for all, from the archive."""
+    rows = []
+    for name, part in (("a quarter", [paths[: -(-len(paths) // 4)] for paths in by_class]), ("all", by_class)):
+        _pack(part, temporary / name / "archives", temporary / name / "folders")
+        command = [sys.executable, __file__, "--child", str(temporary / name / "archives"), str(workers)]
+        peak = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        size = (temporary / name / "archives" / "train.tar").stat().st_size
+        rows.append([f"{name}: {sum(map(len, part)):,}", f"{size / 1e6:,.0f}", f"{peak:.0f}"])
+    print(f"\n{markdown_table(rows, ('pictures', 'archive, MB', 'peak memory, MB'))}")
+
+
+def _run_child(source: str, workers: str) -> None:
+    """Prepare, and print this process's peak memory in MB."""
+    with tempfile.TemporaryDirectory() as store:
+        _prepare(Path(source), Path(store) / "store", int(workers))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--child"]:
+        _run_child(*sys.argv[2:])
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=Path, help="a folder with a folder of JPEG files per class")
+    parser.add_argument("--kind", choices=SIZES, default="web", help="size of synthetic pictures; default: %(default)s")
+    parser.add_argument("--count", type=int, default=2000, help="number of synthetic pictures; default: %(default)s")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="threads; default: all cores")
+    parser.add_argument("--repeats", type=int, default=5, help="timings of each; default: %(default)s")
+    parser.add_argument("--cold", action="store_true", help="drop the files from the cache before each run")
+    parser.add_argument("--folder", type=Path, help="where to write the temporary files; default: TMPDIR")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        temporary = Path(name)
+        pictures = options.pictures or draw_folder(temporary / "drawn", options.count, options.kind)
+        by_class = _list_pictures(pictures)
+        paths = [path for class_paths in by_class for path in class_paths]
+        print(f"{describe_files(paths)}, {len(by_class)} classes; {options.workers} threads")
+        archives, folders = (temporary / part / "imagenet" for part in ("a", "b"))  # of one name, which the store has
+        _pack(by_class, archives, folders)
+        _measure_rates(archives, folders, temporary, len(paths), options)
+        _measure_memory(by_class, temporary, options.workers)
+
+
+if __name__ == "__main__":
+    main()
