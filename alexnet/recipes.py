@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from alexnet.architecture import Conv, Full, MapNorm, Net, ResponseNorm
+from alexnet.finetuning_recipes import FINETUNING_RECIPES
 from alexnet.recipe import Change, Recipe
 
 
@@ -368,16 +369,23 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "cifar10-13pct": cifar10_13pct,
     "cifar10-11pct": cifar10_11pct,
     "photos": photos,
+    **FINETUNING_RECIPES,
     "tiny": tiny,
 }
 
 
-def recipe_named(name: str) -> Recipe:
+def recipe_named(name: str, origin: Recipe | None = None) -> Recipe:
     """Return the recipe of that name.
+
+    Args:
+        name: The name.
+        origin: The recipe of the run that start values are taken from; a recipe for fine-tuning has its net.
 
     Raises:
         ValueError: There is no recipe of that name.
     """
     if name not in RECIPES:
         raise ValueError(f"--recipe must be one of {', '.join(RECIPES)}; got {name!r}")
+    if origin is not None and name in FINETUNING_RECIPES:
+        return FINETUNING_RECIPES[name](origin)
     return RECIPES[name]()

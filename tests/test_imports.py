@@ -25,10 +25,9 @@ LEVELS = {
     "web": 9,
     "entry": 10,
 }
-# Modules that form one package: the recipe and its checks; the entry points for people and programs.
-PACKAGES = dict.fromkeys(("checked", "geometry", "architecture"), "recipe") | dict.fromkeys(
-    ("", "__main__", "cli", "demo"), "entry"
-)
+# Modules that form one package: the recipe and its checks; the named recipes; the entry points for people and programs.
+PACKAGES = dict.fromkeys(("checked", "geometry", "architecture"), "recipe") | {"finetuning_recipes": "recipes"}
+PACKAGES |= dict.fromkeys(("", "__main__", "cli", "demo"), "entry")
 STANDARD_LIBRARY = {"collections", "dataclasses", "itertools", "json", "math", "types", "typing"}
 
 

@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
     add_run(parser, "folder for the net, its metrics and its report; a run that was stopped is continued")
     parser.add_argument(
-        "--recipe", metavar="NAME", help="recipe, see `alexnet recipes` (default: the run's own, or photos)"
+        "--recipe",
+        metavar="NAME",
+        help="recipe, see `alexnet recipes` (default: the run's own, or photos, or with --from photos-finetune)",
     )
     parser.add_argument(
         "--set", metavar="FIELD=VALUE", action="append", default=[], help="change a field of the recipe; repeatable"
@@ -139,7 +141,6 @@ def _choose_recipe(options: argparse.Namespace) -> "Recipe | None":
         ValueError: No such recipe, or options that it does not allow.
     """
     from alexnet.recipe import Recipe
-    from alexnet.recipes import recipe_named
 
     path = options.run / "recipe.json"
     changes = (options.set, options.batch_size, options.scale_rate, options.freeze, options.taken_rate is not None)
@@ -150,7 +151,7 @@ def _choose_recipe(options: argparse.Namespace) -> "Recipe | None":
     if options.recipe is None and path.exists():
         recipe = Recipe.from_json(path.read_text(encoding="utf-8"))
     else:
-        recipe = recipe_named(options.recipe or "photos")
+        recipe = _named_recipe(options)
     recipe = recipe.with_settings(options.set)
     if options.scale_rate and not options.batch_size:
         raise ValueError("--scale-rate must be given with the --batch-size to scale to")
@@ -159,6 +160,20 @@ def _choose_recipe(options: argparse.Namespace) -> "Recipe | None":
     if options.freeze:
         recipe = replace(recipe, frozen=parse_frozen(options.freeze, recipe.net.layers()))
     return recipe if options.taken_rate is None else _with_taken_rate(recipe, options)
+
+
+def _named_recipe(options: argparse.Namespace) -> "Recipe":
+    """Return the recipe of the name that is given, or `photos`; `photos-finetune` for a run with another net."""
+    from alexnet.recipes import recipe_named
+    from alexnet.training.finetune import read_origin_recipe
+
+    if not options.start_from:
+        return recipe_named(options.recipe or "photos")
+    origin = read_origin_recipe(options.start_from)
+    name = options.recipe or ("photos" if origin.net == recipe_named("photos").net else "photos-finetune")
+    if not options.recipe:
+        print_error(f"no --recipe is given: {name} is used, for the net of {options.start_from}")
+    return recipe_named(name, origin)
 
 
 def join_all_but(arguments: Sequence[str]) -> list[str]:

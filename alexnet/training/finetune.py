@@ -10,6 +10,7 @@ import torch
 from alexnet.architecture import Net
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.weight_files import best_checkpoint, list_checkpoints
+from alexnet.recipe import Recipe
 from alexnet.training.checkpoint import Checkpoint, load_best, load_mean, load_train_state
 
 
@@ -77,6 +78,16 @@ def load_origin(run: str | Path) -> Checkpoint:
             f"`alexnet train STORE {run}`"
         )
     return checkpoint
+
+
+def read_origin_recipe(run: str | Path) -> Recipe:
+    """Read the recipe of a run to take weights from.
+
+    Raises:
+        FileNotFoundError: `run` holds no trained net.
+    """
+    best_checkpoint(Path(run))
+    return Recipe.from_json((Path(run) / "recipe.json").read_text(encoding="utf-8"))
 
 
 def fitting_layers(
