@@ -51,7 +51,10 @@ def add_runs(options: _Options, help: str) -> None:
 
 def add_store(options: _Options) -> None:
     """Add the argument STORE."""
-    help = "folder written by `alexnet prepare`, or the address of a copy of it, such as s3://bucket/folder"
+    help = (
+        "folder written by `alexnet prepare`, or the address of a copy of it, such as s3://bucket/folder; or pictures "
+        "as `alexnet prepare` takes them, which are then prepared beside RUN"
+    )
     options.add_argument("store", metavar="STORE", type=parse_store, help=help)
 
 

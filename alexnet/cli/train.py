@@ -84,14 +84,16 @@ def _add_speed_group(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
+    from alexnet.data.prepare.on_demand import store_to_train_on
     from alexnet.training.train import train
 
     try:
         recipe = _choose_recipe(options)
     except ValueError as error:
         raise report_once_per_machine(error) from None
+    store = store_to_train_on(options.store, options.run, recipe.store_size if recipe else None)
     outcome = train(
-        options.store,
+        store,
         options.run,
         recipe,
         start_from=options.start_from,
@@ -113,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
     if is_main_process():
         from alexnet.results.report import report
 
-        path = report(options.run, options.store, device=options.device)
+        path = report(options.run, store, device=options.device)
         print(f"{_describe_outcome(outcome)}; report: {path}")
     return 0
 
@@ -216,12 +218,12 @@ def parse_frozen(text: str, layers: Sequence[str]) -> tuple[str, ...]:
 
 def _with_taken_rate(recipe: "Recipe", options: argparse.Namespace) -> "Recipe":
     """Return a recipe with the factor --taken-rate for each layer that all of is taken from the run given by --from."""
-    from alexnet.data.store.store import Store
+    from alexnet.data.prepare.on_demand import read_classes
     from alexnet.training.finetune import fitting_layers, load_origin
 
     if not options.start_from:
         raise ValueError("--taken-rate must be given with the run to take layers from; use --from RUN")
-    origin, classes = load_origin(options.start_from), Store(options.store).classes
+    origin, classes = load_origin(options.start_from), read_classes(options.store)
     taken = fitting_layers(origin, recipe.net, classes, options.take.split(",") if options.take else ())
     factors = {
         name: options.taken_rate

@@ -5,6 +5,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from alexnet.data.prepare.on_demand import open_training_store
 from alexnet.data.sources.base import SourceOptions
 from alexnet.data.store.store import Store
 from alexnet.experiments.experiment import Experiment
@@ -107,20 +108,20 @@ def _open_pictures(experiment: Experiment, module: Any, dataset: PaperDataset, d
         data: The store or the archives.
         stores: The folder for stores that are prepared.
     """
+    size = dataset.size if experiment.recipe is None else experiment.recipe.store_size
     if not are_archives(data):
-        return Store(data)
+        return open_training_store(data, experiment.folder, size)
     archives = PaperArchives(Path(data), dataset)
     experiment.stand_in = not dataset.has_counts(archives.classes, archives.counts)
     trainings = module.list_trainings(experiment) if hasattr(module, "list_trainings") else {}
     trainings = {name: experiment.shorten(recipe) for name, recipe in trainings.items()}
-    size = dataset.size if experiment.recipe is None else experiment.recipe.store_size
     return archives.prepare(stores, size, trainings, experiment.device)
 
 
 def _open_pretraining_pictures(experiment: Experiment, dataset: PaperDataset, data: str | Path, stores: Path) -> Store:
     """Return the store of the larger set to pre-train on; from archives it is prepared."""
     if not are_archives(data):
-        return Store(data)
+        return open_training_store(data, experiment.folder, experiment.store.size)
     larger = dataclasses.replace(dataset, held_out=SourceOptions.held_out, test=0, train_per_class=None)
     return PaperArchives(Path(data), larger).prepare(stores, experiment.store.size, {}, experiment.device)
 

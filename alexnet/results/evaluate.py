@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from alexnet.data.loading.views import check_view_count, select_views
+from alexnet.data.prepare.on_demand import StoreLocation
 from alexnet.data.store.base import Split
 from alexnet.data.store.store import Store
 from alexnet.distributed.launch import init_team
@@ -18,6 +19,7 @@ from alexnet.recipe import Recipe
 from alexnet.results.evaluation import Evaluation
 from alexnet.results.evaluation_files import EvaluationFiles
 from alexnet.results.hierarchical_error import find_costs
+from alexnet.results.measured_pictures import store_to_measure
 from alexnet.results.predictions import Predictions, average, mixture_weights, picture_digest
 from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.consistency import describe_pictures, versions
@@ -29,7 +31,7 @@ _HANG_SECONDS = 300  # a process that makes no progress for so long is given up
 
 def evaluate(
     runs: str | Path | Sequence[str | Path],
-    store: str | Path,
+    store: StoreLocation,
     *,
     views: int | None = None,
     split: str | None = None,
@@ -48,7 +50,8 @@ def evaluate(
     Args:
         runs: Folders that `train` wrote. The net with the lowest validation error of each is used, or the last one if
             the store had no "val". A file of predictions, written by `save`, may take the place of a folder.
-        store: The folder that `prepare` wrote, with the same classes.
+        store: The folder that `prepare` wrote, with the same classes; or anything that `prepare` takes, from which a
+            store is then prepared beside the run (alexnet.results.measured_pictures).
         views: 1 for the centre of each picture; 10 for corners, centre and their reflections (5.1), of which only two
             differ if the crops are as large as the pictures; 9 for corners, edges and centre (the recipes cifar10-13pct
             and cifar10-11pct). By default the recipe's number, or 1 if the crops are as large as the pictures, as for
@@ -80,6 +83,7 @@ def evaluate(
     paths = [Path(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
     outputs = {"save": save, "per_class": per_class, "predictions": predictions, "confusion": confusion}
     files = EvaluationFiles({name: Path(file) for name, file in outputs.items() if file is not None}, force)
+    store = store_to_measure(store, paths, (split, weights_on))
     with init_team(parallel, device, _HANG_SECONDS) as team:
         with team.raise_together():
             if team.is_main:
@@ -123,7 +127,7 @@ def _shared_settings(store: Store, paths: Sequence[Path]) -> dict[str, Any]:
 def _choose_pictures(
     paths: Sequence[Path],
     sources: Sequence[Path | Predictions],
-    location: str | Path,
+    location: StoreLocation,
     views: int | None,
     split: str | None,
     weights_on: str | None,
@@ -131,7 +135,7 @@ def _choose_pictures(
     """Check the arguments of `evaluate`, and return the store, the split to evaluate and the number of views."""
     if views is not None:
         check_view_count(views)
-    store = Store(location)
+    store = location if isinstance(location, Store) else Store(location)
     if not paths:
         raise ValueError("runs must name at least one run; got none")
     files = [path / "recipe.json" for path in paths]

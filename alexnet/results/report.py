@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from alexnet.data.prepare.on_demand import StoreLocation
 from alexnet.data.store.location import StoreURL, parse_location
-from alexnet.data.store.store import Store
 from alexnet.distributed.team import Team
 from alexnet.results.calibration import calibration_bins
 from alexnet.results.confusion import confusion_matrix
@@ -14,6 +14,7 @@ from alexnet.results.evaluate import check_run_fits_store, evaluation_split, pre
 from alexnet.results.examples import balanced_sample, confident_mistakes, make_examples, predict_examples
 from alexnet.results.figures import draw_curves, draw_guesses, draw_kernels, to_png
 from alexnet.results.measured import MeasuredErrors, save_results
+from alexnet.results.measured_pictures import open_measured_store
 from alexnet.results.report_html import ReportData, render_report
 from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import Checkpoint, load_best
@@ -28,7 +29,7 @@ _MISTAKES = 4
 
 def report(
     run: str | Path,
-    store: str | Path,
+    store: StoreLocation,
     *,
     split: str | None = None,
     seed: int = 0,
@@ -54,7 +55,8 @@ def report(
         ValueError: The run has other classes or another picture size than the store.
         FileNotFoundError: There is no such store, or the run has no trained net yet.
     """
-    run, opened = Path(run), Store(store)
+    run = Path(run)
+    opened = open_measured_store(store, run)
     history, checkpoint = RunHistory.read(run), load_best(run)
     check_run_fits_store(checkpoint, opened)
     recipe, classes = checkpoint.recipe, checkpoint.classes
@@ -93,7 +95,7 @@ def report(
 
 def write_figures(
     run: str | Path,
-    store: str | Path | None,
+    store: StoreLocation | None,
     folder: str | Path,
     *,
     seed: int = 0,
@@ -121,7 +123,7 @@ def write_figures(
     history, checkpoint = RunHistory.read(run), load_best(run)
     figures = {} if history.origin else {"curves": draw_curves(history)}
     if store is not None:
-        opened = Store(store)
+        opened = open_measured_store(store, run)
         check_run_fits_store(checkpoint, opened)
         target = evaluation_split(opened, [checkpoint.recipe])
         chosen = balanced_sample(target.labels, _EXAMPLES, seed)

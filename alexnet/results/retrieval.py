@@ -19,8 +19,8 @@ from alexnet.checked import require
 from alexnet.data.loading.augment import centre_mean
 from alexnet.data.loading.views import make_view_batch, select_views
 from alexnet.data.prepare.decode import read_image
+from alexnet.data.prepare.on_demand import StoreLocation, open_training_store
 from alexnet.data.store.base import Split
-from alexnet.data.store.store import Store
 from alexnet.results.binary_codes import Autoencoder, train_autoencoder
 from alexnet.results.evaluate import check_picture_size
 from alexnet.results.nearest_neighbours import iter_blocks, nearest_neighbours, nearest_neighbours_by_codes
@@ -184,7 +184,7 @@ def _explain_damaged_index(folder: Path) -> Iterator[None]:
 
 def build_index(
     run: str | Path,
-    store: str | Path,
+    store: StoreLocation,
     *,
     split: str = "train",
     bits: int = 128,
@@ -211,7 +211,7 @@ def build_index(
         ValueError: The store has another size of pictures, or no such split; `bits` is not a multiple of 8.
     """
     require(bits >= 8 and bits % 8 == 0, "bits", "a multiple of 8", bits)
-    checkpoint, opened = load_best(Path(run)), Store(store)
+    checkpoint, opened = load_best(Path(run)), open_training_store(store, Path(run))
     check_picture_size(checkpoint, opened)
     pictures = opened.split(split)
     folder, unfinished = Path(run) / "index", Path(run) / "index.part"

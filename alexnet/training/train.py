@@ -13,6 +13,7 @@ import torch
 
 from alexnet.checked import require
 from alexnet.data.loading.loader import Loader
+from alexnet.data.prepare.on_demand import StoreLocation, store_to_train_on
 from alexnet.data.store.base import Split
 from alexnet.data.store.statistics import Statistics
 from alexnet.data.store.store import Store
@@ -105,7 +106,7 @@ class Training:
 
 
 def train(
-    store: str | Path | Store,
+    store: StoreLocation,
     run: str | Path,
     recipe: Recipe | None = None,
     *,
@@ -129,7 +130,8 @@ def train(
     weights as one that was not.
 
     Args:
-        store: Folder that `prepare` made, its address in an object store, or a `Store`.
+        store: Folder that `prepare` made, its address in an object store, or a `Store`; or anything that `prepare`
+            takes, from which a store is then prepared beside `run` (alexnet.data.prepare.on_demand).
         run: Folder for recipe.json, metrics.jsonl and checkpoints/; of several processes, the main one uses it.
         recipe: What to train and how; None for the recipe that `run` was begun with.
         start_from: Another run, from whose net a new run takes start values (7: pre-training).
@@ -161,6 +163,7 @@ def train(
         ReportedElsewhere: Another of several processes raises one of these.
     """
     run = Path(run)
+    store = store_to_train_on(store, run, recipe.store_size if recipe else None)
     with init_team(parallel, device, hang_seconds) as team:
         with team.raise_together():
             _check_options(keep, workers, cache_gb, checkpoint_minutes, micro_batch, start_from, take)

@@ -55,33 +55,35 @@ class Summary:
             f" in {len(self.classes):,} classes: {splits}",
             f"encoding: {sizes[self.encoding]}; the other encoding: {sizes[other]}{note}",
         ]
-        if self.skipped:
-            lines.append(
-                f"skipped {self.skipped:,} files that are not readable pictures: see {self.store}/{SKIPPED_FILE}"
-            )
+        lines += self.warnings()
         if self.ignored:
             endings = ", ".join(f"{count:,} {ending}" for ending, count in sorted(self.ignored.items()))
             lines.append(f"not used: {endings}")
-        lines += _describe_duplicates(self.duplicates, f"{self.store}/{DUPLICATES_FILE}")
         rate = f"{self.seconds:.1f} s, {self.pictures_per_second:,.0f} pictures a second"
         lines.append("the store was complete already: nothing to do" if self.already else rate)
         return "\n".join(lines)
 
-
-def _describe_duplicates(duplicates: Mapping[str, Any], file: str) -> list[str]:
-    """Return the lines of the summary about pictures of the same photograph."""
-    if not duplicates or not duplicates["pictures"]:
-        return []
-    lines = [f"{duplicates['pictures']:,} pictures show the same photograph as an earlier one: see {file}"]
-    if duplicates["moved"]:
-        lines.append(f"moved {duplicates['moved']:,} pictures to another split, so that each photograph is in one only")
-    if duplicates["shared"]:
-        shared = " and ".join(f"{count:,} of {split}" for split, count in duplicates["shared"].items())
-        examples = ", ".join(f"{name} ({other})" for name, other in duplicates["examples"])
-        lines.append(
-            f"warning: {shared} show photographs of an earlier split, so their error will be too low: {examples}"
-        )
-    return lines
+    def warnings(self) -> list[str]:
+        """Return what is wrong with the pictures, in lines: files that are not readable, and duplicates."""
+        lines, duplicates = [], self.duplicates
+        if self.skipped:
+            lines.append(
+                f"skipped {self.skipped:,} files that are not readable pictures: see {self.store}/{SKIPPED_FILE}"
+            )
+        if duplicates and duplicates["pictures"]:
+            count, file = duplicates["pictures"], f"{self.store}/{DUPLICATES_FILE}"
+            lines.append(f"{count:,} pictures show the same photograph as an earlier one: see {file}")
+        if duplicates and duplicates["moved"]:
+            lines.append(
+                f"moved {duplicates['moved']:,} pictures to another split, so that each photograph is in one split only"
+            )
+        if duplicates and duplicates["shared"]:
+            shared = " and ".join(f"{count:,} of {split}" for split, count in duplicates["shared"].items())
+            examples = ", ".join(f"{name} ({other})" for name, other in duplicates["examples"])
+            lines.append(
+                f"warning: {shared} show photographs of an earlier split, so their error will be too low: {examples}"
+            )
+        return lines
 
 
 def summarise(store: Path, source: Source, prepared: int | None, seconds: float) -> Summary:

@@ -1,11 +1,13 @@
-"""Some classes and some pictures of a store, as a source from which `prepare` makes a smaller store."""
+"""Some classes and pictures of a store, or some splits of a source, as a source from which `prepare` makes a store."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from alexnet.data.sources.base import SourceSplit
+from alexnet.data.sources.base import Source, SourceSplit
 from alexnet.data.store.base import Split
 from alexnet.data.store.class_ids import ClassIds
 from alexnet.data.store.store import Store
@@ -56,3 +58,42 @@ def _list_pictures(split: Split, indices: np.ndarray, new_labels: Mapping[int, i
     labels = np.array([new_labels[int(label)] for label in split.labels[indices]], np.int32)
     sizes = np.full(len(indices), split.size**2 * 3, np.int64)
     return SourceSplit(names, labels, sizes, np.zeros_like(sizes), np.zeros_like(sizes))
+
+
+class RelabelledSource:
+    """A `Source` with some splits of another one, and labels that are indices into other class names.
+
+    Args:
+        source: The other source.
+        path: Where it is, for messages.
+        classes: The class names of the net that is to be measured on the pictures. All classes of the source must be
+            among them.
+        splits: The splits to keep.
+
+    Raises:
+        ValueError: The source has another class, or none of the splits.
+    """
+
+    def __init__(self, source: Source, path: Path, classes: Sequence[str], splits: Sequence[str]) -> None:
+        labels = {name: label for label, name in enumerate(classes)}
+        unknown = [name for name in source.classes if name not in labels]
+        if unknown:
+            listed = ", ".join(map(repr, unknown[:5])) + (" ..." if len(unknown) > 5 else "")
+            raise ValueError(
+                f"{path}: its classes must be among the run's {len(classes)} ({', '.join(classes[:5])}"
+                f"{' ...' if len(classes) > 5 else ''}); got {listed}: rename or remove these folders"
+            )
+        if not splits:
+            raise ValueError(f"{path}: it must have pictures to measure; it has {', '.join(source.splits)}")
+        self.name, self.size, self.ignored = source.name, source.size, source.ignored
+        self.classes = tuple(classes)
+        self.class_ids: ClassIds | None = None
+        new_labels = np.array([labels[name] for name in source.classes], np.int32)
+        self.splits = {
+            name: replace(source.splits[name], labels=new_labels[source.splits[name].labels]) for name in splits
+        }
+        self._source = source
+
+    def read(self, split: str, index: int) -> bytes | np.ndarray:
+        """Return a picture file's bytes, or its pixels."""
+        return self._source.read(split, index)
