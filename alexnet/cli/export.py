@@ -11,9 +11,8 @@ SUMMARY = "write a trained net as ONNX, torch.export, safetensors or a folder fo
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments and options."""
     add_run(parser)
-    parser.add_argument(
-        "onnx", metavar="FILE.onnx", nargs="?", type=Path, help="ONNX file to write; name it next to RUN"
-    )
+    # With nargs="?", argparse takes it next to RUN only, and not after an option.
+    parser.add_argument("onnx", metavar="[FILE.onnx]", type=Path, help="ONNX file to write").required = False
     parser.add_argument("--pt2", metavar="FILE", type=Path, help="write a program of torch.export, FILE.pt2")
     parser.add_argument("--state", metavar="FILE", type=Path, help="write the weights by plain names, FILE.safetensors")
     parser.add_argument(

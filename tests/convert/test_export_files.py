@@ -166,7 +166,7 @@ def run_command(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def targets(folder: Path) -> list[object]:
-    return [folder / "a.onnx", "--state", folder / "a.safetensors", "--hub", folder / "hub"]
+    return ["--state", folder / "a.safetensors", folder / "a.onnx", "--hub", folder / "hub"]
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
