@@ -162,7 +162,7 @@ class SourceKind(Protocol):
     OPTIONS: tuple[str, ...]
 
     def matches(self, path: Path) -> bool:
-        """Return whether the file or folder at `path` is of this kind.
+        """Return whether the file or folder at `path` is of this kind. There may be none.
 
         Raises:
             ValueError: The file is damaged.

@@ -6,19 +6,41 @@ A new kind is one more module with the functions of `SourceKind`, and one more e
 from dataclasses import fields
 from pathlib import Path
 
-from alexnet.data.sources import archive, cifar10, cifar100, folder, imagenet, imagenet_release, parquet, picture_list
+from alexnet.data.sources import (
+    archive,
+    cifar10,
+    cifar100,
+    folder,
+    hugging_face,
+    imagenet,
+    imagenet_release,
+    parquet,
+    picture_list,
+    saved_dataset,
+)
 from alexnet.data.sources.base import Source, SourceKind, SourceOptions
 from alexnet.data.sources.labels import check_class_names
 
 # The first one that matches is taken: special kinds first.
-KINDS: tuple[SourceKind, ...] = (cifar10, cifar100, imagenet, imagenet_release, parquet, picture_list, archive, folder)
+KINDS: tuple[SourceKind, ...] = (
+    hugging_face,
+    cifar10,
+    cifar100,
+    imagenet,
+    imagenet_release,
+    parquet,
+    saved_dataset,
+    picture_list,
+    archive,
+    folder,
+)
 
 
 def open_source(path: str | Path, options: SourceOptions | None = None) -> Source:
     """Open a source of pictures: list its pictures with their classes and splits, without decoding any.
 
     Args:
-        path: A folder or archive of one of the `KINDS`.
+        path: A folder, file or name of one of the `KINDS`.
         options: How to divide the pictures into splits. By default a tenth of each class is held out.
 
     Returns:
@@ -31,9 +53,9 @@ def open_source(path: str | Path, options: SourceOptions | None = None) -> Sourc
     path, options = Path(path), options or SourceOptions()
     *names, last_name = (kind.NAME for kind in KINDS)
     remedy = f"give {', '.join(names)} or {last_name}, where a class folder contains the pictures of one class"
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such folder or archive; {remedy}")
     kind = next((kind for kind in KINDS if kind.matches(path)), None)
+    if kind is None and not path.exists():
+        raise FileNotFoundError(f"{path}: no such folder or archive; {remedy}")
     if kind is None:
         raise ValueError(f"{path}: not a source that can be read; {remedy}")
     for option in fields(options):

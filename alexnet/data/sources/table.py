@@ -159,15 +159,22 @@ def _list_rows(number: int, file: TableFile, classes: Sequence[str], are_names: 
         labels = file.labels.cast(pa.int64())
     labels = labels.fill_null(-1).to_numpy(zero_copy_only=False)
     rows = np.arange(count, dtype=np.int64)
-    paths = [None] * count if file.paths is None else file.paths.to_pylist()
-    names = [(path if path and _is_inside(path) else f"{file.name}#{row}").encode() for row, path in enumerate(paths)]
     return SourceSplit(
-        pa.array(names, pa.binary()),
+        pa.array(_name_pictures(file), pa.binary()),
         np.clip(labels, -(1 << 31), (1 << 31) - 1).astype(np.int32),
         file.sizes,
         rows | number << _ROW_BITS,
         np.full(count, file.mtime, np.int64),
     )
+
+
+def _name_pictures(file: TableFile) -> list[bytes]:
+    """Return the names of the pictures of a file: their paths if these differ, else the number of the row."""
+    paths = [] if file.paths is None else file.paths.to_pylist()
+    if len(set(paths)) < len(file.labels):
+        paths = [None] * len(file.labels)
+    names = (path if path and _is_inside(path) else f"{file.name}#{row}" for row, path in enumerate(paths))
+    return [name.encode() for name in names]
 
 
 def _check_labels(files: Sequence[tuple[int, TableFile]], pictures: SourceSplit, classes: Sequence[str]) -> None:
