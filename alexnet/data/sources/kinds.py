@@ -51,8 +51,8 @@ def open_source(path: str | Path, options: SourceOptions | None = None) -> Sourc
         ValueError: The source is of no known kind, has too few classes or pictures, or cannot use an option.
     """
     path, options = Path(path), options or SourceOptions()
-    *names, last_name = (kind.NAME for kind in KINDS)
-    remedy = f"give {', '.join(names)} or {last_name}, where a class folder contains the pictures of one class"
+    *names, last_name = (kind.NAME for kind in reversed(KINDS))
+    remedy = f"give {', '.join(names)} or {last_name}; a class folder has the pictures of one class"
     kind = next((kind for kind in KINDS if kind.matches(path)), None)
     if kind is None and not path.exists():
         raise FileNotFoundError(f"{path}: no such folder or archive; {remedy}")
