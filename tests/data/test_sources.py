@@ -272,7 +272,7 @@ def test_what_is_not_a_source_is_refused(tmp_path: Path) -> None:
         "beside": "there is also a folder 'other'",
         "differ": "only in val: c; only in train: b",
         "twice": "two folders for one split",
-        "notes.txt": "not a source that can be read; give a folder of class folders, a .tar .* CIFAR-10 or the name of",
+        "notes.txt": "not a source that can be read; give a folder of class folders, a .tar .* or the name of",
     }.items():
         with pytest.raises(ValueError, match=message) as caught:
             open_source(tmp_path / name)
