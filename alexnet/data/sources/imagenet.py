@@ -36,7 +36,7 @@ def matches(path: Path) -> bool:
     Raises:
         ValueError: The files are of several challenges, or an archive is damaged.
     """
-    return find_imagenet_archives(path) is not None
+    return path.exists() and find_imagenet_archives(path) is not None
 
 
 def open(path: Path, options: SourceOptions) -> Source:

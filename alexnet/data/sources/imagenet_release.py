@@ -24,7 +24,7 @@ def matches(path: Path) -> bool:
     Raises:
         ValueError: An archive is damaged.
     """
-    return _find_pictures(path) is not None
+    return path.exists() and _find_pictures(path) is not None
 
 
 def open(path: Path, options: SourceOptions) -> Source:
