@@ -29,8 +29,9 @@ def read_costs(path: Path, store: Store) -> np.ndarray:
         ValueError: It is not such a file, or has no costs, or not those of all classes.
     """
     synsets, costs = read_cost_matrix(path)
-    numbers = {name: index for index, synset in enumerate(synsets) for name in (synset.wnid, synset.words)}
-    rows = [numbers.get(name, numbers.get(name.partition(" ")[0], -1)) for name in store.classes]
+    by_wnid = {synset.wnid: index for index, synset in enumerate(synsets)}
+    by_words = {synset.words: index for index, synset in enumerate(synsets)}
+    rows = [by_wnid.get(name.partition(" ")[0], by_words.get(name, -1)) for name in store.classes]
     if store.class_ids is not None and store.class_ids.contest == _CONTEST:
         rows = [number - 1 for number in store.class_ids.ids]
     missing = [name for name, row in zip(store.classes, rows, strict=True) if not 0 <= row < len(costs)]

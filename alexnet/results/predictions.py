@@ -13,6 +13,7 @@ from torch import Tensor
 
 from alexnet.data.store.base import Split
 from alexnet.data.store.store import Store
+from alexnet.training.inference import format_views
 from alexnet.utils.files import FileKind, write_output
 
 _FORMAT = 1
@@ -112,7 +113,10 @@ class Predictions:
                     "predictions for this store"
                 )
         if self.views != views:
-            raise ValueError(f"{path} must be from {views} views, as asked for; it is from {self.views}: use --views")
+            raise ValueError(
+                f"{path} must be from {format_views(views)}, as asked for; it is from {format_views(self.views)}: use "
+                f"--views {self.views}"
+            )
 
 
 def _has_predictions(path: Path) -> bool:

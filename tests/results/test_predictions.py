@@ -128,7 +128,7 @@ def test_predictions_that_do_not_fit_are_refused(runs: list[Path], pictures: Pat
             {"split": "val", "weights_on": "test"},
             "must contain predictions for 'test'; it has val: save them with --split val --weights-on test$",
         ),
-        ({"views": 10}, "must be from 10 views, as asked for; it is from 1"),
+        ({"views": 10}, "must be from 10 views, as asked for; it is from one view: use --views 1"),
         ({"weights_on": "val"}, "weights_on must be another split than the one that is evaluated; got 'val' for both"),
     ):
         with pytest.raises(ValueError, match=message):
