@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alexnet.architecture import Net
     from alexnet.convert.export import export
+    from alexnet.convert.import_net import import_net
     from alexnet.data.prepare.prepare import prepare
     from alexnet.data.store.store import Store
     from alexnet.models.alexnet import AlexNet
@@ -27,6 +28,7 @@ _MODULES = {
     "Store": "alexnet.data.store.store",
     "evaluate": "alexnet.results.evaluate",
     "export": "alexnet.convert.export",
+    "import_net": "alexnet.convert.import_net",
     "prepare": "alexnet.data.prepare.prepare",
     "recipe_named": "alexnet.recipes",
     "report": "alexnet.results.report",
@@ -41,6 +43,7 @@ __all__ = [
     "Store",
     "evaluate",
     "export",
+    "import_net",
     "prepare",
     "recipe_named",
     "report",

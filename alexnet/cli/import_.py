@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
+    from alexnet.convert.from_caffe import CAFFE_IMAGE_SIZE
     from alexnet.convert.import_net import import_net
 
     imported = import_net(
@@ -35,6 +36,8 @@ def run(options: argparse.Namespace) -> int:
         f"{options.run}: a net of {imported.format} with {imported.parameters:,} weights and biases, {classes}, for "
         f"pictures of {size} x {size}"
     )
+    if imported.format == "ONNX" and options.image_size is None and size != CAFFE_IMAGE_SIZE:
+        print_error(f"the file says {size} pixels; Caffe has trained its nets on {CAFFE_IMAGE_SIZE}: use --image-size")
     if imported.classes and not imported.has_names:
         first, last = imported.classes[0], imported.classes[-1]
         print_error(f"the file names no classes: they are called {first!r} to {last!r}; name them with --classes")

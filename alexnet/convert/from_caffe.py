@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alexnet.checked import require_finite
 from alexnet.convert.caffe_schema import V1_TYPES, parse_message
 from alexnet.convert.foreign_net import (
     ActivationLayer,
@@ -43,13 +44,15 @@ def caffe_net(file: Path) -> ForeignNet:
     if not entries:
         raise ValueError("it must have layers; it has none: it is no .caffemodel, or was cut off")
     transform = next((e.transform_param for e in entries if e.HasField("transform_param")), None)
+    scale = transform.scale if transform else 1.0
+    require_finite("the scale of the pixels", scale, positive=True)
     return ForeignNet(
         format="Caffe",
         layers=tuple(_read_layers(entries)),
         image_size=_image_size(net, entries),
         channels="BGR",
         mean=_channel_mean(transform.mean_value if transform else ()),
-        deviation=np.full(3, 1 / transform.scale if transform else 1.0),
+        deviation=np.full(3, 1 / scale),
     )
 
 

@@ -102,7 +102,12 @@ def _read_nodes(nodes: Sequence[Any], current: str, constants: dict[str, Any]) -
             continue
         if node.op_type not in _READERS:
             raise ValueError(f"an AlexNet must have no node of type {node.op_type}; {_name(node)} is one")
-        yield _READERS[node.op_type](node, _attributes(node), constants)
+        try:
+            yield _READERS[node.op_type](node, _attributes(node), constants)
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"node {_name(node)} must have the attributes of a {node.op_type}; {error} is wrong: get the file again"
+            ) from error
 
 
 def _name(node: Any) -> str:

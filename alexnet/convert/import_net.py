@@ -95,7 +95,7 @@ def import_net(
 
 def _check_paths(file: Path, run: Path) -> None:
     if not file.is_file():
-        kind = "a folder; name the file in it" if file.is_dir() else "no such file: check the path"
+        kind = "a folder: name the file in it" if file.is_dir() else "no such file: check the path"
         raise FileNotFoundError(f"{file} must be a file with weights; there is {kind}")
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise ValueError(f"run {run} must be a new or an empty folder; it holds other files: use another RUN folder")
@@ -120,7 +120,9 @@ def _convert(file: Path, mean: str | Path | None, image_size: int | None) -> Con
         foreign = replace(foreign, mean=foreign.mean if caffe_mean is None else caffe_mean)
         return assemble(replace(foreign, image_size=image_size or foreign.image_size))
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+        has_remedy = ": " in str(error)
+        advice = "" if has_remedy else ": docs/pretrained.md says which nets can be imported"
+        raise ValueError(f"{file}: {error}{advice}") from error
 
 
 def _class_names(file: Path, classes: str | Path | None, converted: ConvertedNet) -> ClassNames:

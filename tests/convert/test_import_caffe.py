@@ -226,6 +226,10 @@ UNSUITABLE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: b"\x0a\x01x" + caffe_layer("conv1", "Convolution", "data", "conv1", old=False),
         "layer conv1 must have weights; it has none",
     ),
+    "no scale": (
+        lambda: caffemodel(CaffeAlexNet(), old=False, transform=transform_settings(scale=-1.0)),
+        "the scale of the pixels must be a finite number above 0; got -1.0",
+    ),
     "no layers": (lambda: b"\x0a\x07AlexNet", "it must have layers; it has none"),
     "cut off": (lambda: caffemodel(CaffeAlexNet(), old=True)[:-1000], "it must be a whole file of Caffe"),
     "onnx: cut off": (
@@ -238,6 +242,7 @@ UNSUITABLE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: onnx_with("Conv", pads=[0, 0, 3, 3]),
         "the same stride and padding in all directions",
     ),
+    "onnx: no window": (lambda: onnx_with("MaxPool", kernel_shape=3), "must have the attributes of a MaxPool"),
     "onnx: dilation": (lambda: onnx_with("Conv", dilations=[2, 2]), "must have dilation 1"),
     "onnx: factors": (lambda: onnx_with("Gemm", alpha=0.5), "must have alpha 1, beta 1 and transA 0"),
     "onnx: no normalisation": (onnx_without_norm, "it must be Caffe's AlexNet or CaffeNet, which normalise"),

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import CLASSES, write_store
-from foreign_files import CaffeAlexNet, TorchvisionAlexNet, caffemodel
+from foreign_files import CaffeAlexNet, TorchvisionAlexNet, ZooAlexNet, caffe_onnx, caffemodel
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -162,6 +163,12 @@ def test_classes_without_names_are_numbered_and_it_is_said(
     (line,) = capsys.readouterr().err.splitlines()
     assert "they are called 'class 1' to 'class 3'; name them with --classes" in line
     assert load_best(tmp_path / "run").classes == ("class 1", "class 2", "class 3")
+
+
+def test_the_size_of_the_model_zoo_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(caffe_onnx(ZooAlexNet(), 224), tmp_path / "net.onnx")
+    assert main(["import", str(tmp_path / "net.onnx"), str(tmp_path / "run")]) == 0
+    assert "the file says 224 pixels; Caffe has trained its nets on 227: use --image-size" in capsys.readouterr().err
 
 
 def test_names_that_are_equal_are_numbered(weights: Path, tmp_path: Path) -> None:
@@ -324,7 +331,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "HDF5": (lambda file: file.write_bytes(b"\x89HDF\r\n\x1a\n"), "it is HDF5"),
     "a picture": (lambda file: Image.new("RGB", (9, 9)).save(file, "PNG"), "its first bytes are"),
     "missing": (lambda _: None, "must be a file with weights; there is no such file"),
-    "folder": (lambda file: file.mkdir(), "must be a file with weights; there is a folder; name the file in it"),
+    "folder": (lambda file: file.mkdir(), "must be a file with weights; there is a folder: name the file in it"),
 }
 
 
@@ -338,6 +345,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"alexnet: {tmp_path / 'net.pth'}")
     assert message in line
+    assert line.count(": ") >= 2  # what is wrong, and what to do
     assert {path.name for path in tmp_path.iterdir()} <= {"net.pth"}
 
 
