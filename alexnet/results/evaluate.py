@@ -25,6 +25,7 @@ from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.consistency import describe_pictures, versions
 from alexnet.training.inference import default_views, format_views, mean_over_views, predict_batches
 from alexnet.utils.console import note_once
+from alexnet.utils.processes import world_size
 
 _HANG_SECONDS = 300  # a process that makes no progress for so long is given up
 
@@ -83,6 +84,8 @@ def evaluate(
     paths = [Path(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
     outputs = {"save": save, "per_class": per_class, "predictions": predictions, "confusion": confusion}
     files = EvaluationFiles({name: Path(file) for name, file in outputs.items() if file is not None}, force)
+    if world_size() == 1:  # before pictures are prepared; of several processes the main one checks
+        files.check()
     store = store_to_measure(store, paths, (split, weights_on))
     with init_team(parallel, device, _HANG_SECONDS) as team:
         with team.raise_together():
