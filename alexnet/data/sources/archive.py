@@ -46,10 +46,15 @@ def first_names_in_tar(path: Path, count: int = 6) -> set[str]:
     Raises:
         ValueError: The archive is damaged.
     """
+    return {name.rpartition("/")[2] for name in first_paths_in_tar(path, count)}
+
+
+def first_paths_in_tar(path: Path, count: int = 6) -> list[str]:
+    """Return the paths of the first members of a .tar, as `first_names_in_tar` returns their names."""
     if not path.is_file() or not _is_tar(path):
-        return set()
+        return []
     with open_tar_stream(path) as archive:
-        return {member.name.rpartition("/")[2] for member in islice(archive, count)}
+        return [member.name for member in islice(archive, count)]
 
 
 def _is_tar(path: Path) -> bool:

@@ -17,6 +17,7 @@ from alexnet.data.sources import (
     parquet,
     picture_list,
     saved_dataset,
+    webdataset,
 )
 from alexnet.data.sources.base import Source, SourceKind, SourceOptions
 from alexnet.data.sources.labels import check_class_names
@@ -31,6 +32,7 @@ KINDS: tuple[SourceKind, ...] = (
     parquet,
     saved_dataset,
     picture_list,
+    webdataset,
     archive,
     folder,
 )

@@ -110,7 +110,7 @@ class Listing:
         return reduce(FileList.joined, lists, FileList())
 
 
-def _is_picture_name(name: str) -> bool:
+def is_picture_name(name: str) -> bool:
     """Return whether a file of this name may be a picture: it has the ending of one, or none."""
     ending = PurePosixPath(name).suffix.lower()
     return not ending or ending in _PICTURE_ENDINGS
@@ -134,7 +134,7 @@ def list_files(tree: FileTree, text_names: frozenset[str] = frozenset()) -> List
         not_empty.update(folder[:depth] for depth in range(len(folder) + 1))
         if entry.path.endswith("/"):
             all_folders.add((*folder, name))
-        elif _is_picture_name(name):
+        elif is_picture_name(name):
             folders.setdefault(folder, FileList()).append(entry)
         elif name in text_names:
             texts[(*folder, name)] = entry

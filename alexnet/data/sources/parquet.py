@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from alexnet.data.sources.base import Source, SourceOptions
 from alexnet.data.sources.file_tree import is_hidden
-from alexnet.data.sources.split_names import find_split_names, split_in_name
+from alexnet.data.sources.split_names import find_split_names, group_by_split
 from alexnet.data.sources.table import TableFile, build_table_source
 from alexnet.data.sources.table_columns import PictureColumns, find_columns
 
@@ -43,16 +43,10 @@ def open(path: Path, options: SourceOptions) -> Source:
             raise ValueError(
                 f"{file}: must have the columns and classes of {paths[0].name}; give the folder of one data set only"
             )
-    files: dict[str, list[tuple[int, TableFile]]] = {}
-    for number, file in enumerate(paths):
-        files.setdefault(_find_split(path, file), []).append((number, _list_file(path, file, columns[0])))
-    if "" in files and len(files) > 1:
-        raise ValueError(
-            f"{path}: {files[''][0][1].name} has no word for its split in its name, as other files have; rename it, "
-            "such as train-00000.parquet, or move it away"
-        )
-    if "" in files or path.is_file():
-        files = {"train": [file for of_split in files.values() for file in of_split]}
+    files = {
+        split: [(number, _list_file(path, paths[number], columns[0])) for number in numbers]
+        for split, numbers in group_by_split(path, paths).items()
+    }
     return build_table_source(path, _ParquetRows(paths, columns[0].image), files, columns[0].class_names, options)
 
 
@@ -69,12 +63,6 @@ def _find_files(path: Path) -> list[Path]:
     inner = _CONTAINERS & names or find_split_names(names) or (names if len(children) == 1 else ())
     files = [child for child in children if child.suffix.lower() == ".parquet" and child.is_file()]
     return files + [file for folder in folders if folder.name in inner for file in _find_files(folder)]
-
-
-def _find_split(path: Path, file: Path) -> str:
-    """Return the split in the name of a file or of the folders around it, up to the source; "" if there is none."""
-    names = reversed(file.relative_to(path).parts) if path != file else [file.name]
-    return next((split for name in names if (split := split_in_name(name)) is not None), "")
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Names of splits: which of train, val and test the name of a folder, a file or an entry of a list means."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 _SPLITS_BY_WORD = {
     **dict.fromkeys(("train", "training", "trainset", "trn"), "train"),
@@ -23,6 +24,33 @@ def split_in_name(name: str) -> str | None:
     None if the name contains no word for a split, or several.
     """
     return _divide(name)[0]
+
+
+def group_by_split(source: Path, files: Sequence[Path]) -> dict[str, list[int]]:
+    """Return the numbers of the files of each split, which is in the names of the files or of the folders around them.
+
+    All are of "train" if no name has a word for a split, or if they were not given as a folder and are of one split.
+
+    Args:
+        source: The folder of the files; else the file, or a name for some files.
+        files: The files.
+
+    Raises:
+        ValueError: Only some of the names have a word for a split.
+    """
+    groups: dict[str | None, list[int]] = {}
+    for number, file in enumerate(files):
+        names = reversed(file.relative_to(source).parts) if source.is_dir() else [file.name]
+        split = next((split for name in names if (split := split_in_name(name)) is not None), None)
+        groups.setdefault(split, []).append(number)
+    if None in groups and len(groups) > 1:
+        raise ValueError(
+            f"{source}: {files[groups[None][0]].name} has no word for its split in its name, as other files have; "
+            "rename it, such as train-00000, or move it away"
+        )
+    if None in groups or (len(groups) == 1 and not source.is_dir()):
+        return {"train": list(range(len(files)))}
+    return {str(split): numbers for split, numbers in groups.items()}
 
 
 def find_split_names(names: Iterable[str]) -> dict[str, str]:
