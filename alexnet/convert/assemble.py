@@ -10,12 +10,12 @@ from torch import Tensor
 
 from alexnet.architecture import Conv, Full, Net, ResponseNorm
 from alexnet.checked import require
-from alexnet.convert.foreign_net import (
+from alexnet.convert.external_net import (
     ActivationLayer,
     ConvertedNet,
     ConvLayer,
     DropoutLayer,
-    ForeignNet,
+    ExternalNet,
     FullLayer,
     Layer,
     NormLayer,
@@ -43,20 +43,20 @@ class _Block:
         return [layer for layer in self.following if isinstance(layer, kind)]
 
 
-def assemble(foreign: ForeignNet) -> ConvertedNet:
+def assemble(external: ExternalNet) -> ConvertedNet:
     """Return our net that computes what another program's net does, on pixels less the mean.
 
     Args:
-        foreign: The other program's net.
+        external: The other program's net.
 
     Raises:
         ValueError: It is another architecture, or a layer's shape does not fit the one before.
     """
-    convs, full = _split_into_blocks(foreign.layers)
+    convs, full = _split_into_blocks(external.layers)
     towers = max(block.layer.groups for block in convs if isinstance(block.layer, ConvLayer))
-    scale, factors = _fold_deviation(foreign.deviation)
+    scale, factors = _fold_deviation(external.deviation)
     fields: dict[str, Any] = dict.fromkeys([f"conv{n}" for n in range(1, _MOST_CONVOLUTIONS + 1)] + ["fc6", "fc7"])
-    side, channels = foreign.image_size, 3
+    side, channels = external.image_size, 3
     for block in convs:
         fields[block.name], side = _convolution(block, channels, side, towers)
         channels = fields[block.name].maps
@@ -70,7 +70,7 @@ def assemble(foreign: ForeignNet) -> ConvertedNet:
         else:
             fields[block.name] = _hidden(block)
     net = Net(
-        image_size=foreign.image_size,
+        image_size=external.image_size,
         towers=towers,
         normalise=_shared_norm(convs),
         conv_dropout=_drop_probability(convs[-1]),
@@ -82,10 +82,10 @@ def assemble(foreign: ForeignNet) -> ConvertedNet:
     )
     weights = {f"{block.name}.weight": block.layer.weight for block in (*convs, *full)}
     weights |= {f"{block.name}.bias": block.layer.bias for block in (*convs, *full)}
-    if foreign.channels == "BGR":
+    if external.channels == "BGR":
         weights["conv1.weight"] = weights["conv1.weight"].flip(1)
     weights["conv1.weight"] = weights["conv1.weight"] * factors[:, None, None]
-    return ConvertedNet(foreign.format, net, outputs, weights, foreign.mean)
+    return ConvertedNet(external.format, net, outputs, weights, external.mean)
 
 
 def _fold_deviation(deviation: np.ndarray) -> tuple[float, Tensor]:

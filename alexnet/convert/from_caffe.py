@@ -11,11 +11,11 @@ from torch import Tensor
 
 from alexnet.checked import require_finite
 from alexnet.convert.caffe_schema import V1_TYPES, parse_message
-from alexnet.convert.foreign_net import (
+from alexnet.convert.external_net import (
     ActivationLayer,
     ConvLayer,
     DropoutLayer,
-    ForeignNet,
+    ExternalNet,
     FullLayer,
     Layer,
     NormLayer,
@@ -28,7 +28,7 @@ _DATA_TYPES = ("Data", "Input", "ImageData", "HDF5Data", "MemoryData", "WindowDa
 _OUTPUT_TYPES = ("Softmax", "SoftmaxWithLoss", "Accuracy", "ArgMax", "Silence")  # they have nothing to do with the net
 
 
-def caffe_net(file: Path) -> ForeignNet:
+def caffe_net(file: Path) -> ExternalNet:
     """Read a net from a .caffemodel, of the first or the second version of its format.
 
     Raises:
@@ -46,7 +46,7 @@ def caffe_net(file: Path) -> ForeignNet:
     transform = next((e.transform_param for e in entries if e.HasField("transform_param")), None)
     scale = transform.scale if transform else 1.0
     require_finite("the scale of the pixels", scale, positive=True)
-    return ForeignNet(
+    return ExternalNet(
         format="Caffe",
         layers=tuple(_read_layers(entries)),
         image_size=_image_size(net, entries),

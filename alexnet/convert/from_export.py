@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from alexnet.convert.description import EXPORT_FORMAT
-from alexnet.convert.foreign_net import ConvertedNet
+from alexnet.convert.external_net import ConvertedNet
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.weight_files import read_architecture, read_weights
 

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.convert.foreign_net import (
+from alexnet.convert.external_net import (
     ActivationLayer,
     ConvLayer,
     DropoutLayer,
-    ForeignNet,
+    ExternalNet,
     FullLayer,
     Layer,
     NormLayer,
@@ -25,7 +25,7 @@ _OUTPUT_TYPES = ("Softmax", "LogSoftmax", "ArgMax")
 _SHAPING_TYPES = ("Reshape", "Flatten", "Identity", "Squeeze")  # the activations stay the same numbers
 
 
-def onnx_net(file: Path) -> ForeignNet:
+def onnx_net(file: Path) -> ExternalNet:
     """Read one of Caffe's nets from a file of ONNX.
 
     The file does not tell what is subtracted from a picture, nor the order of the channels: these are Caffe's.
@@ -51,7 +51,7 @@ def onnx_net(file: Path) -> ForeignNet:
             "it must be Caffe's AlexNet or CaffeNet, which normalise (LRN); it does not, and a file of ONNX does not "
             "tell what is subtracted from a picture: import the file it was made from, such as torchvision's .pth"
         )
-    return ForeignNet(
+    return ExternalNet(
         format="ONNX",
         layers=layers,
         image_size=_image_size(inputs[0]),

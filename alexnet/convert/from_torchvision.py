@@ -6,11 +6,11 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-from alexnet.convert.foreign_net import (
+from alexnet.convert.external_net import (
     ActivationLayer,
     ConvLayer,
     DropoutLayer,
-    ForeignNet,
+    ExternalNet,
     FullLayer,
     Layer,
     PoolLayer,
@@ -26,7 +26,7 @@ _DROPOUT = 0.5
 _SHOWN_NAMES = 3
 
 
-def torchvision_net(state: Mapping[str, Tensor]) -> ForeignNet:
+def torchvision_net(state: Mapping[str, Tensor]) -> ExternalNet:
     """Return torchvision's AlexNet with these weights.
 
     Args:
@@ -53,7 +53,7 @@ def torchvision_net(state: Mapping[str, Tensor]) -> ForeignNet:
             layers.append(ActivationLayer(f"classifier.{number + 1}"))
     if plain:
         raise ValueError(f"torchvision's AlexNet must have no other weights; got {_list_names(plain)}")
-    return ForeignNet(
+    return ExternalNet(
         format="torchvision",
         layers=tuple(layers),
         image_size=_IMAGE_SIZE,

@@ -15,10 +15,10 @@ from alexnet.checked import require
 from alexnet.convert.assemble import assemble
 from alexnet.convert.caffe_mean import read_caffe_mean
 from alexnet.convert.class_names import ClassNames, numbered_names, read_class_names
-from alexnet.convert.foreign_net import ConvertedNet
+from alexnet.convert.external_net import ConvertedNet
 from alexnet.convert.from_export import exported_net
 from alexnet.convert.imagenet import imagenet_statistics
-from alexnet.convert.read_foreign_net import read_foreign_net
+from alexnet.convert.read_external_net import read_external_net
 from alexnet.convert.torch_file import is_safetensors
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
@@ -109,16 +109,16 @@ def _convert(file: Path, mean: str | Path | None, image_size: int | None) -> Con
         require(1 <= image_size <= size, "--image-size", f"from 1 to {size}, the side of stored pictures", image_size)
     try:
         exported = exported_net(file) if is_safetensors(file) else None
-        foreign = read_foreign_net(file) if exported is None else None
-        if caffe_mean is not None and (foreign is None or foreign.channels != "BGR"):
+        external = read_external_net(file) if exported is None else None
+        if caffe_mean is not None and (external is None or external.channels != "BGR"):
             raise ValueError("--mean must be left out but for Caffe's nets, and it is none")
-        if image_size is not None and foreign is None:
+        if image_size is not None and external is None:
             raise ValueError("--image-size must be left out for an exported net, which has a size of its own")
         if exported is not None:
             return exported
-        assert foreign is not None
-        foreign = replace(foreign, mean=foreign.mean if caffe_mean is None else caffe_mean)
-        return assemble(replace(foreign, image_size=image_size or foreign.image_size))
+        assert external is not None
+        external = replace(external, mean=external.mean if caffe_mean is None else caffe_mean)
+        return assemble(replace(external, image_size=image_size or external.image_size))
     except ValueError as error:
         has_remedy = ": " in str(error)
         advice = "" if has_remedy else ": docs/pretrained.md says which nets can be imported"

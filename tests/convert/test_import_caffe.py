@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from foreign_files import (
+from external_files import (
     CaffeAlexNet,
     ZooAlexNet,
     assert_same_logits,

@@ -16,7 +16,7 @@ import onnx
 import pytest
 import torch
 from conftest import CLASSES, write_store
-from foreign_files import CaffeAlexNet, TorchvisionAlexNet, ZooAlexNet, caffe_onnx, caffemodel
+from external_files import CaffeAlexNet, TorchvisionAlexNet, ZooAlexNet, caffe_onnx, caffemodel
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file

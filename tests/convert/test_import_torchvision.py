@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from foreign_files import (
+from external_files import (
     TorchvisionAlexNet,
     assert_same_logits,
     drop_rates,

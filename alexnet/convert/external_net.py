@@ -93,7 +93,7 @@ Layer = ConvLayer | FullLayer | ActivationLayer | NormLayer | PoolLayer | Dropou
 
 
 @dataclass(frozen=True, eq=False)
-class ForeignNet:
+class ExternalNet:
     """A net as a file describes it.
 
     Args:

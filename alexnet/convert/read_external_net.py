@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from alexnet.convert.foreign_net import ForeignNet
+from alexnet.convert.external_net import ExternalNet
 from alexnet.convert.from_caffe import caffe_net
 from alexnet.convert.from_onnx import onnx_net
 from alexnet.convert.from_torchvision import torchvision_net
@@ -18,7 +18,7 @@ _ONNX_TAG, _CAFFE_TAGS = b"\x08", (b"\x0a", b"\x12", b"\x1a", b"\xa2\x06")
 _KNOWN = "a .pth or .safetensors of torchvision's AlexNet, a .caffemodel, or a .onnx of Caffe's AlexNet or CaffeNet"
 
 
-def read_foreign_net(file: Path) -> ForeignNet:
+def read_external_net(file: Path) -> ExternalNet:
     """Read a net from the file of another program. The file's contents tell the format, not its name.
 
     Raises:
