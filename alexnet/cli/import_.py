@@ -6,12 +6,15 @@ from pathlib import Path
 from alexnet.cli.messages import print_error
 from alexnet.cli.options import add_run
 
-SUMMARY = "make a run from a net that torchvision or Caffe has trained"
+SUMMARY = "make a run of a net that torchvision or Caffe has trained, or of an exported one"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments and options."""
-    help = "torchvision's AlexNet (.pth, .safetensors), or Caffe's AlexNet or CaffeNet (.caffemodel, .onnx)"
+    help = (
+        "torchvision's AlexNet (.pth, .safetensors), Caffe's AlexNet or CaffeNet (.caffemodel, .onnx), or what "
+        "`alexnet export` wrote with --state or --hub (.safetensors)"
+    )
     parser.add_argument("file", metavar="FILE", type=Path, help=help)
     add_run(parser, "folder of the run to make, a new one")
     help = "text file with the name of each class in a line, or a store with the same classes (default: numbers)"

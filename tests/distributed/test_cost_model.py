@@ -1,9 +1,11 @@
 """The bytes that a step sends, against numbers computed by hand from Figure 2."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from alexnet.architecture import Net
+from alexnet.architecture import Net, ResponseNorm
 from alexnet.distributed.cost_model import LayerSize, Traffic, connect_all_towers, layer_sizes, traffic
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipes import RECIPES, recipe_named
@@ -136,3 +138,12 @@ def test_a_scheme_that_does_not_suit_the_net_is_an_error(
 def test_an_activation_has_two_or_four_bytes() -> None:
     with pytest.raises(ValueError, match="activity_bytes must be 2 or 4; got 8"):
         traffic(Net(), 10, 128, "data", 2, activity_bytes=8)
+
+
+def test_a_normalisation_over_all_towers_is_refused_where_they_are_apart() -> None:
+    net = replace(Net(), normalise=ResponseNorm(all_towers=True))
+    with pytest.raises(ValueError, match=r'net\.normalise\.all_towers must be false for scheme "towers"'):
+        traffic(net, 1000, 128, "towers", 2)
+    assert traffic(net, 1000, 128, "hybrid", 2) == traffic(Net(), 1000, 128, "hybrid", 2)
+    without = replace(net, conv1=replace(net.conv1, then=("pool",)), conv2=replace(net.conv2, then=("pool",)))  # type: ignore[type-var]
+    assert traffic(without, 1000, 128, "towers", 2)
