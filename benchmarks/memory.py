@@ -10,13 +10,12 @@ such as a raw store, which the system can reclaim. Needs Linux. Takes two to fou
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+from common.memory import peak_memory
 from PIL import Image
 
 
@@ -28,26 +27,6 @@ def _draw_pictures(folder: Path, count: int) -> None:
         class_folder.mkdir(parents=True, exist_ok=True)
         noise = Image.fromarray(random.integers(0, 256, (30, 40, 3), dtype=np.uint8))
         noise.resize((320, 240), Image.Resampling.BICUBIC).save(class_folder / f"{number:06d}.jpg", quality=90)
-
-
-def _peak_memory(command: list[str]) -> tuple[float, float]:
-    """Run a command; return its largest anonymous memory and its largest mapped memory, in MB."""
-    peaks = {"RssAnon": 0, "RssFile": 0}
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None:
-            try:
-                status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
-            except OSError:  # the process ended after the poll
-                break
-            for line in status.splitlines():
-                name, _, value = line.partition(":")
-                if name in peaks:
-                    peaks[name] = max(peaks[name], int(value.split()[0]))
-            time.sleep(0.02)
-        _, errors = process.communicate()
-        if process.returncode:
-            sys.exit(f"{' '.join(command)} failed:\n{errors}")
-    return peaks["RssAnon"] / 1024, peaks["RssFile"] / 1024
 
 
 def main() -> None:
@@ -70,7 +49,7 @@ def main() -> None:
                 "train": [*alexnet, "train", store, run, "--recipe", options.recipe, *settings],
             }
             for name, command in commands.items():
-                own, mapped = _peak_memory(command)
+                own, mapped = peak_memory(command)
                 print(f"{name:10} {count:9d} {own:9.0f} {mapped:10.0f}", flush=True)
 
 

@@ -8,22 +8,23 @@ prepared to raw stores, in turn; the stores must be the same byte for byte. The 
 of the ratios of two runs that follow each other. The time includes the listing of the pictures. Both are in the file
 cache; with --cold they are dropped from it before each run.
 
-A second table gives the peak memory of a process that prepares a quarter of the pictures, and all, from the archive: it
-grows by the listing only, not by the pictures. Takes about two minutes on two cores.
+A second table gives the peak memory of `alexnet prepare` for a quarter of the pictures, and for all, from the archive:
+its own, which grows by the listing only, and that of mapped files, such as the store. Takes about two minutes on two
+cores.
 """
 
 import argparse
+import filecmp
 import os
-import resource
 import shutil
 import statistics
-import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 from pathlib import Path
 
+from common.memory import peak_memory
 from common.output import markdown_table
 from synthetic.photographs import SIZES, describe_files, draw_folder
 
@@ -99,8 +100,12 @@ def _measure_rates(archives: Path, folders: Path, temporary: Path, count: int, o
             duration = _prepare(source, temporary / name, options.workers)
             if repeat:  # the first call compiles, and fills the file cache
                 seconds[name].append(duration)
-    stores = [{path.name: path.read_bytes() for path in (temporary / name).iterdir()} for name in sources]
-    assert stores[0] == stores[1], "the stores must be the same byte for byte"
+    first, second = (temporary / name for name in sources)
+    names = sorted(path.name for path in first.iterdir())
+    assert names == sorted(path.name for path in second.iterdir()), "the stores must have the same files"
+    assert filecmp.cmpfiles(first, second, names, shallow=False)[0] == names, (
+        "the stores must be the same byte for byte"
+    )
     ratios = [a / b for a, b in zip(seconds["folders"], seconds["tar of tars"], strict=True)]
     rows = [[name, f"{count / statistics.median(durations):.0f}", ""] for name, durations in seconds.items()]
     rows[1][2] = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
@@ -112,25 +117,16 @@ def _measure_memory(by_class: list[list[Path]], temporary: Path, workers: int) -
     """Print the table of the peak memory for a quarter of the pictures and for all, from the archive."""
     rows = []
     for name, part in (("a quarter", [paths[: -(-len(paths) // 4)] for paths in by_class]), ("all", by_class)):
-        _pack(part, temporary / name / "archives", temporary / name / "folders")
-        command = [sys.executable, __file__, "--child", str(temporary / name / "archives"), str(workers)]
-        peak = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        size = (temporary / name / "archives" / "train.tar").stat().st_size
-        rows.append([f"{name}: {sum(map(len, part)):,}", f"{size / 1e6:,.0f}", f"{peak:.0f}"])
-    print(f"\n{markdown_table(rows, ('pictures', 'archive, MB', 'peak memory, MB'))}")
-
-
-def _run_child(source: str, workers: str) -> None:
-    """Prepare, and print this process's peak memory in MB."""
-    with tempfile.TemporaryDirectory() as store:
-        _prepare(Path(source), Path(store) / "store", int(workers))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        archives, store = temporary / name / "archives", temporary / name / "store"
+        _pack(part, archives, temporary / name / "folders")
+        command = [sys.executable, "-m", "alexnet", "prepare", archives, store, "--workers", workers]
+        own, mapped = peak_memory([str(argument) for argument in command])
+        size = (archives / "train.tar").stat().st_size
+        rows.append([f"{name}: {sum(map(len, part)):,}", f"{size / 1e6:,.0f}", f"{own:.0f}", f"{mapped:.0f}"])
+    print(f"\n{markdown_table(rows, ('pictures', 'archive, MB', 'own memory, MB', 'mapped, MB'))}")
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--child"]:
-        _run_child(*sys.argv[2:])
-        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, help="a folder with a folder of JPEG files per class")
     parser.add_argument("--kind", choices=SIZES, default="web", help="size of synthetic pictures; default: %(default)s")

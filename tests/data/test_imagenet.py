@@ -214,6 +214,17 @@ def test_part_of_a_challenge_is_prepared_and_the_rest_is_named(archives: Path, t
     assert "not used: 2 labels of val without a picture, 2 synsets of the development kit without a picture" in text
 
 
+def test_validation_pictures_alone_are_tested_on(archives: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"img_test\.tar: has no training pictures .*are for `alexnet submit`"):
+        open_source(archives / "ILSVRC2012_img_test.tar")
+    source = open_source(archives / "ILSVRC2012_img_val.tar", SourceOptions(test=1))
+    assert source.classes == CLASSES
+    assert source.class_ids == ClassIds("ILSVRC2012", (1, 2, 3, 4))
+    assert [len(split) for split in source.splits.values()] == [8]
+    prepare_small(archives / "ILSVRC2012_img_val.tar", tmp_path / "store", test=1)
+    assert len(Store(tmp_path / "store").validation()) == 8
+
+
 def test_a_list_chooses_synsets_and_the_others_are_not_even_read(archives: Path, tmp_path: Path) -> None:
     path = archives / "ILSVRC2012_img_train.tar"
     data = bytearray(path.read_bytes())
@@ -426,6 +437,12 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], object], str]] = {
     "not a synset": (
         lambda d: _edit_train(d, N02123045=b"x"),
         r"must have only the \.tar of a synset.*got 'N02123045\.tar'",
+    ),
+    "synset twice": (
+        lambda d: (d / "ILSVRC2012_img_train.tar").write_bytes(
+            tar_bytes({"n02123045.tar": b"", "a/n02123045.tar": b""})
+        ),
+        r"must have only one \.tar for each synset; got 'a/n02123045\.tar'",
     ),
     "empty class": (
         lambda d: _edit_train(d, n02123045=tar_bytes({})),

@@ -44,7 +44,8 @@ def open(path: Path, options: SourceOptions) -> Source:
 
     Args:
         path: The folder, or one of the archives; then its pictures only.
-        options: `synsets`, `verify_archives`, and those for class folders.
+        options: `synsets`, `verify_archives`, and those for class folders. With `test` 1 there need be no training
+            pictures.
 
     Raises:
         ValueError: The training pictures or the development kit are missing; an archive is damaged or has another
@@ -54,17 +55,25 @@ def open(path: Path, options: SourceOptions) -> Source:
     assert archives is not None, "`matches` has found them"
     if options.verify_archives:
         archives.verify()
-    devkit = _open_devkit(path, archives)
-    if archives.train is None:
+    if archives.train is None and not options.only_tests:
         raise ValueError(
-            f"{path}: has no training pictures ({archives.missing['train']}), from which the mean activity is taken; "
-            "download them into this folder" + ("; test pictures are for `alexnet submit`" if archives.test else "")
+            f"{path}: has no training pictures ({archives.missing['train']}); download them into this folder"
+            + ("; pictures without labels are for `alexnet submit`" if archives.test else "")
         )
+    devkit = _open_devkit(path, archives)
     class_names = {synset.wnid: synset.class_name for synset in devkit.synsets}
-    train = _open_train(archives.train, class_names, str(devkit.path))
-    kept = select_synsets(archives.train, train.synsets, options.synsets)
-    train.keep(kept)
-    splits = {"train": train} | _open_other_splits(archives, devkit)
+    splits = _open_other_splits(archives, devkit)
+    if archives.train is None:
+        kept = select_synsets(devkit.path, class_names, options.synsets)
+    else:
+        train = _open_train(archives.train, class_names, str(devkit.path))
+        kept = select_synsets(archives.train, train.synsets, options.synsets)
+        train.keep(kept)
+        splits = {"train": train} | splits
+    if not splits:
+        raise ValueError(
+            f"{path}: has no pictures with labels, to test on; add those of val ({archives.missing['val']})"
+        )
     if archives.corrections is not None:
         splits = {name: CorrectedFiles(files, archives.corrections) for name, files in splits.items()}
     tree = SynsetSplits(path.resolve().name, splits, left_out=set(class_names) - kept)
