@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from source_code import ROOT
 
 from alexnet import cli
+from alexnet.finetuning_recipes import FINETUNING_RECIPES, photos_finetune
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES
 
@@ -22,6 +24,13 @@ def command_lines(text: str) -> list[list[str]]:
     """Return the arguments of each `alexnet` command in a text's indented blocks."""
     lines = re.findall(r"^    alexnet (.*)$", text, re.MULTILINE)
     return [shlex.split(line, comments=True) for line in lines]
+
+
+def torchvision_convolutions() -> dict[str, torch.Tensor]:
+    """Return random weights of a narrow net with torchvision's names."""
+    sizes = {0: (8, 3, 11), 3: (8, 8, 5), 6: (8, 8, 3), 8: (8, 8, 3), 10: (8, 8, 3)}
+    weights = {f"features.{n}.weight": torch.randn(maps, channels, k, k) for n, (maps, channels, k) in sizes.items()}
+    return weights | {f"features.{n}.bias": torch.zeros(maps) for n, (maps, _, _) in sizes.items()}
 
 
 def test_the_commands_for_ones_own_pictures_run_in_order(
@@ -37,7 +46,14 @@ def test_the_commands_for_ones_own_pictures_run_in_order(
     shutil.copytree(picture_folder, "pictures")
     shutil.copy(min(picture_folder.glob("*/*.jpg")), "robin.jpg")
     lines = command_lines(OWN_PICTURES_SECTION)
-    assert [line[0] for line in lines] == ["prepare", "train", "evaluate", "predict"]
+    commands = ["prepare", "train", "evaluate", "predict", "export", "import", "train"]
+    assert [line[0] for line in lines] == commands
+    torch.save(torchvision_convolutions(), next(line[1] for line in lines if line[0] == "import"))
+    monkeypatch.setitem(
+        FINETUNING_RECIPES,
+        "photos-finetune",
+        lambda origin: replace(photos_finetune(origin), epochs=1, augmentations=1),
+    )
     for line in lines:
         assert cli.main(line) == 0, line
     assert Path("runs/mine/report.html").exists()
