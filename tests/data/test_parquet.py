@@ -113,6 +113,7 @@ def test_several_files_and_row_groups_are_read_in_order(tmp_path: Path, monkeypa
     both = pictures["train"] | pictures["val"]
     assert both == {f"train-{i}.parquet#{n}": f"train-{i} {n}".encode() for i in range(3) for n in range(20)}
     assert [len(part) for part in pictures.values()] == [48, 12]
+    assert all(split.is_drawn for split in source.splits.values())
     rows = [(int(name[6]), int(name.rpartition("#")[2])) for name in pictures["train"]]
     assert rows == sorted(rows)  # not by class: a class is all over the files
     last = len(rows) - 1

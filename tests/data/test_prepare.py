@@ -124,6 +124,8 @@ def test_the_summary_has_the_sizes_of_both_encodings(tmp_path: Path) -> None:
     assert jpeg.jpeg_bytes / raw.jpeg_bytes == pytest.approx(1, abs=0.1)  # measured, estimated
     assert "encoding: raw 0.0 MB; the other encoding: JPEG" in str(raw)
     assert "60 pictures of 16x16 in 3 classes: train 54, val 6" in str(raw)
+    assert "classes: class0 (20), class1 (20), class2 (20)" in str(raw)
+    assert raw.class_counts == (20, 20, 20)
 
 
 def test_unreadable_files_are_skipped_named_and_counted(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Prepare: files that change in place, with the same names and sizes, between a kill and the next call or after it."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,35 @@ def test_a_record_of_an_earlier_version_is_of_any_files(
     save_file(arrays, record)
     prepare_small(source, tmp_path / "store")
     assert capsys.readouterr().err == ""
+
+
+def test_the_summary_names_the_first_classes(tmp_path: Path) -> None:
+    for number in range(9):
+        for i in range(1 + number % 4):
+            path = tmp_path / "source" / f"class{number}" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((20, 20, 3), 25 * number + i, np.uint8)).save(path)
+    text = str(prepare_small(tmp_path / "source", tmp_path / "store", held_out=0))
+    assert (
+        "classes: class0 (1), class1 (2), class2 (3), class3 (4), class4 (1), class5 (2) and 3 more, of 1 to 4" in text
+    )
+
+
+def test_the_advice_after_too_many_failures_can_be_followed(tmp_path: Path) -> None:
+    source = write_bitmaps(tmp_path / "source")
+    contents = {path: path.read_bytes() for path in sorted(source.rglob("*.bmp"))[:3]}
+    for path in contents:
+        path.write_bytes(b"BM")
+    with pytest.raises(
+        ValueError, match=r"raise max_failures .* or repair or remove them, remove the store and prepare"
+    ):
+        prepare_small(source, tmp_path / "store")
+    for path, data in contents.items():
+        path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"a source of other files.*remove this one"):
+        prepare_small(source, tmp_path / "store")
+    shutil.rmtree(tmp_path / "store")
+    assert prepare_small(source, tmp_path / "store").skipped == 0
 
 
 def test_a_file_that_changed_after_the_store_was_complete_is_noted(

@@ -5,9 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from alexnet.data.prepare.encode import JPEG_QUALITY
 from alexnet.data.sources.base import Source
 from alexnet.data.store.format import DUPLICATES_FILE, SKIPPED_FILE, STATISTICS_FILE, read_safetensors
+from alexnet.data.store.store import Store
+
+_NAMED_CLASSES = 6  # that the text of a summary names
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,7 @@ class Summary:
         store: The folder of the store.
         counts: Number of pictures of each split.
         classes: The class names.
+        class_counts: Number of pictures of each class, in all splits.
         skipped: Number of files that are not readable pictures; skipped.jsonl names them.
         ignored: Number of files that were not used, by the ending of their names or the reason.
         size: Side of the pictures in pixels.
@@ -34,6 +40,7 @@ class Summary:
     store: str
     counts: dict[str, int]
     classes: tuple[str, ...]
+    class_counts: tuple[int, ...]
     skipped: int
     ignored: dict[str, int]
     size: int
@@ -53,6 +60,7 @@ class Summary:
         lines = [
             f"{self.store}: {sum(self.counts.values()):,} pictures of {self.size}x{self.size}"
             f" in {len(self.classes):,} classes: {splits}",
+            f"classes: {self._describe_classes()}",
             f"encoding: {sizes[self.encoding]}; the other encoding: {sizes[other]}{note}",
         ]
         lines += self.warnings()
@@ -62,6 +70,15 @@ class Summary:
         rate = f"{self.seconds:.1f} s, {self.pictures_per_second:,.0f} pictures a second"
         lines.append("the store was complete already: nothing to do" if self.already else rate)
         return "\n".join(lines)
+
+    def _describe_classes(self) -> str:
+        """Return the first classes and their numbers of pictures, and between what numbers those of all are."""
+        first = list(zip(self.classes, self.class_counts, strict=True))[:_NAMED_CLASSES]
+        text = ", ".join(f"{name} ({count:,})" for name, count in first)
+        if len(first) == len(self.classes):
+            return text
+        least, most = min(self.class_counts), max(self.class_counts)
+        return f"{text} and {len(self.classes) - len(first):,} more, of {least:,} to {most:,} pictures each"
 
     def warnings(self) -> list[str]:
         """Return what is wrong with the pictures, in lines: files that are not readable, and duplicates."""
@@ -99,6 +116,8 @@ def summarise(store: Path, source: Source, prepared: int | None, seconds: float)
     size, encoding = metadata["key"]["size"], metadata["key"]["encoding"]
     counts = dict(zip(source.splits, metadata["counts"].values(), strict=True))
     pictures = sum(counts.values())
+    opened = Store(store)
+    class_counts = sum(np.bincount(opened.split(name).labels, minlength=len(source.classes)) for name in opened.splits)
     if encoding == "jpeg":
         jpeg_bytes = metadata["image_bytes"]
     else:
@@ -107,6 +126,7 @@ def summarise(store: Path, source: Source, prepared: int | None, seconds: float)
         store=str(store),
         counts=counts,
         classes=source.classes,
+        class_counts=tuple(np.asarray(class_counts).tolist()),
         skipped=metadata["skipped"],
         ignored=source.ignored,
         size=size,

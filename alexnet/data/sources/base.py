@@ -108,6 +108,7 @@ class SourceSplit:
             self.sizes[indices],
             self.offsets[indices],
             self.mtimes[indices],
+            self.is_drawn,
         )
 
     def modification_digest(self, start: int, stop: int) -> int:
