@@ -11,7 +11,12 @@ SUMMARY = "turn a folder of pictures into a store of square pictures"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments and options."""
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="folder with a folder for each class, or CIFAR-10")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        type=Path,
+        help="folder of class folders, archive, list, or another kind in docs/data.md",
+    )
     parser.add_argument("store", metavar="STORE", type=parse_output_folder, help="folder to write")
     parser.add_argument("--size", type=int, default=256, metavar="N", help="side of the stored pictures, in pixels")
     parser.add_argument("--encoding", choices=("raw", "jpeg"), default="raw", help="how the pictures are stored")

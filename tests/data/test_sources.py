@@ -354,6 +354,14 @@ def test_links_within_an_archive_are_not_pictures(tmp_path: Path) -> None:
     assert sum(map(len, source.splits.values())) == 4
 
 
+def test_hard_links_within_an_archive_are_pictures(tmp_path: Path) -> None:
+    root = write_classes(tmp_path / "set", {"a": 2, "b": 2})
+    os.link(root / "a" / "000.jpg", root / "b" / "link.jpg")
+    source = open_source(pack(root, tmp_path / "set.tar"), SourceOptions(held_out=0))
+    pictures = dict(zip(picture_names(source, "train"), [source.read("train", i) for i in range(5)], strict=True))
+    assert pictures["set/b/link.jpg"] == pictures["set/a/000.jpg"] == b"a/000.jpg"
+
+
 def test_listing_a_tar_does_not_keep_its_headers(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "set.tar", "w") as archive:
         for number in range(6000):

@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from lzma import LZMAError
 from pathlib import Path
 
@@ -101,9 +102,21 @@ class TarRegion:
     def entries(self) -> Iterator[FileEntry]:
         """List the files and folders in the archive's order, without hidden ones. Offsets are those in the file.
 
+        Hard links to files come last, as files with the same contents. Symbolic links are left out.
+
         Raises:
             ValueError: The archive is damaged or cut short, or a path leads out of it.
         """
+        hard_links: dict[str, list[str]] = {}
+        yield from self._entries(hard_links)
+        if hard_links:
+            for entry in self._entries({}):  # again, so that not every entry must be kept
+                for path in hard_links.get(entry.path, ()):
+                    yield replace(entry, path=path)
+
+    def _entries(self, hard_links: dict[str, list[str]]) -> Iterator[FileEntry]:
+        """List the files and folders, and add the paths of the hard links to each file to `hard_links`."""
+        self.seek(0)
         end = 0
         with explain_damage(self.name), tarfile.open(fileobj=self, mode="r:") as archive:  # type: ignore[call-overload]
             while (member := archive.next()) is not None:
@@ -119,6 +132,8 @@ class TarRegion:
                     yield FileEntry(path + "/")
                 elif path and is_file:
                     yield FileEntry(path, member.size, self._start + member.offset_data, self._file.mtime)
+                elif path and member.islnk():
+                    hard_links.setdefault(normalise_path(self.name, member.linkname), []).append(path)
         # tarfile stops without an error at a header that is cut off or overwritten. A block of zeros, or the end of the
         # archive, is the true end.
         self.seek(end)
