@@ -1,5 +1,6 @@
 """Weights by name from files of torch and of safetensors; nothing that is in a file is run."""
 
+import pickletools
 import re
 import warnings
 from collections.abc import Mapping
@@ -49,9 +50,10 @@ def read_torch_state(file: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # on types of storage that old files have
             contents = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # what torch raises for a damaged file depends on where it is cut off
-        if refused := _REFUSED.search(str(error)):
+        refused = _REFUSED.search(str(error))
+        if name := refused[1] if refused else _find_code(file):
             raise ValueError(
-                f"it must hold tensors only; reading it would run {refused[1]}, which was not run: save the net's "
+                f"it must hold tensors only; reading it would run {name}, which was not run: save the net's "
                 "`state_dict()` with torch.save, or as safetensors"
             ) from error
         reason = " ".join(str(error).rpartition("WeightsUnpickler error: ")[2].split())[:_REASON_LENGTH]
@@ -60,6 +62,26 @@ def read_torch_state(file: Path) -> dict[str, Tensor]:
             f"{reason}): it may be cut off, get the file again"
         ) from error
     return _find_state(contents)
+
+
+def _find_code(file: Path) -> str | None:
+    """Return the name of the first function or class that a plain pickle would call, without running it.
+
+    torch's message names none if it meets an operation that it does not know before.
+    """
+    strings: list[str] = []
+    try:
+        with file.open("rb") as opened:
+            for operation, argument, _ in pickletools.genops(opened):
+                if operation.name == "GLOBAL":
+                    return str(argument).replace(" ", ".")
+                if operation.name == "STACK_GLOBAL":  # its module and name are the last two strings
+                    return ".".join(strings[-2:])
+                if isinstance(argument, str):
+                    strings.append(argument)
+    except ValueError:  # not a pickle, or one that is cut off
+        return None
+    return None
 
 
 def _find_state(contents: Any) -> dict[str, Tensor]:

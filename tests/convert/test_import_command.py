@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import os
+import pickle
 import sys
 import tarfile
 from collections.abc import Callable
@@ -265,6 +266,10 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "code, legacy": (
         lambda file: _legacy({"a": Code(file.parent / "marker")}, file),
+        "reading it would run posix.system, which was not run",
+    ),
+    "code, plain pickle": (
+        lambda file: file.write_bytes(pickle.dumps(Code(file.parent / "marker"))),
         "reading it would run posix.system, which was not run",
     ),
     "whole module": (lambda file: torch.save(nn.Sequential(nn.Linear(2, 2)), file), "would run torch.nn.modules."),
