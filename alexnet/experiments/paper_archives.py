@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from alexnet.data.prepare.estimate import PrepareEstimate, estimate_preparing
@@ -122,17 +123,21 @@ class PaperArchives:
             f"({_gigabytes(free)} are free)",
         ]
         val_count = self.counts.get("val", self.counts.get("test", 0))
-        costs = {
-            name: estimate_training(recipe, self.classes, self.counts["train"], val_count, device)
-            for name, recipe in trainings.items()
+        if not trainings:
+            return [*lines, "train: not estimated for this experiment"]
+        by_recipe = {  # seeds take equally long
+            recipe: estimate_training(recipe, self.classes, self.counts["train"], val_count, device)
+            for recipe in {replace(recipe, seed=0) for recipe in trainings.values()}
         }
-        if costs:
-            run_bytes = sum(cost.disk_bytes for cost in costs.values())
-            nets = ", ".join(f"{name} {format_duration(cost.seconds)}" for name, cost in costs.items())
-            lines.append(f"train: about {nets}; {_gigabytes(run_bytes)}")
-            seconds = estimate.seconds + sum(cost.seconds for cost in costs.values())
-            lines.append(f"in all: about {format_duration(seconds)}, {_gigabytes(disk + run_bytes)}")
-        return lines
+        costs = {name: by_recipe[replace(recipe, seed=0)] for name, recipe in trainings.items()}
+        nets = ", ".join(f"{name} {format_duration(cost.seconds)}" for name, cost in costs.items())
+        run_bytes = sum(cost.disk_bytes for cost in costs.values())
+        seconds = estimate.seconds + sum(cost.seconds for cost in costs.values())
+        return [
+            *lines,
+            f"train: about {nets}; {_gigabytes(run_bytes)}",
+            f"in all: about {format_duration(seconds)}, {_gigabytes(disk + run_bytes)}",
+        ]
 
 
 def _choose_encoding(folder: Path, estimate: PrepareEstimate) -> str:

@@ -215,7 +215,7 @@ def test_part_of_a_challenge_is_prepared_and_the_rest_is_named(archives: Path, t
 
 
 def test_validation_pictures_alone_are_tested_on(archives: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"img_test\.tar: has no training pictures .*are for `alexnet submit`"):
+    with pytest.raises(ValueError, match=r"img_test\.tar: has no training pictures .*`alexnet submit` takes"):
         open_source(archives / "ILSVRC2012_img_test.tar")
     source = open_source(archives / "ILSVRC2012_img_val.tar", SourceOptions(test=1))
     assert source.classes == CLASSES
@@ -531,6 +531,19 @@ def test_published_checksums_are_compared_where_asked_for(
         ValueError, match=r"verify_archives is an option for the archives of an ImageNet challenge, but"
     ):
         open_source(tmp_path / "pets", options)
+
+
+def test_files_of_other_challenges_do_not_disturb_other_sources(archives: Path) -> None:
+    (archives / "ILSVRC2010_images_val.tar").write_bytes(b"")
+    (archives / "test_list.txt").write_text("ILSVRC2012_test_00000001.JPEG 0\n")  # Caffe's, no labels
+    pictures = archives / "pictures.tar"
+    pictures.write_bytes(tar_bytes({f"{name}/{n}.jpg": b"x" for name in ("a", "b") for n in range(3)}))
+    assert open_source(pictures).classes == ("a", "b")
+    assert open_source(archives / "ILSVRC2012_img_train.tar").classes == CLASSES
+    with pytest.raises(ValueError, match="must be of one challenge"):
+        open_source(archives)
+    (archives / "ILSVRC2010_images_val.tar").unlink()
+    assert open_source(archives).classes == CLASSES
 
 
 def test_what_is_there_and_what_is_missing_are_told(archives: Path, tmp_path: Path) -> None:

@@ -58,7 +58,8 @@ def open(path: Path, options: SourceOptions) -> Source:
     if archives.train is None and not options.only_tests:
         raise ValueError(
             f"{path}: has no training pictures ({archives.missing['train']}); download them into this folder"
-            + ("; pictures without labels are for `alexnet submit`" if archives.test else "")
+            + ("; `alexnet submit` takes pictures without labels" if archives.test else "")
+            + (", or test on val alone with --test 1" if archives.val else "")
         )
     devkit = _open_devkit(path, archives)
     class_names = {synset.wnid: synset.class_name for synset in devkit.synsets}
@@ -116,7 +117,7 @@ def _open_train(path: Path, class_names: Collection[str], devkit: str) -> Synset
 def _open_other_splits(archives: ImageNetArchives, devkit: Devkit) -> dict[str, SynsetFiles]:
     """Open the validation and test pictures that have labels: in a list, or as folders of synsets."""
     labels = {"val": devkit.val_ids}
-    if archives.test_labels is not None:
+    if archives.test is not None and archives.test_labels is not None:
         contents = archives.test_labels.read_bytes()
         labels["test"] = parse_labels(str(archives.test_labels), contents, len(devkit.synsets))
     splits: dict[str, SynsetFiles] = {}

@@ -17,7 +17,7 @@ _SPLIT_ARCHIVE = re.compile(r"ILSVRC(\d{4})_(?:img|images)_(train|val|test)(?:_v
 _SPLIT_FOLDER = re.compile(r"(?:ILSVRC(\d{4})_(?:img|images)_)?(train|val|test)", re.IGNORECASE)
 # ILSVRC2012_devkit_t12.tar.gz, devkit-1.0.tar.gz; not ..._devkit_t3.tar.gz.
 _DEVKIT = re.compile(r"(?:ILSVRC(\d{4})_)?devkit(?:_t12|-\d[\d.]*?)?(?:\.tar\.gz|\.tgz)?", re.IGNORECASE)
-_TEST_LABELS = re.compile(r"(?:ILSVRC(\d{4})_)?test.*\.txt", re.IGNORECASE)
+_TEST_LABELS = re.compile(r"(?:ILSVRC(\d{4})_test.*|test_?(?:ground_?truth|labels?))\.txt", re.IGNORECASE)
 _CORRECTIONS = re.compile(r"patch_images()\.tar", re.IGNORECASE)
 
 
@@ -88,12 +88,12 @@ def find_imagenet_archives(path: Path) -> ImageNetArchives | None:
         ValueError: There are files of several challenges; or an archive is damaged.
     """
     if path.is_file():
+        if match := _SPLIT_ARCHIVE.fullmatch(path.name):
+            return _find_in_folder(path.parent, match[1]).only(path)
+        if not is_tar_of_synset_tars(path):
+            return None
         archives = _find_in_folder(path.parent)
-        if path in archives.present.values():
-            return archives.only(path)
-        if archives.devkit is not None and is_tar_of_synset_tars(path):
-            return replace(archives.only(path), train=path)
-        return None
+        return replace(archives.only(path), train=path) if archives.devkit is not None else None
     archives = _find_in_folder(path)
     packed = [path for path in archives.present.values() if _SPLIT_ARCHIVE.fullmatch(path.name)]
     if not packed and (archives.devkit is None or archives.train is None):
@@ -115,11 +115,21 @@ def has_synset_folders(path: Path) -> bool:
     return any(WNID.fullmatch(child.name) and child.is_dir() for child in path.iterdir())
 
 
-def _find_in_folder(folder: Path) -> ImageNetArchives:
-    """Find the files in a folder, by their names. An archive is preferred to the folder that it was unpacked to."""
+def _find_in_folder(folder: Path, only_year: str | None = None) -> ImageNetArchives:
+    """Find the files in a folder, by their names. An archive is preferred to the folder that it was unpacked to.
+
+    Args:
+        folder: The folder.
+        only_year: The year of the challenge, whose files may lie beside those of others; None if there must be one.
+
+    Raises:
+        ValueError: There are files of several challenges.
+    """
     by_role: dict[str, Path] = {}
     years: dict[str, Path] = {}
     for role, year, path in sorted(_assign_roles(folder), key=lambda item: (item[2].is_file(), item[2].name)):
+        if only_year is not None and year not in (None, only_year):
+            continue
         by_role[role] = path
         if year is not None:
             years.setdefault(year, path)
