@@ -125,11 +125,12 @@ class PaperArchives:
         val_count = self.counts.get("val", self.counts.get("test", 0))
         if not trainings:
             return [*lines, "train: not estimated for this experiment"]
-        by_recipe = {  # seeds take equally long
-            recipe: estimate_training(recipe, self.classes, self.counts["train"], val_count, device)
-            for recipe in {replace(recipe, seed=0) for recipe in trainings.values()}
+        alike = {replace(recipe, seed=0).to_json(): recipe for recipe in trainings.values()}  # seeds take equally long
+        estimates = {
+            key: estimate_training(recipe, self.classes, self.counts["train"], val_count, device)
+            for key, recipe in alike.items()
         }
-        costs = {name: by_recipe[replace(recipe, seed=0)] for name, recipe in trainings.items()}
+        costs = {name: estimates[replace(recipe, seed=0).to_json()] for name, recipe in trainings.items()}
         nets = ", ".join(f"{name} {format_duration(cost.seconds)}" for name, cost in costs.items())
         run_bytes = sum(cost.disk_bytes for cost in costs.values())
         seconds = estimate.seconds + sum(cost.seconds for cost in costs.values())
