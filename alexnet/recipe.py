@@ -79,6 +79,10 @@ class Recipe(Checked):
         views: Views per picture at test time, whose predictions are averaged: 10 for the corners, the centre and their
             reflections (5.1); 9 for the corners, the edges and the centre, not reflected; 1 for the centre.
         label_smoothing: Share of the target that is spread evenly over all classes; 0 in the paper.
+        balance: For classes of different sizes. "none": each picture once in an epoch, as in the paper. "sampling":
+            classes are drawn equally often, so that pictures of a small class come several times in an epoch, and of
+            a large one not all. "weights": the loss of a picture is divided by the size of its class; the mean over
+            the training pictures of these factors is 1.
         precision: "float32", "bfloat16" (autocast), or "auto": bfloat16 if the device has arithmetic for it.
         seed: Seed of the initial weights, the order of the pictures, the crops and the dropout.
     """
@@ -109,6 +113,7 @@ class Recipe(Checked):
     mean: Literal["store", "start"] = "store"
     views: Literal[1, 9, 10] = 10
     label_smoothing: float = 0.0
+    balance: Literal["none", "sampling", "weights"] = "none"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
 

@@ -21,6 +21,7 @@ from alexnet.results.evaluation_files import EvaluationFiles
 from alexnet.results.hierarchical_error import find_costs
 from alexnet.results.measured_pictures import store_to_measure
 from alexnet.results.predictions import Predictions, average, mixture_weights, picture_digest
+from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.consistency import describe_pictures, versions
 from alexnet.training.inference import default_views, format_views, mean_over_views, predict_batches
@@ -71,8 +72,9 @@ def evaluate(
 
     Returns:
         An object as in docs/json.md: images, views (the number that differ), top1_error and top5_error (fractions),
-        top1_interval and top5_interval (Wilson's 95 % intervals), log_prob (mean of -ln p), calibration_error and
-        calibration_bins, split, runs, nets; and what else is asked for.
+        top1_interval and top5_interval (Wilson's 95 % intervals), macro_error (mean over the classes), log_prob (mean
+        of -ln p), calibration_error and calibration_bins, split, chosen_on_split, runs, nets; and what else is asked
+        for.
 
     Raises:
         ValueError: `views` is not 1, 9 or 10, or the runs have different defaults; a run has other classes or another
@@ -107,6 +109,8 @@ def evaluate(
     evaluation = Evaluation(opened.classes, target, averages[target.name].numpy())
     result = evaluation.errors() | evaluation.hierarchical_errors(costs)
     result |= {"views": nets[0].distinct_views, "runs": [str(path) for path in paths], "nets": len(names)}
+    runs_measured = [RunHistory.read(path) for path in paths if (path / "metrics.jsonl").exists()]
+    result["chosen_on_split"] = any(run.is_chosen_on(opened, target.name) for run in runs_measured)
     if weights_on:
         result["weights"] = weights.tolist()
     if team.is_main:

@@ -51,6 +51,7 @@ class Evaluation:
             "top5_error": rates.top5_error,
             "top1_interval": list(rates.top1_interval),
             "top5_interval": list(rates.top5_interval),
+            "macro_error": rates.macro_error,
             "log_prob": rates.log_prob,
             "calibration_error": expected_calibration_error(bins),
             "calibration_bins": [asdict(part) for part in bins],

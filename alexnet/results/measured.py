@@ -66,7 +66,7 @@ def _errors_of_report(run: Path, checkpoint: Checkpoint) -> list[MeasuredErrors]
             return []
         return [
             MeasuredErrors(
-                rates=ErrorRates(*(line[field.name] for field in dataclasses.fields(ErrorRates))),
+                rates=ErrorRates(**{f.name: line[f.name] for f in dataclasses.fields(ErrorRates) if f.name in line}),
                 **{name: line[name] for name in ("store", "split", "views", "chosen_on_split")},
             )
             for line in content["errors"]
@@ -85,7 +85,8 @@ def _errors_of_epoch(run: Path, checkpoint: Checkpoint) -> list[MeasuredErrors]:
         if line["epoch"] == checkpoint.state.epoch:
             split = line.get("split", history.start["validation_split"])
             images = line.get("images", history.start["validation_pictures"])
-            rates = ErrorRates(images, line["val_top1_error"], line["val_top5_error"], line["val_log_prob"])
+            top1, top5, log_prob = (line[f"val_{name}"] for name in ("top1_error", "top5_error", "log_prob"))
+            rates = ErrorRates(images, top1, top5, log_prob, line.get("val_macro_error"))
             chosen = split == "val" and not checkpoint.recipe.folds_in_validation
             store = parse_location(history.start["store"]).name
             return [MeasuredErrors(store, split, 1, rates, chosen)]

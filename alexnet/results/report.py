@@ -71,11 +71,7 @@ def report(
         history=history,
         checkpoint=checkpoint,
         split=target.name,
-        # On the pictures whose error chose the epoch, the errors are slightly too low.
-        chosen_on_split=target.name == "val"
-        and not recipe.folds_in_validation
-        and not history.origin
-        and opened.path.resolve() == parse_location(history.start["store"]).resolve(),
+        chosen_on_split=history.is_chosen_on(opened, target.name),
         results={count: error_rates(values, torch.from_numpy(labels)) for count, values in predicted.items()},
         kernels=first_layer_kernels(checkpoint),
         guesses=make_examples(target, classes, probabilities[chosen], chosen),

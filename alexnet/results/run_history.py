@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alexnet.data.store.location import parse_location
+from alexnet.data.store.store import Store
 from alexnet.recipe import Recipe
 
 
@@ -41,6 +43,12 @@ class RunHistory:
         """Return the split whose errors a line of event "epoch" has."""
         # Earlier versions wrote the split at the start only.
         return str(line.get("split", self.start.get("validation_split", "val")))
+
+    def is_chosen_on(self, store: Store, split: str) -> bool:
+        """Return whether the epoch of the net was chosen by the error on this split of a store; it is then too low."""
+        if split != "val" or self.recipe.folds_in_validation or self.origin:
+            return False
+        return bool(store.path.resolve() == parse_location(self.start["store"]).resolve())
 
     @classmethod
     def read(cls, run: Path) -> "RunHistory":

@@ -91,7 +91,7 @@ class ActivityCache:
         first_epoch = self._recipe.augmentation(epoch)
         if epoch != first_epoch:
             self._fill(loader, first_epoch, shift_colours)
-        batches = loader.batch_indices(epoch, first_batch)
+        batches = loader.batch_draws(epoch, first_batch)
         missing = [indices[~self._file.has(self._rows(indices, epoch))] for indices in batches]
         with closing(loader.load([indices for indices in missing if len(indices)], epoch, shift_colours)) as loaded:
             for indices, missing_indices in zip(batches, missing, strict=True):
@@ -135,9 +135,9 @@ class ActivityCache:
 
     def _fill(self, loader: Loader, epoch: int, shift_colours: bool) -> None:
         """Compute what is missing of an epoch's activities, in its batches; after a resume, or a change of colours."""
-        rows = [self._rows(indices, epoch) for indices in loader.batch_indices(epoch)]
+        rows = [self._rows(indices, epoch) for indices in loader.batch_draws(epoch)]
         is_missing = [bool((~self._file.has(row) & (row < self._kept_rows)).any()) for row in rows]
-        missing = [indices for indices, m in zip(loader.batch_indices(epoch), is_missing, strict=True) if m]
+        missing = [indices for indices, m in zip(loader.batch_draws(epoch), is_missing, strict=True) if m]
         with closing(loader.load(missing, epoch, shift_colours)) as loaded:
             for _ in missing:
                 self._compute_next(loaded, epoch)
@@ -182,6 +182,8 @@ def make_activity_cache(
     recipe, store = checkpointer.recipe, checkpointer.store
     front = recipe.frozen_front
     if not front or not gigabytes or checkpointer.team.world_size > 1 or recipe.folds_in_validation:
+        return None
+    if recipe.balance == "sampling":  # a picture that is drawn twice in an epoch has two augmentations in it
         return None
     if recipe.augmentations is None:
         if progress:

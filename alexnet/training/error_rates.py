@@ -29,12 +29,15 @@ class ErrorRates:
         top1_error: Share of the pictures whose correct class is not the most probable one.
         top5_error: Share of the pictures whose correct class is not among the five most probable.
         log_prob: Mean negative natural logarithm of the correct class's probability.
+        macro_error: Mean over the classes of the top-1 error of their pictures, without classes that have none; None if
+            it was not measured (earlier versions).
     """
 
     images: int
     top1_error: float
     top5_error: float
     log_prob: float
+    macro_error: float | None = None
 
     @property
     def top1_interval(self) -> tuple[float, float]:
@@ -49,8 +52,10 @@ class ErrorRates:
     @classmethod
     def from_counts(cls, counts: Tensor) -> "ErrorRates":
         """Return the error rates of a split, from the sum of `_count_errors` over its batches."""
-        images, top1, top5, log_prob = counts.tolist()
-        return cls(int(images), top1 / images, top5 / images, -log_prob / images)
+        images, top1, top5, log_prob = counts[:4].tolist()
+        class_images, class_errors = counts[4:].chunk(2)
+        macro = float((class_errors / class_images)[class_images > 0].mean())
+        return cls(int(images), top1 / images, top5 / images, -log_prob / images, macro)
 
 
 def split_adjective(split: str) -> str:
@@ -89,7 +94,8 @@ def _count_errors(probabilities: Tensor, labels: Tensor) -> Tensor:
         labels: (N,) int64.
 
     Returns:
-        (4,) float64: pictures, top-1 errors, top-5 errors, sum of the correct classes' log-probabilities.
+        (4 + 2 * classes,) float64: pictures, top-1 errors, top-5 errors, sum of the correct classes' log-probabilities;
+        pictures of each class, top-1 errors of each class.
     """
     correct = probabilities.gather(1, labels[:, None])
     classes = torch.arange(probabilities.shape[1])
@@ -98,7 +104,9 @@ def _count_errors(probabilities: Tensor, labels: Tensor) -> Tensor:
     rank = (~behind).sum(1)
     log_prob = correct.double().clamp_min(1e-30).log()
     count = torch.tensor(len(labels))
-    return torch.stack([count, (rank >= 1).sum(), (rank >= 5).sum(), log_prob.sum()]).double()
+    totals = torch.stack([count, (rank >= 1).sum(), (rank >= 5).sum(), log_prob.sum()]).double()
+    by_class = [labels.bincount(minlength=len(classes)), labels[rank >= 1].bincount(minlength=len(classes))]
+    return torch.cat([totals, *by_class])
 
 
 def measure_errors(
@@ -131,8 +139,8 @@ def sum_errors(predictions: Iterable[tuple[Tensor, Tensor]], team: Team, step: i
         predictions: Probabilities (n, views, classes) and labels (n,) of this process's pictures.
         team, step: As for `measure_errors`.
     """
-    counts = torch.zeros(4, dtype=torch.float64)
+    counts = torch.zeros((), dtype=torch.float64)
     for probabilities, labels in predictions:
         team.watchdog.report_progress(step, "validation")
-        counts += _count_errors(mean_over_views(probabilities), labels)
+        counts = counts + _count_errors(mean_over_views(probabilities), labels)
     return ErrorRates.from_counts(team.all_reduce(counts * team.adds_metrics))

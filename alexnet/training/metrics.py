@@ -120,6 +120,7 @@ def epoch_metrics(state: TrainState, stats: EpochStats, split: str, errors: Erro
         "images": errors.images,
         "val_top1_error": errors.top1_error,
         "val_top5_error": errors.top5_error,
+        "val_macro_error": errors.macro_error,
         "val_top1_interval": errors.top1_interval,
         "val_top5_interval": errors.top5_interval,
         "val_log_prob": errors.log_prob,

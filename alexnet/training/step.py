@@ -28,6 +28,7 @@ class Step:
         graph: Whether to capture a graph; only on a GPU, in a single process, for batches of one micro-batch.
         team: The processes that make the step together.
         micro_batch: Pictures that go through the net at a time, whose gradients are added up; all by default.
+        class_weights: (classes,) float32, factors on the losses of the pictures of each class; by default none.
         head: The layers of the net that are trained, if the batches are activities of the frozen layers before them.
     """
 
@@ -40,6 +41,7 @@ class Step:
         graph: bool = True,
         team: Team | None = None,
         micro_batch: int | None = None,
+        class_weights: Tensor | None = None,
         head: nn.Module | None = None,
     ) -> None:
         self.net, self.optimiser, self.recipe = net, optimiser, recipe
@@ -47,6 +49,7 @@ class Step:
         self.micro_batch = micro_batch or recipe.batch_size
         self._model = head or self.team.wrap_model(net)
         self._device = net.device
+        self._class_weights = None if class_weights is None else class_weights.to(self._device)
         is_single = self.team.world_size == 1 and self.micro_batch >= recipe.batch_size
         self._uses_graph = graph and self._device.type == "cuda" and is_single
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -140,13 +143,16 @@ class Step:
             The loss for the backward pass (), this process's share of the whole batch's mean loss () and its errors ().
         """
         team, classes, smoothing = self.team, self.net.classes, self.recipe.label_smoothing
-        if team.data_group.size == 1 and len(labels) == total:  # the whole batch
+        if team.data_group.size == 1 and len(labels) == total and self._class_weights is None:  # the whole batch
             loss, predicted = team.cross_entropy(logits.float(), labels, classes, smoothing, "mean")
             return loss, loss.detach(), (predicted != labels).sum()
         rows = team.data_group.rank * count + torch.arange(start, start + len(labels), device=self._device)
         counted = team.all_rows(rows) < total
-        losses, predicted = team.cross_entropy(logits.float(), team.all_rows(labels), classes, smoothing)
+        all_labels = team.all_rows(labels)
+        losses, predicted = team.cross_entropy(logits.float(), all_labels, classes, smoothing)
         losses = losses * counted
+        if self._class_weights is not None:
+            losses = losses * self._class_weights[all_labels]
         loss_share = team.local_rows(losses.detach()).sum() / total
         errors = (team.local_rows(predicted) != labels) & team.local_rows(counted)
         return losses.sum() / total * team.loss_factor, loss_share, errors.sum()

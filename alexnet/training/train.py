@@ -24,6 +24,7 @@ from alexnet.recipe import Recipe
 from alexnet.training.activity_cache import ActivityCache, make_activity_cache
 from alexnet.training.checkpoint import TrainState
 from alexnet.training.checkpointer import Checkpointer, open_run
+from alexnet.training.class_weights import class_weights
 from alexnet.training.divergence import DivergenceError, check_finite
 from alexnet.training.error_rates import ErrorRates, measure_errors, sum_errors
 from alexnet.training.finetune import Taken
@@ -187,7 +188,10 @@ def train(
                 checkpointer, gigabytes=cache_gb, micro_batch=micro_batch, progress=progress and team.is_main
             )
             head = activities.head if activities else None
-            step = Step(net, optimiser, recipe, graph=graph, team=team, micro_batch=micro_batch, head=head)
+            step = Step(
+                net, optimiser, recipe, graph=graph, team=team, micro_batch=micro_batch,
+                class_weights=class_weights(recipe, store), head=head,
+            )  # fmt: skip
             training = Training(
                 recipe, store, statistics, team, net, optimiser, activities, step, schedule, state, metrics,
                 checkpointer, stop,

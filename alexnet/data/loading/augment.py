@@ -48,7 +48,7 @@ def draw_augmentation(
     They depend only on the seed, the epoch and the index of each picture, not on the batch.
 
     Args:
-        indices: (N,) the indices of the pictures in their split.
+        indices: (N,) the indices of the pictures in their split, or draws as of `balanced_draws`.
         seed, epoch: The key of the random number generator.
         size, crop: The sides of the stored pictures and of the network's input, in pixels.
         reflect: Whether pictures are reflected, each with probability one half.

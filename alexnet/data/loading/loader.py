@@ -18,7 +18,7 @@ from alexnet.data.loading.augment import (
     resized_mean,
 )
 from alexnet.data.loading.colour_shift import colour_deviation, colour_divisor
-from alexnet.data.loading.sampler import epoch_order
+from alexnet.data.loading.sampler import balanced_draws, epoch_order
 from alexnet.data.loading.transfer import HostBatch, prefetch_to_device
 from alexnet.data.store.base import Split
 from alexnet.data.store.statistics import Statistics
@@ -117,31 +117,37 @@ class Loader:
             first_batch: The number of the first batch, to continue in the middle of an epoch.
             shift_colours: Whether to shift the colours and divide by the recipe's colour_divisor.
         """
-        full_batches = self.batch_indices(epoch, first_batch)
+        full_batches = self.batch_draws(epoch, first_batch)
         shards = [full[shard_rows(len(full), self.shard, self.num_shards)[0]] for full in full_batches]
         with closing(self.load(shards, epoch, shift_colours)) as loaded:
             for full in full_batches:
                 images, labels, indices = next(loaded)
                 yield Batch(images, labels, indices, len(full))
 
-    def batch_indices(self, epoch: int, first_batch: int = 0) -> list[np.ndarray]:
-        """Return the indices of the pictures of each full batch of an epoch, from `first_batch` on."""
-        size = self.recipe.batch_size
-        order = epoch_order(len(self.split), seed=self.recipe.seed, epoch=epoch)
+    def batch_draws(self, epoch: int, first_batch: int = 0) -> list[np.ndarray]:
+        """Return the draws of each full batch of an epoch, from `first_batch` on.
+
+        A draw is the index of a picture; with balanced sampling as in `balanced_draws`.
+        """
+        size, seed = self.recipe.batch_size, self.recipe.seed
+        if self.recipe.balance == "sampling":
+            order = balanced_draws(self.split.labels, seed=seed, epoch=epoch)
+        else:
+            order = epoch_order(len(self.split), seed=seed, epoch=epoch)
         return [order[start : start + size] for start in range(first_batch * size, len(order), size)]
 
     def load(
-        self, index_arrays: list[np.ndarray], epoch: int, shift_colours: bool = True
+        self, draw_arrays: list[np.ndarray], epoch: int, shift_colours: bool = True
     ) -> Generator[_Arrays, None, None]:
-        """Yield images, labels and indices for each array of picture indices, augmented as in an epoch.
+        """Yield images, labels and indices for each array of draws, augmented as in an epoch.
 
         Args:
-            index_arrays: (n,) each, indices of pictures in the split.
+            draw_arrays: (n,) each, draws as of `batch_draws`.
             epoch, shift_colours: As for `batches`.
         """
         prepare = self._augment_on_device if self.augments_on_device else self._augment_on_cpu
-        with closing(prepare(index_arrays, epoch, shift_colours)) as prepared:
-            for _ in index_arrays:
+        with closing(prepare(draw_arrays, epoch, shift_colours)) as prepared:
+            for _ in draw_arrays:
                 started = time.perf_counter()
                 arrays = next(prepared)
                 self.seconds_waited += time.perf_counter() - started
@@ -150,11 +156,12 @@ class Loader:
     def _augment_on_cpu(
         self, shards: list[np.ndarray], epoch: int, shift_colours: bool
     ) -> Generator[_Arrays, None, None]:
-        """Yield a batch for each array of picture indices; the workers do all steps."""
+        """Yield a batch for each array of draws; the workers do all steps."""
         crop, divisor = self._image_size, colour_divisor(self.recipe, shift_colours)
 
-        def make_batch(indices: np.ndarray) -> _Arrays:
-            augmentation = self._draw_augmentation(indices, epoch, shift_colours)
+        def make_batch(draws: np.ndarray) -> _Arrays:
+            augmentation = self._draw_augmentation(draws, epoch, shift_colours)
+            indices = draws % len(self.split)
             images = np.empty((len(indices), crop, crop, 3), np.float32)
             for n, picture in enumerate(self.split.images(indices.tolist())):
                 augment_picture(picture, augmentation, n, self._mean, divisor, images[n])
@@ -166,7 +173,7 @@ class Loader:
     def _augment_on_device(
         self, shards: list[np.ndarray], epoch: int, shift_colours: bool
     ) -> Generator[_Arrays, None, None]:
-        """Yield a batch for each array of picture indices; the workers cut out crops, the device does the rest."""
+        """Yield a batch for each array of draws; the workers cut out crops, the device does the rest."""
         crop, pinned = self._image_size, self.device.type == "cuda"
         mean, divisor = torch.from_numpy(self._mean).to(self.device), colour_divisor(self.recipe, shift_colours)
 
@@ -179,30 +186,31 @@ class Loader:
 
         # Memory is pinned here, in the thread of the caller. So no other thread calls CUDA, which would break the
         # capture of a CUDA graph that the caller may have begun.
-        empty_batches = (HostBatch.empty(indices, crop, pinned) for indices in shards)
+        empty_batches = (HostBatch.empty(draws, crop, pinned) for draws in shards)
         with closing(prefetch(fill, empty_batches, workers=self.workers, buffer_size=self.buffer_size)) as filled:
             for batch, (images, labels) in prefetch_to_device(filled, transfer, self.device):
-                yield images, labels, batch.indices
+                yield images, labels, batch.draws % len(self.split)
 
     def fill_host_batch(self, batch: HostBatch, epoch: int, shift_colours: bool = True) -> HostBatch:
         """Write the crops, the augmentation and the labels of the batch's pictures into its tensors; return it."""
-        crops, augmentation = batch.crops.numpy(), self._draw_augmentation(batch.indices, epoch, shift_colours)
-        addresses = self.split.memory_addresses(batch.indices)
+        crops, augmentation = batch.crops.numpy(), self._draw_augmentation(batch.draws, epoch, shift_colours)
+        indices = batch.draws % len(self.split)
+        addresses = self.split.memory_addresses(indices)
         if addresses is not None and (augmentation.side == crops.shape[1]).all():
             crop_batch(addresses, self.split.size, augmentation.top, augmentation.left, crops)
         else:
-            for n, picture in enumerate(self.split.images(batch.indices.tolist())):
+            for n, picture in enumerate(self.split.images(indices.tolist())):
                 crop_picture(picture, augmentation, n, crops[n])
         batch.reflect.numpy()[:] = augmentation.reflect
         batch.colour_shift.numpy()[:] = augmentation.colour_shift
-        batch.labels.numpy()[:] = self.split.labels[batch.indices]
+        batch.labels.numpy()[:] = self.split.labels[indices]
         return batch
 
-    def _draw_augmentation(self, indices: np.ndarray, epoch: int, shift_colours: bool) -> Augmentation:
+    def _draw_augmentation(self, draws: np.ndarray, epoch: int, shift_colours: bool) -> Augmentation:
         """Draw the augmentation of the pictures as the recipe says."""
         recipe = self.recipe
         return draw_augmentation(
-            indices,
+            draws,
             seed=recipe.seed,
             epoch=recipe.augmentation(epoch),
             size=self.split.size,

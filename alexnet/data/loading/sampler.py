@@ -9,7 +9,8 @@ import numpy as np
 from alexnet.kernels.philox import philox
 
 _NUMBERS_PER_PICTURE = 8
-_ORDER_COUNTER = 1  # the highest word of the counter for the order of an epoch; it is 0 for the numbers of the pictures
+# The highest word of the counter for the order of an epoch and for that of a balanced one; 0 for the pictures' numbers.
+_ORDER_COUNTER, _BALANCED_ORDER_COUNTER = 1, 2
 
 
 def _philox_key(seed: int, epoch: int) -> np.ndarray:
@@ -19,8 +20,39 @@ def _philox_key(seed: int, epoch: int) -> np.ndarray:
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
     """Return the order of the `count` pictures in an epoch: a (count,) int64 permutation."""
-    counter = np.array([0, 0, 0, _ORDER_COUNTER], np.uint64)
-    generator = np.random.Philox(key=_philox_key(seed, epoch), counter=counter)
+    return _permutation(count, seed, epoch, _ORDER_COUNTER)
+
+
+def balanced_draws(labels: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+    """Return the draws of an epoch in which each class is drawn equally often, or once more than another.
+
+    The pictures of a class are drawn in turns: none a second time before each was drawn once.
+
+    Args:
+        labels: (N,) int64, the class of each picture. A class without pictures is not drawn.
+        seed, epoch: The key of the generator.
+
+    Returns:
+        (N,) int64 in random order. A draw is the index of a picture plus N times the number of its earlier draws in the
+        epoch, so that each draw has random numbers of its own.
+    """
+    count = len(labels)
+    order = epoch_order(count, seed=seed, epoch=epoch)
+    classes, first_places, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    draw_counts = np.full(len(classes), count // len(classes))
+    # The classes that the epoch's order begins with are drawn once more.
+    draw_counts[np.argsort(first_places)[: count % len(classes)]] += 1
+    by_class = np.split(order[np.argsort(labels[order], kind="stable")], np.cumsum(sizes)[:-1])
+    draws: list[np.ndarray] = []
+    for pictures, number in zip(by_class, draw_counts, strict=True):
+        repetitions, places = np.divmod(np.arange(number), len(pictures))
+        draws.append(pictures[places] + count * repetitions)
+    return np.concatenate(draws).take(_permutation(count, seed, epoch, _BALANCED_ORDER_COUNTER))
+
+
+def _permutation(count: int, seed: int, epoch: int, counter: int) -> np.ndarray:
+    """Return a random (count,) int64 permutation."""
+    generator = np.random.Philox(key=_philox_key(seed, epoch), counter=np.array([0, 0, 0, counter], np.uint64))
     return np.asarray(generator.random_raw(count)).argsort(kind="stable")
 
 
@@ -31,7 +63,7 @@ def picture_uniforms(indices: np.ndarray, *, seed: int, epoch: int) -> np.ndarra
     ones in each epoch.
 
     Args:
-        indices: (N,) the indices of the pictures in their split.
+        indices: (N,) the indices of the pictures in their split, or draws as of `balanced_draws`.
         seed, epoch: The key of the generator.
 
     Returns:

@@ -22,19 +22,19 @@ class HostBatch:
         reflect: (N,) bool.
         colour_shift: (N, 3) float32, what is added to red, green and blue.
         labels: (N,) int64.
-        indices: (N,) int64, the indices of the pictures in their split.
+        draws: (N,) int64, which pictures, as `Loader.batch_draws` numbers them.
     """
 
     crops: Tensor
     reflect: Tensor
     colour_shift: Tensor
     labels: Tensor
-    indices: np.ndarray
+    draws: np.ndarray
 
     @classmethod
-    def empty(cls, indices: np.ndarray, crop: int, pinned: bool) -> "HostBatch":
+    def empty(cls, draws: np.ndarray, crop: int, pinned: bool) -> "HostBatch":
         """Return a batch whose tensors are not initialised yet; torch caches and reuses pinned memory."""
-        count = len(indices)
+        count = len(draws)
 
         def allocate(*shape: int, dtype: torch.dtype) -> Tensor:
             return torch.empty(shape, dtype=dtype, pin_memory=pinned)
@@ -44,7 +44,7 @@ class HostBatch:
             allocate(count, dtype=torch.bool),
             allocate(count, 3, dtype=torch.float32),
             allocate(count, dtype=torch.int64),
-            indices,
+            draws,
         )
 
     def to(self, device: torch.device) -> tuple[Tensor, ...]:
