@@ -204,15 +204,14 @@ class Net(Checked):
         return (*self.convs(), *self.hidden(), *(("linear",) if self.linear else ()), "fc8")
 
     def check_training_size(self, side: int) -> None:
-        """Raise a ValueError unless the net can be trained on smaller pictures of this side, in pixels."""
-        name, last = "changes.image_size", self.image_size
-        require(1 <= side <= last, name, f"from 1 to net.image_size {last}", side)
-        for layer, conv in self.convs().items():
-            require(conv.shared or side == last, name, f"{last}, since each position of {layer} has its kernels", side)
+        """Raise a ValueError unless the net can be trained on pictures of this side, at most its own, in pixels."""
+        for name, conv in self.convs().items():
+            rule = f"empty, since each position of {name} has its own kernels"
+            require(conv.shared or side == self.image_size, "image_sizes", rule, side)
         try:
             replace(self, image_size=side)
         except ValueError as error:
-            raise ValueError(f"{name} must be large enough for the net's layers; got {side}: {error}") from error
+            raise ValueError(f"image_sizes must be large enough for the net's layers; got {side}: {error}") from error
 
     def sides(self) -> dict[str, tuple[int, int]]:
         """Return the sides of each convolutional layer's maps: after the convolution, and after its pooling.

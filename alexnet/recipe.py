@@ -23,16 +23,12 @@ class Change(Checked):
         learning_rate: New learning rate of the weights; 0 freezes the layers, with their biases; None keeps the rate.
         layers: Names of the layers with the new rate; empty for all.
         colour_shift: Whether the colour shift is on from then (5.1); None keeps it as it is.
-        image_size: Side of the training crops from the first epoch that begins then, in pixels: crops are resized to
-            it, and the last feature maps to their usual side. Training is faster with fewer pixels. Tests use
-            net.image_size. None keeps the side, which is net.image_size at first; not in the paper.
     """
 
     epoch: float
     learning_rate: float | None = None
     layers: tuple[str, ...] = ()
     colour_shift: bool | None = None
-    image_size: int | None = None
 
     def check(self) -> None:
         require_finite("epoch", self.epoch)
@@ -70,6 +66,10 @@ class Recipe(Checked):
         crops: Whether training crops are at random positions or always at the centre (5.1).
         crop_area: Range of a random crop's share of the picture; the square crop is resized. None for the paper's
             crops of one size.
+        image_sizes: Sides that training crops are resized to, each for an equal part of the epochs: the fewer pixels,
+            the faster. The last feature maps are resized to their usual side. Larger sides than net.image_size count as
+            net.image_size, and with frozen layers all do. Empty for net.image_size throughout, as in the paper; tests
+            use it in any case.
         colour_deviation: Standard deviation of the colour shift's Gaussian; 0 for no colour shift (5.1).
         colour_divisor: Divisor of a picture after the colour shift; 1 in the paper, 1.1 in the 2012 program.
         augmentations: How many different crops, reflections and colour shifts a picture has: those of epoch e are those
@@ -107,6 +107,7 @@ class Recipe(Checked):
     reflect: bool = True
     crops: Literal["random", "centre"] = "random"
     crop_area: tuple[float, float] | None = None
+    image_sizes: tuple[int, ...] = ()
     colour_deviation: float = 0.1
     colour_divisor: float = 1.0
     augmentations: int | None = None
@@ -156,6 +157,7 @@ class Recipe(Checked):
             low, high = self.crop_area
             require(0 < low <= high <= 1, "crop_area", "null or two shares with 0 < low <= high <= 1", self.crop_area)
         self._check_layers()
+        self._check_image_sizes()
 
     @property
     def folds_in_validation(self) -> bool:
@@ -181,6 +183,18 @@ class Recipe(Checked):
         """Return the number of the crops, reflections and colour shifts that the pictures have in an epoch."""
         return epoch if self.augmentations is None else epoch % self.augmentations
 
+    def _check_image_sizes(self) -> None:
+        has_length = self.schedule in ("cosine", "changes")
+        require(
+            has_length or not self.image_sizes,
+            "image_sizes",
+            f'empty with schedule "{self.schedule}", which can end before its last epoch',
+            self.image_sizes,
+        )
+        for side in self.image_sizes:
+            require(side >= 1, "image_sizes", "whole numbers of at least 1", side)
+            self.net.check_training_size(min(side, self.net.image_size))
+
     def _check_layers(self) -> None:
         layers = self.net.layers()
         for field_name in ("decays", "rate_factors"):
@@ -193,10 +207,6 @@ class Recipe(Checked):
         for change in self.changes:
             for name in change.layers:
                 require(name in layers, "changes.layers", f"names of layers ({', '.join(layers)})", name)
-            if change.image_size is not None:
-                self.net.check_training_size(change.image_size)
-                # A frozen front's activities are kept for pictures of one size.
-                require(not self.frozen, "frozen", "empty with changes.image_size", self.frozen)
         epochs = [change.epoch for change in self.changes]
         require(epochs == sorted(epochs), "changes", "in the order of their epochs", epochs)
 

@@ -126,6 +126,7 @@ def test_the_table_has_every_number_of_the_paper() -> None:
         "augmentations",
         "mean",
         "balance",
+        "image_sizes",
     }
     names = ("pooling", "stride", "padding", "rounding", "pool_rounding")
     same_for_all = {f"net.conv{i}.{name}" for i in range(1, 6) for name in names}

@@ -104,11 +104,15 @@ class Schedule:
         changes = self._changes_until(self._elapsed(epoch, fraction))
         return ([True] + [change.colour_shift for change in changes if change.colour_shift is not None])[-1]
 
-    def image_size_at(self, epoch: float, fraction: float = 0.0) -> int:
-        """Return the side of the training crops, in pixels."""
-        changes = self._changes_until(self._elapsed(epoch, fraction))
-        sizes = [change.image_size for change in changes if change.image_size is not None]
-        return sizes[-1] if sizes else self.recipe.net.image_size
+    def image_size_in(self, epoch: int) -> int:
+        """Return the side of the training crops in an epoch, in pixels.
+
+        If the epochs cannot be divided equally, the later sizes have more.
+        """
+        sizes, net = self.recipe.image_sizes, self.recipe.net
+        if not sizes or self.recipe.frozen:
+            return net.image_size
+        return min(sizes[((epoch + 1) * len(sizes) - 1) // self.recipe.epochs], net.image_size)
 
     def splits_for_epoch(self, store: Store) -> tuple[Split, Split]:
         """Return the pictures to train on in the coming epoch, and those to validate on after it."""

@@ -233,7 +233,7 @@ def train_epoch(training: Training, split: Split) -> EpochStats | None:
         How the epoch went; None if a signal stopped it, and a checkpoint was written within it.
     """
     schedule, state = training.schedule, training.state
-    loader = _make_loader(training, split, schedule.image_size_at(state.epoch))
+    loader = _make_loader(training, split, schedule.image_size_in(state.epoch))
     shift_colours = schedule.shifts_colours_at(state.epoch)
     if training.activities:
         batches = training.activities.batches(loader, state.epoch, state.batch, shift_colours)

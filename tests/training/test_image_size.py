@@ -1,4 +1,4 @@
-"""Smaller training crops at first (`Change.image_size`): the crops, the net, the schedule, the loop."""
+"""Smaller training crops at first (`Recipe.image_sizes`): the crops, the net, the schedule, the loop."""
 
 import signal
 from dataclasses import replace
@@ -18,14 +18,13 @@ from alexnet.architecture import Conv, Full, Net
 from alexnet.data.loading.loader import Loader
 from alexnet.data.store.store import Store
 from alexnet.models.alexnet import AlexNet
-from alexnet.recipe import Change, Recipe
+from alexnet.recipe import Recipe
 from alexnet.training.schedule import make_schedule
 from alexnet.training.step import Step
 from alexnet.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-CHANGES = (Change(epoch=0, image_size=18), Change(epoch=0.5, image_size=20), Change(epoch=2, image_size=24))
-RECIPE = replace(small_recipe(), changes=CHANGES)
+RECIPE = replace(small_recipe(), image_sizes=(18, 20, 24))  # each for one of the three epochs
 
 
 def two_layer_net(side: int) -> Net:
@@ -95,12 +94,23 @@ def test_the_mean_activity_is_resized_like_the_crops(store: Path) -> None:
     torch.testing.assert_close(plain - centred, torch.from_numpy(mean).expand(10, 3, 12, 12), rtol=1e-4, atol=1e-3)
 
 
-def test_the_schedule_says_the_size_of_each_epoch() -> None:
-    schedule = make_schedule(RECIPE)
-    assert [schedule.image_size_at(epoch) for epoch in range(4)] == [18, 20, 24, 24]
-    assert make_schedule(replace(RECIPE, changes=CHANGES[2:])).image_size_at(0) == 24
-    folding = make_schedule(replace(RECIPE, changes=CHANGES, schedule="fold"))
-    assert [folding.image_size_at(epoch) for epoch in (0, 5)] == [18, 18]  # its changes are counted from the folding on
+@pytest.mark.parametrize(
+    ("sizes", "epochs", "expected"),
+    [
+        ((18, 20, 24), 6, [18, 18, 20, 20, 24, 24]),
+        ((18, 24), 5, [18, 18, 24, 24, 24]),
+        ((18, 20, 24), 1, [24]),
+        ((20, 32), 2, [20, 24]),  # at most the net's own side
+        ((), 2, [24, 24]),
+    ],
+)
+def test_each_size_has_an_equal_part_of_the_epochs(sizes: tuple[int, ...], epochs: int, expected: list[int]) -> None:
+    schedule = make_schedule(replace(RECIPE, image_sizes=sizes, epochs=epochs))
+    assert [schedule.image_size_in(epoch) for epoch in range(epochs)] == expected
+
+
+def test_with_frozen_layers_all_crops_have_the_net_s_size() -> None:
+    assert make_schedule(replace(RECIPE, frozen=("conv1",))).image_size_in(0) == 24
 
 
 def test_a_training_takes_the_sizes_of_its_schedule_and_resumes_to_the_same_bits(
@@ -123,24 +133,18 @@ def test_a_training_takes_the_sizes_of_its_schedule_and_resumes_to_the_same_bits
     assert sides[15:] == sides[:15]
 
 
+LOCAL = replace(two_layer_net(24), conv2=Conv(maps=6, shared=False))
+
+
 @pytest.mark.parametrize(
-    ("net", "side", "message"),
+    ("net", "schedule", "side", "message"),
     [
-        (RECIPE.net, 25, "changes.image_size must be from 1 to net.image_size 24; got 25"),
-        (RECIPE.net, 0, "changes.image_size must be from 1 to net.image_size 24; got 0"),
-        (Net(), 20, "changes.image_size must be large enough for the net's layers; got 20: .*"),
-        (
-            replace(two_layer_net(24), conv2=Conv(maps=6, shared=False)),
-            20,
-            "changes.image_size must be 24, since each position of conv2 has its kernels; got 20",
-        ),
+        (RECIPE.net, "cosine", 0, "image_sizes must be whole numbers of at least 1; got 0"),
+        (Net(), "changes", 20, "image_sizes must be large enough for the net's layers; got 20: .*"),
+        (LOCAL, "cosine", 20, "image_sizes must be empty, since each position of conv2 has its own kernels; got 20"),
+        (Net(), "plateau", 128, 'image_sizes must be empty with schedule "plateau", .*; got \\(128,\\)'),
     ],
 )
-def test_a_size_that_the_net_cannot_be_trained_on_is_refused(net: Net, side: int, message: str) -> None:
+def test_a_size_that_the_net_cannot_be_trained_on_is_refused(net: Net, schedule: Any, side: int, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
-        Recipe(net=net, store_size=256, changes=(Change(epoch=1, image_size=side),))
-
-
-def test_frozen_layers_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^frozen must be empty with changes.image_size; got \('conv1',\)$"):
-        replace(RECIPE, frozen=("conv1",))
+        Recipe(net=net, store_size=256, schedule=schedule, image_sizes=(side,))
