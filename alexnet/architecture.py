@@ -28,6 +28,8 @@ class Conv(Checked):
             (Figure 2), or "down". Caffe rounds convolutions down and poolings up, torchvision rounds both down.
         deviation: Standard deviation of the Gaussian that the initial weights are drawn from (6).
         bias: Initial value of the biases (6).
+        blur: Standard deviation, in pixels, of the Gaussian that the initial kernels are blurred with. Responses to
+            slow changes stay as they are, those to noise become smaller. 0 for none, as in the paper.
     """
 
     maps: int
@@ -42,6 +44,7 @@ class Conv(Checked):
     pool_rounding: Rounding = "up"
     deviation: float = 0.01
     bias: float = 0.0
+    blur: float = 0.0
 
     def check(self) -> None:
         for name in ("maps", "kernel", "stride"):
@@ -50,6 +53,8 @@ class Conv(Checked):
         require(0 <= self.padding < self.kernel, "padding", f"from 0 to {self.kernel - 1} (kernel - 1)", self.padding)
         require(len(set(self.then)) == len(self.then), "then", "without repetition", self.then)
         require_finite("deviation", self.deviation)
+        require_finite("blur", self.blur)
+        require(self.shared or self.blur == 0, "blur", "0 where shared is false", self.blur)
         require(math.isfinite(self.bias), "bias", "a finite number", self.bias)
 
 
@@ -140,6 +145,8 @@ class Net(Checked):
             1 / (1 - p) in training, as in torch and Caffe; the weights that are learned differ by that factor.
         start: Initial weights. "gaussian": the deviation and bias of each layer (6). "he": instead of those, deviation
             sqrt(2 / inputs) and biases 0; fc8 has deviation 0.01, so that the first probabilities are nearly equal.
+            "centred": as "he", and the mean of a unit's weights is 0, except in the first layer. What these units read
+            is never negative; else its mean would decide most of their outputs, whatever the picture.
         pixel_scale: Factor on the centred pixels before the first layer; 1 in the paper, which uses raw values (3).
     """
 
@@ -162,7 +169,7 @@ class Net(Checked):
     pool_stride: int = 2
     conv_dropout: float = 0.0
     dropout_scaling: Literal["test", "train"] = "test"
-    start: Literal["gaussian", "he"] = "gaussian"
+    start: Literal["gaussian", "he", "centred"] = "gaussian"
     pixel_scale: float = 1.0
 
     def check(self) -> None:

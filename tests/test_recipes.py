@@ -128,7 +128,7 @@ def test_the_table_has_every_number_of_the_paper() -> None:
         "balance",
         "image_sizes",
     }
-    names = ("pooling", "stride", "padding", "rounding", "pool_rounding")
+    names = ("pooling", "stride", "padding", "rounding", "pool_rounding", "blur")
     same_for_all = {f"net.conv{i}.{name}" for i in range(1, 6) for name in names}
     in_the_table = {field for field, _, _ in PAPER}
     assert leaves(dataclasses.asdict(Recipe())) - in_the_table <= not_in_the_paper | same_for_all

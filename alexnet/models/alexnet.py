@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.architecture import Conv, Full, Net
+from alexnet.models.initial_weights import blurred_noise
 from alexnet.models.layers import Convolution, Dropout, LocallyConnected, activation_layer, following_layers
 from alexnet.models.weight_files import best_checkpoint, copy_weights, read_architecture, read_weights
 
@@ -117,7 +118,7 @@ class AlexNet(nn.Module):
     def scale_pixels(self, x: Tensor) -> Tensor:
         """Return the pictures as conv1 reads them; raise a ValueError where they have another size.
 
-        In training they may be smaller (`Change.image_size`).
+        In training they may be smaller (`Recipe.image_sizes`).
         """
         side = min(x.shape[-1], self.net.image_size) if self.training else self.net.image_size
         if x.shape[1:] != (3, side, side):
@@ -246,14 +247,24 @@ class AlexNet(nn.Module):
         net = self.net
         settings: dict[str, Conv | Full] = {**net.convs(), **net.hidden(), "fc8": net.fc8}
         settings["linear"] = net.linear or Full()
+        first = net.layers()[0]
         for name, layer in self.layers().items():
             assert layer.bias is not None
-            if net.start == "he":
+            if net.start in ("he", "centred"):
                 inputs = layer.weight.numel() // layer.bias.numel()
                 # The output layer starts small, so that the first probabilities are even.
                 deviation = math.sqrt(2 / inputs) if name != "fc8" else 0.01
                 bias = 0.0
             else:
                 deviation, bias = settings[name].deviation, settings[name].bias
-            layer.weight.normal_(0.0, deviation, generator=generator)
+            blur = getattr(settings[name], "blur", 0.0)
+            if blur:
+                shape, device = layer.weight.shape, layer.weight.device
+                noise = blurred_noise(shape, deviation=deviation, blur=blur, device=device, generator=generator)
+                layer.weight.copy_(noise)
+            else:
+                layer.weight.normal_(0.0, deviation, generator=generator)
+            if net.start == "centred" and name != first:
+                inputs_dims = [*range(layer.bias.ndim, layer.weight.ndim)]
+                layer.weight.sub_(layer.weight.mean(inputs_dims, keepdim=True))
             layer.bias.fill_(bias)

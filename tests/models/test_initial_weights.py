@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_nets import narrow_net
 
-from alexnet.architecture import Net
+from alexnet.architecture import Conv, Net
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipes import recipe_named
 
@@ -75,3 +75,34 @@ def test_reset_parameters_draws_from_the_generator_passed() -> None:
     net.reset_parameters(torch.Generator().manual_seed(4))
     assert not torch.equal(first["fc8.weight"], net.fc8.weight)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_centred_weights_have_mean_0_in_each_unit_but_in_the_first_layer() -> None:
+    net = replace(narrow_net(Net()), start="centred", conv4=replace(narrow_net(Net()).conv4, shared=False))  # type: ignore[type-var]
+    torch.manual_seed(0)
+    layers = AlexNet(5, net).layers()
+    torch.manual_seed(0)
+    plain = AlexNet(5, replace(net, start="he")).layers()
+    for name, layer in layers.items():
+        weight, drawn = layer.weight.detach(), plain[name].weight.detach()
+        units = drawn.flatten(3) if name == "conv4" else drawn.flatten(1)  # (row, column, unit, inputs), (unit, inputs)
+        expected = drawn.view_as(units) - (units.mean(-1, keepdim=True) if name != "conv1" else 0)
+        torch.testing.assert_close(weight.view_as(units), expected, rtol=0, atol=1e-6)
+        assert not layer.bias.any()  # type: ignore[union-attr]
+
+
+def test_blurred_kernels_have_the_covariance_of_blurred_noise() -> None:
+    torch.manual_seed(0)
+    conv1 = Conv(maps=2000, kernel=11, stride=4, padding=0, deviation=0.5, blur=1.2)
+    without = dict.fromkeys(("conv2", "conv3", "conv4", "conv5", "fc6", "fc7"))
+    net = AlexNet(2, Net(image_size=11, conv1=conv1, **without))  # type: ignore[arg-type]
+    kernels = net.layers()["conv1"].weight.detach().double()
+    assert float(kernels.mean()) == pytest.approx(0, abs=1e-3)
+    for row, column in [(0, 0), (0, 1), (2, 0), (1, 2), (6, 0)]:
+        products = kernels[..., : 11 - row, : 11 - column] * kernels[..., row:, column:]
+        # The autocorrelation of a Gaussian is one of twice its variance: 1 / (4 pi s^2) exp(-d^2 / (4 s^2)).
+        distance = row**2 + column**2
+        expected = 0.5**2 / (4 * math.pi * 1.2**2) * math.exp(-distance / (4 * 1.2**2))
+        assert float(products.mean()) == pytest.approx(expected, rel=0.02, abs=1e-4)
+    edge, centre = kernels[..., 0, 0].std(), kernels[..., 5, 5].std()
+    assert float(edge / centre) == pytest.approx(1, abs=0.05)  # nothing is missing beyond the edge
