@@ -32,8 +32,17 @@ def open(path: Path, options: SourceOptions) -> Source:
             not suit it.
         OSError: The disk is full.
     """
-    tree = ZipTree(path) if zipfile.is_zipfile(path) else TarTree(path)
-    return open_class_folders(path, tree, options)
+    return open_class_folders(path, open_tree(path), options)
+
+
+def open_tree(path: Path) -> "ZipTree | TarTree":
+    """Open an archive for which `matches` is true.
+
+    Raises:
+        ValueError: The archive is damaged, or unpacks to too much.
+        OSError: The disk is full.
+    """
+    return ZipTree(path) if zipfile.is_zipfile(path) else TarTree(path)
 
 
 def first_names_in_tar(path: Path, count: int = 6) -> set[str]:
