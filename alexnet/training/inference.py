@@ -49,7 +49,15 @@ def mean_over_views(probabilities: Tensor) -> Tensor:
     return probabilities.mean(1)
 
 
-def predict_pictures(net: AlexNet, pictures: list[np.ndarray], mean: np.ndarray, recipe: Recipe, views: int) -> Tensor:
+def predict_pictures(
+    net: AlexNet,
+    pictures: list[np.ndarray],
+    mean: np.ndarray,
+    recipe: Recipe,
+    views: int,
+    *,
+    batch_size: int | None = None,
+) -> Tensor:
     """Average the softmax outputs over the views of each picture (5.1).
 
     Args:
@@ -58,6 +66,7 @@ def predict_pictures(net: AlexNet, pictures: list[np.ndarray], mean: np.ndarray,
         mean: (3, size, size), the mean activity.
         recipe: The network's recipe, for the crop and the precision.
         views: 1 for the centre; 10 for the corners, the centre, and their reflections; 9 for corners, edges, centre.
+        batch_size: The number of pictures that go through the network at a time; by default `pictures_per_batch`.
 
     Returns:
         (N, classes) float32 on the CPU.
@@ -65,7 +74,7 @@ def predict_pictures(net: AlexNet, pictures: list[np.ndarray], mean: np.ndarray,
     crop, device = recipe.net.image_size, net.device
     selected = select_views(views, len(pictures[0]), crop)
     centre = torch.from_numpy(centre_mean(mean, crop)).to(device)
-    size = pictures_per_batch(device, len(selected))
+    size = batch_size or pictures_per_batch(device, len(selected))
     batches = [pictures[start : start + size] for start in range(0, len(pictures), size)]
     return torch.cat([mean_over_views(_predict_views(net, batch, centre, recipe, selected)) for batch in batches])
 

@@ -106,7 +106,7 @@ def test_names_that_stand_for_no_picture(folder: Path, name: str, reason: str) -
 
 
 def test_pipes_and_devices_have_the_limit_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alexnet.data.sources.file_tree._MAX_FILE_BYTES", 3_000_000)
+    monkeypatch.setattr("alexnet.data.sources.file_tree.MAX_FILE_BYTES", 3_000_000)
     assert "must have at most 3,000,000 bytes" in contents(["/dev/zero"])["/dev/zero"]
     reader, writer = os.pipe()
     os.write(writer, b"contents")

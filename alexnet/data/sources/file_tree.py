@@ -18,7 +18,7 @@ _SYSTEM_FOLDERS = frozenset(
         *("$recycle.bin", "recycler", "system volume information", "lost+found"),
     )
 )
-_MAX_FILE_BYTES = 1 << 28  # no photograph has a larger file
+MAX_FILE_BYTES = 1 << 28  # no photograph has a larger file
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,5 +88,5 @@ def is_hidden(name: str) -> bool:
 
 def check_file_size(size: int) -> None:
     """Raise a ValueError if a file is too large for a picture."""
-    if size > _MAX_FILE_BYTES:
-        raise ValueError(f"a picture file must have at most {_MAX_FILE_BYTES:,} bytes; got {size:,}: save it smaller")
+    if size > MAX_FILE_BYTES:
+        raise ValueError(f"a picture file must have at most {MAX_FILE_BYTES:,} bytes; got {size:,}: save it smaller")

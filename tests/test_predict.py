@@ -1,0 +1,150 @@
+"""`alexnet predict` and `Classifier.predict_stream`: many pictures from many places, in four formats."""
+
+import csv
+import io
+import itertools
+import json
+import threading
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from alexnet.cli import main
+from alexnet.results.classifier import Classifier
+
+
+@pytest.fixture(scope="module")
+def classifier(uninterrupted: Path) -> Classifier:
+    """The classifier of a small run."""
+    return Classifier.load(uninterrupted)
+
+
+@pytest.fixture(scope="module")
+def address(picture_folder: Path) -> Iterator[str]:
+    """The address at which a server has the pictures."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            """Print nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(picture_folder)))
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: object, status: int = 0) -> tuple[str, str]:
+    """Run the command and return its standard output and standard error."""
+    capsys.readouterr()
+    assert main(["predict", *map(str, arguments)]) == status
+    return capsys.readouterr()
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 5])
+def test_the_stream_has_the_predictions_of_single_pictures(
+    classifier: Classifier, picture_folder: Path, batch_size: int | None
+) -> None:
+    paths = sorted(picture_folder.glob("*/*"))
+    pictures = [paths[0], paths[1].read_bytes(), "none.png", b"text", *paths[2:]]
+    stream = list(classifier.predict_stream(pictures, top=2, batch_size=batch_size))
+    assert [prediction.name for prediction in stream] == [str(paths[0]), "", "none.png", "", *map(str, paths[2:])]
+    errors = [prediction.error for prediction in stream if prediction.error is not None]
+    assert [error.partition(":")[0] for error in errors] == ["none.png", "in an unknown format"]
+    predicted = [prediction.classes for prediction in stream if prediction.error is None]
+    for classes, path in zip(predicted, paths, strict=True):
+        expected = classifier.predict(path, top=2)
+        assert [name for name, _ in classes] == [name for name, _ in expected]
+        assert [p for _, p in classes] == pytest.approx([p for _, p in expected], abs=1e-6)
+
+
+def test_the_stream_takes_few_pictures_ahead(classifier: Classifier, picture_folder: Path) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Path]:
+        nonlocal taken
+        for path in itertools.cycle(picture_folder.glob("*/*.png")):
+            taken += 1
+            yield path
+
+    stream = classifier.predict_stream(endless(), batch_size=4)
+    for _ in range(40):
+        assert next(stream).error is None
+    assert taken < 40 + 60  # a batch, as many in the queue, and two for each core
+    stream.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("options", [{"top": 0}, {"views": 3}, {"batch_size": 0}])
+def test_options_are_checked_before_a_picture_is_taken(classifier: Classifier, options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        classifier.predict_stream(iter(()), **options)
+
+
+def test_all_places_and_formats_agree(
+    uninterrupted: Path, picture_folder: Path, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = sorted(picture_folder.glob("red disc/*"))
+    with zipfile.ZipFile(tmp_path / "red.zip", "w") as archive:
+        for path in files:
+            archive.write(path, path.name)
+    (tmp_path / "names").write_text("\n".join(map(str, files)))
+    (tmp_path / "text.jpg").write_text("text")
+    command = [uninterrupted, "--views", "1", "--top", "2"]
+    expected = [entry["predictions"] for entry in json.loads(printed(capsys, *command, "--json", *files)[0])]
+    addresses = [f"{address}/red%20disc/{path.name}" for path in files]
+    with (tmp_path / "names").open() as names, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdin", names)
+        what = [picture_folder / "red disc", tmp_path / "red.zip", picture_folder / "red*" / "*", *addresses, "-"]
+        out, err = printed(capsys, *command, "--jsonl", *what, tmp_path / "text.jpg")
+    *entries, last = map(json.loads, out.splitlines())
+    in_zip = [f"{tmp_path / 'red.zip'}/{path.name}" for path in files]
+    paths = [str(path) for path in files]
+    assert [entry["image"] for entry in entries] == [*paths, *in_zip, *paths, *addresses, *paths]
+    for entry, predictions in zip(entries, itertools.cycle(expected)):
+        assert [p["class"] for p in entry["predictions"]] == [p["class"] for p in predictions]
+        assert [p["probability"] for p in entry["predictions"]] == pytest.approx(
+            [p["probability"] for p in predictions], abs=1e-6
+        )
+    assert last == {"image": str(tmp_path / "text.jpg"), "error": err.removeprefix("alexnet: ").strip()}
+    assert "text.jpg: not a readable picture: in an unknown format" in err
+
+
+def test_a_table(uninterrupted: Path, picture_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = picture_folder / "red disc" / "0-2.png"
+    out, _ = printed(capsys, uninterrupted, "none, or.png", path, "--csv", "--top", "2", "--views", "1")
+    (entry,) = json.loads(printed(capsys, uninterrupted, path, "--json", "--top", "2", "--views", "1")[0])
+    missing, row = csv.DictReader(io.StringIO(out))
+    assert list(row) == ["image", "views", "guess1", "probability1", "guess2", "probability2", "error"]
+    assert (row["image"], row["views"], row["error"]) == (str(path), "1", "")
+    for number, guess in enumerate(entry["predictions"], start=1):
+        assert row[f"guess{number}"] == guess["class"]
+        assert float(row[f"probability{number}"]) == pytest.approx(guess["probability"], rel=1e-4)
+    assert missing["error"] == "none, or.png: No such file or directory"
+    assert set(missing.values()) == {"none, or.png", "", missing["error"]}
+
+
+@pytest.mark.parametrize("format", ["--json", "--jsonl", "--csv", "--views=1"])
+def test_the_status_is_2_if_no_picture_could_be_read(
+    uninterrupted: Path, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, err = printed(capsys, uninterrupted, tmp_path, tmp_path / "no.png", format, status=2)
+    assert err.count("\n") == 2
+    assert f"{tmp_path}: no file in it has the name of a picture" in err
+    assert out.count("no.png: No such file") == (0 if format == "--views=1" else 1)
+    if format == "--json":
+        assert len(json.loads(out)) == 2
+
+
+def test_a_name_that_is_no_text_is_printed(
+    uninterrupted: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "\udcff.png"  # the byte 255
+    path.write_bytes((picture_folder / "red disc" / "0-2.png").read_bytes())
+    for format in ("--json", "--jsonl"):
+        assert r"\udcff.png" in printed(capsys, uninterrupted, path, format)[0]
+    assert r"\udcff.png" in printed(capsys, uninterrupted, path, "--csv")[0]
+    assert r"\udcff.png" in printed(capsys, uninterrupted, path)[0]
