@@ -27,6 +27,7 @@ from common.environment import environment_info
 from common.output import markdown_table, write_json
 from common.timing import medians, time_interleaved
 from peers.nets import torchvision_alexnet
+from peers.prediction import read_ten_crops
 from PIL import Image
 from synthetic.photographs import draw_folder
 from torch import Tensor, nn
@@ -40,43 +41,15 @@ from alexnet.training.inference import pictures_per_batch, predict_batches
 from alexnet.training.precision import autocast
 from alexnet.utils.memory import keep_freed_memory
 
-_CROP, _SIZE = 224, 256
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def _to_tensor(picture: Image.Image) -> Tensor:
-    """Do what torchvision's ToTensor and Normalize do to a PIL picture."""
-    tensor = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float().div(255)
-    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (_MEAN, _DEVIATION))
-    return tensor.sub_(mean).div_(deviation)
-
-
-def _ten_crops(path: Path) -> Tensor:
-    """Do Resize(256), CenterCrop(256), TenCrop(224), ToTensor and Normalize to a file; return (10, 3, 224, 224)."""
-    picture = Image.open(path).convert("RGB")
-    if min(picture.size) != _SIZE:
-        scale = _SIZE / min(picture.size)
-        picture = picture.resize(
-            (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BILINEAR
-        )
-    left, top = (picture.width - _SIZE) // 2, (picture.height - _SIZE) // 2
-    picture = picture.crop((left, top, left + _SIZE, top + _SIZE))
-    end, centre = _SIZE - _CROP, (_SIZE - _CROP) // 2
-    crops = []
-    for image in (picture, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)):
-        corners = [(0, 0), (end, 0), (0, end), (end, end), (centre, centre)]
-        crops += [image.crop((x, y, x + _CROP, y + _CROP)) for x, y in corners]
-    return torch.stack([_to_tensor(crop) for crop in crops])
-
 
 def _crop_batches(paths: list[Path], files_per_batch: int) -> Iterator[Tensor]:
     """Yield the ten crops of several files at a time: (10 * files, 3, 224, 224)."""
     for start in range(0, len(paths), files_per_batch):
-        yield torch.cat([_ten_crops(path) for path in paths[start : start + files_per_batch]])
+        yield torch.cat([read_ten_crops(path) for path in paths[start : start + files_per_batch]])
 
 
 @torch.inference_mode()
-def _predict_ten_crops(
+def _predictread_ten_crops(
     net: nn.Module,
     paths: list[Path],
     recipe: Recipe,
@@ -124,14 +97,14 @@ def _evaluations(
     batch, mean = pictures_per_batch(device, 10), store.statistics.mean
 
     def predict(net: nn.Module, files_per_batch: int, memory_format: torch.memory_format) -> Tensor:
-        return _predict_ten_crops(net, paths, recipe, device, files_per_batch, memory_format)
+        return _predictread_ten_crops(net, paths, recipe, device, files_per_batch, memory_format)
 
     return {
         "ours": lambda: _predict_ten_views(net, split, mean, recipe),  # type: ignore[arg-type]
         "torchvision's, loop": lambda: predict(peer, 1, contiguous),
         "torchvision's, batches": lambda: predict(peer, batch, contiguous),
         "torchvision's, batches, channels_last": lambda: predict(peer_channels_last, batch, channels_last),
-        "(its pictures alone)": lambda: torch.stack([_ten_crops(path)[:, 0, 0, 0] for path in paths]),
+        "(its pictures alone)": lambda: torch.stack([read_ten_crops(path)[:, 0, 0, 0] for path in paths]),
     }
 
 
