@@ -12,6 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from alexnet.cli import main
 from alexnet.results.classifier import Classifier
@@ -137,6 +138,16 @@ def test_the_status_is_2_if_no_picture_could_be_read(
     assert out.count("no.png: No such file") == (0 if format == "--views=1" else 1)
     if format == "--json":
         assert len(json.loads(out)) == 2
+
+
+def test_an_error_is_one_line(uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("1", (9600, 9500)).save(tmp_path / "large.png")  # Pillow warns about it
+    (tmp_path / "two  words\n.png").write_text("text")
+    out, err = printed(capsys, uninterrupted, tmp_path, status=2)
+    assert out == ""
+    large, text = err.splitlines()
+    assert large.startswith(f"alexnet: {tmp_path}/large.png: not a readable picture: a picture must have from 1 to 67,")
+    assert text.startswith(f"alexnet: {tmp_path}/two words .png: not a readable picture: in an unknown format")
 
 
 def test_a_name_that_is_no_text_is_printed(

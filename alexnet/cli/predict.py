@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 from alexnet.cli.messages import print_error
@@ -42,7 +43,9 @@ def run(options: argparse.Namespace) -> int:
     with paused_garbage_collector():
         classifier = _load(options)
     gc.freeze()  # what the imports have created stays: it need not be searched while the pictures come
-    return _predict(classifier, options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # about oddities of files; what cannot be read is reported
+        return _predict(classifier, options)
 
 
 def _load(options: argparse.Namespace) -> "Classifier":

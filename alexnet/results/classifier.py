@@ -160,7 +160,8 @@ class Classifier:
                 raise ValueError(f"{name}: not a readable picture: {error}") from error
         except (ValueError, OSError) as error:
             text = format_error(error, with_type=False, limit=None)
-            return name, text if text.startswith(name) else f"{name}: {text}"
+            start = " ".join(name.split())  # on one line, as the text
+            return name, text if text.startswith(start) else f"{start}: {text}"
 
     def _predict_squares(
         self, squares: list[np.ndarray], top: int, views: int, batch_size: int | None = None
