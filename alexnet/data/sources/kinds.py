@@ -57,7 +57,7 @@ def open_source(path: str | Path, options: SourceOptions | None = None) -> Sourc
     remedy = f"give {', '.join(names)} or {last_name}; a class folder has the pictures of one class"
     kind = next((kind for kind in KINDS if kind.matches(path)), None)
     if kind is None and not path.exists():
-        raise FileNotFoundError(f"{path}: no such folder or archive; {remedy}")
+        raise FileNotFoundError(f"{path}: no such folder or archive; check the path")
     if kind is None:
         raise ValueError(f"{path}: not a source that can be read; {remedy}")
     for option in fields(options):

@@ -22,6 +22,7 @@ _MAGIC = b"PAR1"
 _CONTAINERS = frozenset(("data", "default", "plain_text"))  # folders around the files on Hugging Face's hub
 PIECE_BYTES = 4 << 20  # of pictures that a thread has in memory
 _MAX_PIECE_ROWS = 1024
+_BUFFER_BYTES = 1 << 20  # of a file that a thread reads; without it, a whole column of a row group is in memory
 
 
 def matches(path: Path) -> bool:
@@ -155,7 +156,7 @@ class _RowGroupPieces:
     def __init__(self, path: Path, group: int, column: str) -> None:
         self.path, self.group, self.start = path, group, 0
         with _explain_damage(path):
-            file = pq.ParquetFile(path, memory_map=True)
+            file = pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
             metadata = file.metadata.row_group(group)
             rows = max(1, min(_MAX_PIECE_ROWS, PIECE_BYTES * metadata.num_rows // max(1, metadata.total_byte_size)))
             self._pieces = file.iter_batches(rows, row_groups=[group], columns=[column], use_threads=False)
