@@ -12,12 +12,14 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from alexnet.cli import (
+    check,
     demo,
     evaluate,
     export,
     figures,
     import_,
     index,
+    look,
     predict,
     prepare,
     recipes,
@@ -34,7 +36,9 @@ from alexnet.utils.processes import ReportedElsewhere, is_local_main_process, wa
 _COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
     "recipes": recipes,
+    "check": check,
     "prepare": prepare,
+    "look": look,
     "import": import_,
     "train": train,
     "evaluate": evaluate,

@@ -69,6 +69,7 @@ class Loader:
     Attributes:
         seconds_waited: The time that the caller has waited for batches.
         augments_on_device: Whether the device augments the crops; true for a GPU.
+        mean_activity: (crop, crop, 3) float32, the mean activity that is subtracted.
 
     Raises:
         ValueError: The stored pictures are smaller than the network's input.
@@ -101,7 +102,7 @@ class Loader:
         self.augments_on_device = self.device.type == "cuda"
         self.seconds_waited = 0.0
         self._image_size = image_size or crop
-        self._mean = resized_mean(centre_mean(statistics.mean, crop), self._image_size)
+        self.mean_activity = resized_mean(centre_mean(statistics.mean, crop), self._image_size)
 
     def __len__(self) -> int:
         """The number of batches of an epoch; the last one may be smaller."""
@@ -164,7 +165,7 @@ class Loader:
             indices = draws % len(self.split)
             images = np.empty((len(indices), crop, crop, 3), np.float32)
             for n, picture in enumerate(self.split.images(indices.tolist())):
-                augment_picture(picture, augmentation, n, self._mean, divisor, images[n])
+                augment_picture(picture, augmentation, n, self.mean_activity, divisor, images[n])
             labels = torch.from_numpy(self.split.labels[indices])
             return torch.from_numpy(images).permute(0, 3, 1, 2), labels, indices
 
@@ -175,7 +176,7 @@ class Loader:
     ) -> Generator[_Arrays, None, None]:
         """Yield a batch for each array of draws; the workers cut out crops, the device does the rest."""
         crop, pinned = self._image_size, self.device.type == "cuda"
-        mean, divisor = torch.from_numpy(self._mean).to(self.device), colour_divisor(self.recipe, shift_colours)
+        mean, divisor = torch.from_numpy(self.mean_activity).to(self.device), colour_divisor(self.recipe, shift_colours)
 
         def fill(batch: HostBatch) -> HostBatch:
             return self.fill_host_batch(batch, epoch, shift_colours)
