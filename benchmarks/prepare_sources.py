@@ -1,12 +1,13 @@
 """Speed and memory of preparing pictures from a .tar of a .tar for each class, as ImageNet comes, beside folders.
 
     python benchmarks/prepare_sources.py [--pictures FOLDER] [--kind small|web|large] [--count 2000] [--repeats 5]
-                                         [--cold]
+                                         [--also tar.gz,parquet,...|all] [--cold]
 
 The pictures are packed as ImageNet's training archive is, and once more lie in a folder for each class. Both are
 prepared to raw stores, in turn; the stores must be the same byte for byte. The table gives the medians, and the median
 of the ratios of two runs that follow each other. The time includes the listing of the pictures. Both are in the file
-cache; with --cold they are dropped from it before each run.
+cache; with --cold they are dropped from it before each run. --also adds other forms of the same class folders, as
+synthetic/packed.py writes them; their stores must have the same rows.
 
 A second table gives the peak memory of `alexnet prepare` for a quarter of the pictures, and for all, from the archive:
 its own, which grows by the listing only, and that of mapped files, such as the store. Takes about two minutes on two
@@ -24,8 +25,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import pyarrow as pa
 from common.memory import peak_memory
 from common.output import markdown_table
+from synthetic.packed import PACKERS
 from synthetic.photographs import SIZES, describe_files, draw_folder
 
 from alexnet.data.prepare.prepare import prepare
@@ -82,16 +85,33 @@ def _prepare(source: Path, store: Path, workers: int) -> float:
     return time.perf_counter() - start
 
 
-def _measure_rates(archives: Path, folders: Path, temporary: Path, count: int, options: argparse.Namespace) -> None:
-    """Print the table of rates, and check that both stores are the same.
+def _read_rows(store: Path) -> list[pa.Table]:
+    """Return the rows of a store's shards; the shards also have the name of the source."""
+    shards = sorted(store.glob("*.arrow"))
+    return [pa.ipc.open_file(pa.memory_map(str(path))).read_all().replace_schema_metadata(None) for path in shards]
+
+
+def _check_stores(stores: dict[str, Path]) -> None:
+    """Check that the stores are the same: of the tar of tars byte for byte, of other sources the rows."""
+    first, second, *others = stores.values()
+    names = sorted(path.name for path in first.iterdir())
+    assert names == sorted(path.name for path in second.iterdir()), "the stores must have the same files"
+    assert filecmp.cmpfiles(first, second, names, shallow=False)[0] == names, (
+        "the stores must be the same byte for byte"
+    )
+    for store in others:
+        assert _read_rows(store) == _read_rows(first), f"{store}: must have the rows of the store from folders"
+
+
+def _measure_rates(sources: dict[str, Path], temporary: Path, count: int, options: argparse.Namespace) -> None:
+    """Print the table of rates, and check that the stores are the same.
 
     Args:
-        archives, folders: The two sources.
+        sources: The sources by name; the first are the folders, the second is the tar of tars.
         temporary: A folder for the stores.
         count: The number of pictures.
         options: The options of the command line.
     """
-    sources = {"folders": folders, "tar of tars": archives}
     seconds: dict[str, list[float]] = {name: [] for name in sources}
     for repeat in range(options.repeats + 1):
         for name, source in sorted(sources.items(), reverse=bool(repeat % 2)):  # neither is always the first
@@ -100,17 +120,13 @@ def _measure_rates(archives: Path, folders: Path, temporary: Path, count: int, o
             duration = _prepare(source, temporary / name, options.workers)
             if repeat:  # the first call compiles, and fills the file cache
                 seconds[name].append(duration)
-    first, second = (temporary / name for name in sources)
-    names = sorted(path.name for path in first.iterdir())
-    assert names == sorted(path.name for path in second.iterdir()), "the stores must have the same files"
-    assert filecmp.cmpfiles(first, second, names, shallow=False)[0] == names, (
-        "the stores must be the same byte for byte"
-    )
-    ratios = [a / b for a, b in zip(seconds["folders"], seconds["tar of tars"], strict=True)]
+    _check_stores({name: temporary / name for name in sources})
     rows = [[name, f"{count / statistics.median(durations):.0f}", ""] for name, durations in seconds.items()]
-    rows[1][2] = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+    for row in rows[1:]:
+        ratios = [a / b for a, b in zip(seconds["folders"], seconds[row[0]], strict=True)]
+        row[2] = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
     print(f"\n{markdown_table(rows, ('prepared from', 'pictures/s', 'of the rate from folders'))}")
-    print(f"\nThe stores are the same byte for byte; {options.repeats} runs each, in turn.")
+    print(f"\nThe stores are the same; {options.repeats} runs each, in turn.")
 
 
 def _measure_memory(by_class: list[list[Path]], temporary: Path, workers: int) -> None:
@@ -126,6 +142,14 @@ def _measure_memory(by_class: list[list[Path]], temporary: Path, workers: int) -
     print(f"\n{markdown_table(rows, ('pictures', 'archive, MB', 'own memory, MB', 'mapped, MB'))}")
 
 
+def _parse_kinds(text: str) -> list[str]:
+    """Return the kinds of sources in a list separated by commas."""
+    kinds = list(PACKERS) if text == "all" else text.split(",")
+    if unknown := sorted(set(kinds) - set(PACKERS)):
+        raise argparse.ArgumentTypeError(f"{unknown[0]} is none of {', '.join(PACKERS)}")
+    return kinds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, help="a folder with a folder of JPEG files per class")
@@ -133,6 +157,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000, help="number of synthetic pictures; default: %(default)s")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="threads; default: all cores")
     parser.add_argument("--repeats", type=int, default=5, help="timings of each; default: %(default)s")
+    parser.add_argument("--also", type=_parse_kinds, default=[], metavar="KIND,...|all", help=", ".join(PACKERS))
     parser.add_argument("--cold", action="store_true", help="drop the files from the cache before each run")
     parser.add_argument("--folder", type=Path, help="where to write the temporary files; default: TMPDIR")
     options = parser.parse_args()
@@ -144,7 +169,11 @@ def main() -> None:
         print(f"{describe_files(paths)}, {len(by_class)} classes; {options.workers} threads")
         archives, folders = (temporary / part / "imagenet" for part in ("a", "b"))  # of one name, which the store has
         _pack(by_class, archives, folders)
-        _measure_rates(archives, folders, temporary, len(paths), options)
+        sources = {"folders": folders, "tar of tars": archives}
+        for kind in options.also:
+            (temporary / "packed" / kind).mkdir(parents=True)
+            sources[kind] = PACKERS[kind](folders, temporary / "packed" / kind)
+        _measure_rates(sources, temporary / "stores", len(paths), options)
         _measure_memory(by_class, temporary, options.workers)
 
 
