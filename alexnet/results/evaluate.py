@@ -109,7 +109,8 @@ def evaluate(
     evaluation = Evaluation(opened.classes, target, averages[target.name].numpy())
     result = evaluation.errors() | evaluation.hierarchical_errors(costs)
     result |= {"views": nets[0].distinct_views, "runs": [str(path) for path in paths], "nets": len(names)}
-    runs_measured = [RunHistory.read(path) for path in paths if (path / "metrics.jsonl").exists()]
+    # A file of predictions names the runs of its nets.
+    runs_measured = [RunHistory.read(Path(run)) for run in names if (Path(run) / "metrics.jsonl").exists()]
     result["chosen_on_split"] = any(run.is_chosen_on(opened, target.name) for run in runs_measured)
     if weights_on:
         result["weights"] = weights.tolist()
