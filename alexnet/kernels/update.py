@@ -26,15 +26,18 @@ class ParameterUpdate(NamedTuple):
     """A parameter to update.
 
     Args:
-        weight, velocity, gradient: Of one shape, type and device; the first two are written.
+        weight, velocity, gradient: Of one shape and device; the first two are written. They have one type; the gradient
+            of a float32 weight may be bfloat16.
         coefficients: (3,) float64 on that device, as `update_coefficients` returns them. A parameter of rate 0 stays as
             it is, and so does its velocity.
+        bfloat16: A bfloat16 copy of a float32 weight, which is written too; None for none.
     """
 
     weight: Tensor
     velocity: Tensor
     gradient: Tensor
     coefficients: Tensor
+    bfloat16: Tensor | None = None
 
 
 def update_coefficients(rate: float, momentum: float, decay: float) -> list[float]:
@@ -62,11 +65,15 @@ def update(parameters: Sequence[ParameterUpdate]) -> None:
         elif runs_triton(on_device[0].weight, "the update of parameters"):
             from alexnet.kernels.update_triton import update_triton  # Triton is imported when a GPU first needs it
 
-            update_triton(on_device)
+            update_triton([parameter[:4] for parameter in on_device])
         else:
             update_foreach(on_device)
     for tensor, copy in copies:
         tensor.copy_(copy)
+    for parameter, vectors in zip(parameters, flat, strict=True):
+        is_written = parameter.weight.device.type == "cpu" and vectors.bfloat16 is not None
+        if parameter.bfloat16 is not None and not is_written:
+            parameter.bfloat16.copy_(parameter.weight)
 
 
 @torch.no_grad()
@@ -113,11 +120,15 @@ def _flatten(parameters: Sequence[ParameterUpdate]) -> tuple[list[ParameterUpdat
         dense_format = _CHANNELS_LAST.get(weight.ndim, _CONTIGUOUS)
         if same_strides and (weight.is_contiguous() or weight.is_contiguous(memory_format=dense_format)):
             w, v, g = (tensor.as_strided((count,), (1,)) for tensor in parameter[:3])  # the usual case, at little cost
+            bfloat16 = parameter.bfloat16
+            if bfloat16 is not None:  # where the strides differ, `update` writes it
+                bfloat16 = bfloat16.as_strided((count,), (1,)) if bfloat16.stride() == weight.stride() else None
         else:
             order = sorted(range(weight.ndim), key=weight.stride, reverse=True)
             permuted = [tensor.permute(order) for tensor in parameter[:3]]
             dense = [tensor.contiguous() for tensor in permuted]
             copies += [(old, new) for old, new in zip(permuted[:2], dense[:2], strict=True) if new is not old]
             w, v, g = (tensor.view(-1) for tensor in dense)
-        flat.append(ParameterUpdate(w, v, g, parameter.coefficients))
+            bfloat16 = None  # `update` writes it
+        flat.append(ParameterUpdate(w, v, g, parameter.coefficients, bfloat16))
     return flat, copies

@@ -11,7 +11,14 @@ from torch.nn import functional as F
 
 from alexnet.architecture import Conv, Full, Net
 from alexnet.models.initial_weights import blurred_noise
-from alexnet.models.layers import Convolution, Dropout, LocallyConnected, activation_layer, following_layers
+from alexnet.models.layers import (
+    Convolution,
+    Dropout,
+    FullyConnected,
+    LocallyConnected,
+    activation_layer,
+    following_layers,
+)
 from alexnet.models.weight_files import best_checkpoint, copy_weights, read_architecture, read_weights
 
 _CONV_DROPOUT_LAYER = 2  # number of its masks; those of fc6 and fc7 have 0 and 1
@@ -80,15 +87,15 @@ class AlexNet(nn.Module):
         width = channels * side * side  # 256 * 6 * 6 = 9216
         for name, full in net.hidden().items():
             assert full.units is not None
-            layers: list[nn.Module] = [nn.Linear(width, full.units), activation_layer(net)]
+            layers: list[nn.Module] = [FullyConnected(width, full.units), activation_layer(net)]
             if full.dropout:
                 layers.append(Dropout(full.dropout, len(self.hidden), scaling))
             self.hidden[name] = nn.Sequential(*layers)
             width = full.units
         self.num_features = width
-        self.linear = nn.Linear(width, net.linear.units) if net.linear and net.linear.units and classes else None
+        self.linear = FullyConnected(width, net.linear.units) if net.linear and net.linear.units and classes else None
         outputs_of = self.linear.out_features if self.linear else width
-        self.fc8: nn.Linear | nn.Identity = nn.Linear(outputs_of, classes) if classes else nn.Identity()
+        self.fc8: FullyConnected | nn.Identity = FullyConnected(outputs_of, classes) if classes else nn.Identity()
         self._inactive: list[Dropout] = []  # a list, so that these are not a second time among the net's modules
         if self.device.type != "meta":  # no values to draw there, and normal_ would import torch._dynamo, for a second
             self.reset_parameters()
@@ -145,11 +152,11 @@ class AlexNet(nn.Module):
         """Return the dropout layers, in order."""
         return [module for module in self.modules() if isinstance(module, Dropout)]
 
-    def layers(self) -> dict[str, Convolution | LocallyConnected | nn.Linear]:
+    def layers(self) -> dict[str, Convolution | LocallyConnected | FullyConnected]:
         """Return the layers with weights, by the names that `Net` gives them, in order."""
         inner = {name: block[0] for name, block in (*self.convs.items(), *self.hidden.items())}  # type: ignore[index]
         outer = {"linear": self.linear, "fc8": self.fc8}
-        return inner | {name: layer for name, layer in outer.items() if isinstance(layer, nn.Linear)}
+        return inner | {name: layer for name, layer in outer.items() if isinstance(layer, FullyConnected)}
 
     @property
     def device(self) -> torch.device:

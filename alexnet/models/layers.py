@@ -16,6 +16,7 @@ from alexnet.kernels.map_norm import map_norm
 from alexnet.kernels.pool import average_pool, max_pool
 from alexnet.kernels.response_norm import response_norm
 from alexnet.kernels.space_to_depth import space_to_depth, space_to_depth_reference
+from alexnet.models.bfloat16_copy import Bfloat16Copy
 
 _FEW_CHANNELS = 4
 
@@ -111,6 +112,22 @@ class Convolution(nn.Conv2d):
             x = F.pad(x, (padding,) * 4)  # a copy of the picture; with zeros in the kernel instead, a fourth square
         x = space_to_depth(x, side=side, rows=picture_squares, columns=picture_squares, dtype=dtype)
         return F.conv2d(x, weight, self.bias)  # conv1: (N, 48, 57, 57) and (96, 48, 3, 3) -> (N, 96, 55, 55)
+
+
+class FullyConnected(nn.Linear):
+    """A fully connected layer (section 4.5).
+
+    Attributes:
+        bfloat16_copy: The copy of its weight that it computes with in training, if there is one.
+    """
+
+    bfloat16_copy: Bfloat16Copy | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute (N, units) from (N, inputs)."""
+        if self.bfloat16_copy is None or not self.training:
+            return super().forward(x)
+        return F.linear(x, self.bfloat16_copy.read(self.weight), self.bias)
 
 
 class LocallyConnected(nn.Module):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from alexnet.kernels.update import ParameterUpdate, update, update_coefficients
 from alexnet.models.alexnet import AlexNet
+from alexnet.models.bfloat16_copy import Bfloat16Copy
 from alexnet.recipe import Recipe
 from alexnet.training.schedule import LearningRates
 
@@ -42,7 +43,13 @@ class SGD(torch.optim.Optimizer):
         super().__setstate__(state)
         self._reset_rates()
 
+    def keep_copy(self, weight: Tensor) -> Bfloat16Copy:
+        """Return a bfloat16 copy of a weight, which each step writes together with the weight."""
+        self._copies[weight] = Bfloat16Copy(weight)
+        return self._copies[weight]
+
     def _reset_rates(self) -> None:
+        self._copies: dict[Tensor, Bfloat16Copy] = {}
         self._rates: dict[torch.device, Tensor] = {}  # (groups, 3) float64 on each device
         self._rows: dict[torch.device, tuple[Tensor, ...]] = {}  # views of its rows
         self._written: list[list[float]] = []
@@ -54,15 +61,20 @@ class SGD(torch.optim.Optimizer):
         capturing = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
         if not capturing:
             self.write_rates()
-        updates = []
+        updates, copies = [], []
         for number, group in enumerate(self.param_groups):
             for weight in group["params"]:
                 if weight.grad is not None:
                     ready = "velocity" in self.state[weight] or not capturing
                     assert ready, "call set_learning_rates before capturing a graph"
                     velocity, rates = self.velocity(weight), self._rows[weight.device][number]
-                    updates.append(ParameterUpdate(weight, velocity, weight.grad, rates))
+                    copy = self._copies.get(weight)
+                    copies += [(copy, weight)] if copy else []
+                    bfloat16 = copy.values if copy else None
+                    updates.append(ParameterUpdate(weight, velocity, weight.grad, rates, bfloat16))
         update(updates)
+        for copy, weight in copies:
+            copy.mark_written(weight)
 
     def write_rates(self) -> None:
         """Write the groups' rates to the devices' memory if they have changed, and create missing velocities."""

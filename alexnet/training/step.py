@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
+from alexnet.models.layers import FullyConnected
 from alexnet.recipe import Recipe
-from alexnet.training.precision import autocast
+from alexnet.training.precision import autocast, uses_bfloat16
 from alexnet.training.sgd import SGD
 
 EAGER_STEPS = 3  # before a graph is captured: in the first steps libraries choose algorithms and allocate memory
@@ -54,9 +55,17 @@ class Step:
         self._uses_graph = graph and self._device.type == "cuda" and is_single
         self._graph: torch.cuda.CUDAGraph | None = None
         self._eager_steps = 0
+        if is_single and self._device.type == "cpu" and uses_bfloat16(self._device, recipe):
+            self._keep_copies()
         if self._device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # all batches have one size: searching the fastest algorithm pays off
             self._stream = torch.cuda.Stream(self._device)
+
+    def _keep_copies(self) -> None:
+        """Let the fully connected layers, which have most weights, compute with bfloat16 copies of theirs."""
+        for layer in self.net.layers().values():
+            if isinstance(layer, FullyConnected) and layer.weight.requires_grad:
+                layer.bfloat16_copy = self.optimiser.keep_copy(layer.weight)
 
     def __call__(self, images: Tensor, labels: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
         """Make a step.

@@ -34,7 +34,7 @@ def by_triton(parameters: Sequence[ParameterUpdate]) -> None:
     """Update by the kernel, which takes vectors."""
     from alexnet.kernels.update_triton import update_triton
 
-    update_triton([(w.view(-1), v.view(-1), g.view(-1), coefficients) for w, v, g, coefficients in parameters])
+    update_triton([(w.view(-1), v.view(-1), g.view(-1), coefficients) for w, v, g, coefficients, _ in parameters])
 
 
 needs_triton = pytest.mark.skipif(not has_triton(), reason="triton is not installed")
@@ -161,6 +161,31 @@ def test_narrow_types_are_updated_in_float32_and_rounded_once(implementation: Up
     tolerance = torch.finfo(dtype).eps if cuts else 0.0
     for result, reference in zip((w, v), expected, strict=True):
         torch.testing.assert_close(result.cpu(), reference, rtol=tolerance, atol=0)
+
+
+@pytest.mark.parametrize("gradient_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])  # in the second the copy has other strides than the weight
+def test_a_bfloat16_copy_is_written_with_the_weights(gradient_dtype: torch.dtype, order: tuple[int, int]) -> None:
+    shapes = [(40, 41), (2500, 1), (1, 3), (0, 2)]
+    weights = [torch.from_numpy(np.random.default_rng(n).normal(size=shape)).float() for n, shape in enumerate(shapes)]
+    weights = [w.to(DEVICE) for w in weights]
+    velocities = [torch.zeros_like(w) for w in weights]
+    copies = [with_strides(w.bfloat16(), order, False) for w in weights]
+    expected = [(to_numpy(w).copy(), to_numpy(v).copy()) for w, v in zip(weights, velocities, strict=True)]
+    for step, rate in enumerate([0.3, 0.0, 0.01]):
+        gradients = [random_values(w.shape, 10 * step + n).to(gradient_dtype) for n, w in enumerate(weights)]
+        rows = coefficient_rows([rate], [5e-4])[0]
+        update(
+            [
+                ParameterUpdate(w, v, g, rows, copy)
+                for w, v, g, copy in zip(weights, velocities, gradients, copies, strict=True)
+            ]
+        )
+        for n, (w, v) in enumerate(expected):
+            expected[n] = formula(w, v, to_numpy(gradients[n].float()), rate, 5e-4)
+            np.testing.assert_array_equal(to_numpy(weights[n]), expected[n][0], strict=True)
+            np.testing.assert_array_equal(to_numpy(velocities[n]), expected[n][1], strict=True)
+            assert torch.equal(copies[n], weights[n].bfloat16())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -8,6 +8,7 @@ from conftest import small_net
 from torch.nn import functional as F
 
 from alexnet.models.alexnet import AlexNet
+from alexnet.models.layers import FullyConnected
 from alexnet.recipe import Recipe
 from alexnet.training.schedule import LearningRates
 from alexnet.training.sgd import SGD, parameter_groups, set_learning_rates
@@ -71,6 +72,46 @@ def test_micro_batches_make_the_same_step_to_rounding(micro_batch: int) -> None:
         assert int(micro_errors) == int(errors)
     for a, b in zip(net.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_bfloat16_copies_of_the_weights_change_no_bit() -> None:
+    recipe = replace(RECIPE, net=small_net(), precision="bfloat16")
+    (net, optimiser, step), (plain, rule, plain_step) = make_step(recipe, "cpu"), make_step(recipe, "cpu")
+    copied = [layer for layer in plain.layers().values() if isinstance(layer, FullyConnected)]
+    assert len(copied) == 3
+    for layer in copied:  # as before there were copies: autocast converts the weights, and gradients to float32
+        layer.bfloat16_copy, layer.weight.grad_dtype = None, torch.float32
+    rule._reset_rates()
+    for number, (images, labels) in enumerate(batches("cpu")):
+        if number == 3:  # something else changes the weights
+            for model in (net, plain):
+                with torch.no_grad():
+                    model.hidden["fc6"][0].weight.mul_(0.5)  # type: ignore[index,operator,union-attr]
+        torch.manual_seed(number)
+        set_learning_rates(optimiser, rates_of(net, number))
+        loss, _ = step(images, labels)
+        torch.manual_seed(number)
+        set_learning_rates(rule, rates_of(plain, number))
+        assert loss.item() == plain_step(images, labels)[0].item()
+        for a, b in zip(net.parameters(), plain.parameters(), strict=True):
+            assert torch.equal(a, b)
+            assert a.grad is not None
+            assert b.grad is not None
+            assert torch.equal(a.grad.float(), b.grad)
+    for layer in net.layers().values():
+        if isinstance(layer, FullyConnected):
+            assert layer.weight.grad is not None
+            assert layer.weight.grad.dtype == torch.bfloat16
+            assert layer.bfloat16_copy is not None
+            assert torch.equal(layer.bfloat16_copy.values, layer.weight.bfloat16())
+
+
+@pytest.mark.parametrize(("precision", "micro_batch"), [("float32", 4), ("bfloat16", 2)])
+def test_without_bfloat16_or_with_micro_batches_there_are_no_copies(precision: str, micro_batch: int) -> None:
+    recipe = replace(RECIPE, precision=precision)  # type: ignore[arg-type]
+    net, optimiser, _ = make_step(replace(recipe, precision="float32"), "cpu")
+    Step(net, optimiser, recipe, micro_batch=micro_batch)(*batches("cpu")[0])
+    assert {p.grad.dtype for p in net.parameters() if p.grad is not None} == {torch.float32}
 
 
 @pytest.mark.gpu
