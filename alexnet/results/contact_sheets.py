@@ -84,7 +84,7 @@ def _draw_grid(
         )
     for cell, heading in zip(axes[0], headings, strict=False):
         cell.set_title(heading, fontsize=8, pad=3)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, y=1 - 0.08 / (len(rows) + 0.6), va="top")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.subplots_adjust(left=1.7 / (columns + 1.8), right=0.99, bottom=0.01, top=1 - 0.55 / (len(rows) + 0.6))

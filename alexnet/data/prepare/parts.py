@@ -95,15 +95,13 @@ def _keep_together(plan: Plan, splits: np.ndarray, indices: np.ndarray, groups: 
     labels = labels[starts[splits] + indices]
     units = _Units(labels, groups)
     for label in np.unique(labels[new_splits != splits]).tolist():
-        seed = [plan.key["seed"], zlib.crc32(plan.source.classes[label].encode()), 1]
-        generator = np.random.default_rng(seed)
+        generator = np.random.default_rng([plan.key["seed"], zlib.crc32(plan.source.classes[label].encode()), 1])
         in_class = np.flatnonzero((labels == label) & is_drawn)
-        for split in drawn:
+        for split in (split for split in drawn if split != train):
             free = int((splits[in_class] == split).sum() - (new_splits[in_class] == split).sum())
-            if split != train and free:
-                candidates = in_class[new_splits[in_class] == train]
-                for members in units.draw(generator.permutation(candidates), free):
-                    new_splits[members] = split
+            candidates = generator.permutation(in_class[new_splits[in_class] == train])
+            for members in units.draw(candidates, free) if free else ():
+                new_splits[members] = split
     return new_splits
 
 

@@ -93,18 +93,7 @@ def complete_store(plan: Plan, duplicates: Duplicates, moved: Iterable[tuple[str
     text = "".join(json.dumps({"pictures": pictures}, ensure_ascii=False) + "\n" for pictures in lines)
     write_atomic(plan.store / DUPLICATES_FILE, text.encode())
     write_atomic(plan.store / SKIPPED_FILE, bytes(totals.skipped_lines))
-    if "train" in class_counts:
-        for name, count in zip(plan.source.classes, class_counts["train"], strict=True):
-            if count == 0:
-                _raise_unreadable(plan.store, f"class {name!r} has no readable picture to train on")
-    for split, counts in class_counts.items():
-        if not counts.any() and len(duplicates.moves):
-            raise ValueError(
-                f"{plan.store}: each picture of {split!r} shows the same photograph as one in train, see "
-                f"{plan.store / DUPLICATES_FILE}; remove the store, and add other pictures or set ignore_duplicates"
-            )
-        if not counts.any():
-            _raise_unreadable(plan.store, f"split {split!r} has no readable picture")
+    _check_class_counts(plan, class_counts, has_moves=len(duplicates.moves) > 0)
     split_counts = {split: int(counts.sum()) for split, counts in class_counts.items()}
     skipped, image_bytes, sampled, sampled_bytes = totals.counters.tolist()
     metadata = {"key": plan.key, "source": plan.source.name, "shards": shard_count, "skipped": skipped}
@@ -150,6 +139,27 @@ def clean_up(store: Path) -> None:
     (store / PROGRESS_FILE).unlink(missing_ok=True)
     if not (store / OFFSETS_FILE).exists():
         write_offsets(store)
+
+
+def _check_class_counts(plan: Plan, class_counts: dict[str, np.ndarray], *, has_moves: bool) -> None:
+    """Raise a ValueError if a class has no picture to train on, or a split has no pictures.
+
+    Args:
+        plan: The plan of the store.
+        class_counts: The number of pictures of each class in each split.
+        has_moves: Whether pictures were moved to another split because of duplicates.
+    """
+    for name, count in zip(plan.source.classes, class_counts.get("train", ()), strict="train" in class_counts):
+        if count == 0:
+            _raise_unreadable(plan.store, f"class {name!r} has no readable picture to train on")
+    for split, counts in class_counts.items():
+        if not counts.any() and has_moves:
+            raise ValueError(
+                f"{plan.store}: each picture of {split!r} shows the same photograph as one in train, see "
+                f"{plan.store / DUPLICATES_FILE}; remove the store, and add other pictures or set ignore_duplicates"
+            )
+        if not counts.any():
+            _raise_unreadable(plan.store, f"split {split!r} has no readable picture")
 
 
 def _raise_unreadable(store: Path, problem: str) -> NoReturn:
