@@ -1,14 +1,15 @@
-"""Pictures that a net takes for mislabelled: it is confident of another class than theirs.
+"""Pictures that a net takes for mislabelled: it finds another class far more probable than theirs.
 
-This is the rule of confident learning (Northcutt, Jiang and Chuang 2021) for the most probable class: a picture is
-suspect if the net is at least as confident of another class as it is, on average, of the pictures of that class.
+The most suspect picture is that with the lowest probability of its label beside that of the guess. On labels that were
+swapped on purpose this order found more of them among as many pictures than the difference of the two probabilities,
+and than confident learning's limits for each class (docs/LOG.md).
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-_LEAST_CONFIDENCE = 0.5  # a net that has learned little is never confident
+_RATIO = 50.0  # how many times as probable as the label the guess must be
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,20 +40,13 @@ class Guesses:
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])))
 
 
-def find_mislabelled(guesses: Guesses, classes: int) -> np.ndarray:
-    """Return the positions of suspect pictures, the one first whose label and guess differ most in probability.
+def find_mislabelled(guesses: Guesses) -> np.ndarray:
+    """Return the positions (n,) int64 of suspect pictures, the most suspect first.
 
     Args:
         guesses: The guesses for all pictures.
-        classes: The number of classes.
-
-    Returns:
-        (n,) int64.
     """
-    counts = np.bincount(guesses.labels, minlength=classes)
-    sums = np.bincount(guesses.labels, guesses.label_probabilities, minlength=classes)
-    typical = sums / np.maximum(counts, 1)  # the mean confidence in a class, over its own pictures
-    limits = np.maximum(typical, _LEAST_CONFIDENCE)[guesses.classes]
-    suspect = np.flatnonzero((guesses.classes != guesses.labels) & (guesses.probabilities >= limits))
-    margins = guesses.probabilities[suspect] - guesses.label_probabilities[suspect]
-    return np.asarray(suspect[np.argsort(-margins, kind="stable")])
+    with np.errstate(divide="ignore"):
+        ratios = guesses.probabilities / guesses.label_probabilities
+    suspect = np.flatnonzero(ratios >= _RATIO)
+    return np.asarray(suspect[np.argsort(-ratios[suspect], kind="stable")])

@@ -146,7 +146,7 @@ def check_pictures(
         [found.numbers[group] for group in group_duplicates(found.hashes)],
         found.guesses,
         found.numbers,
-        np.zeros(0, np.int64) if found.guesses is None else find_mislabelled(found.guesses, len(pictures.classes)),
+        np.zeros(0, np.int64) if found.guesses is None else find_mislabelled(found.guesses),
         None if source is None else estimate_preparing(source, size),
         shutil.disk_usage(Path.cwd()).free,
         estimate_training(recipe, len(pictures.classes), train_count, others, chosen) if train_count else None,

@@ -114,12 +114,10 @@ def test_swapped_labels_are_found(pictures: Path, run: Path) -> None:
 
 
 def test_the_rule_for_mislabelled_pictures() -> None:
-    probabilities = np.array(
-        [[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.15, 0.85], [0.05, 0.95], [0.75, 0.25], [0.45, 0.55]], np.float32
-    )
-    labels = np.array([0, 0, 1, 1, 0, 1, 0])
-    # Mean confidence in class 0, over its own: (0.9 + 0.7 + 0.05 + 0.45) / 4 = 0.525; in class 1: 0.633.
-    assert find_mislabelled(Guesses.from_probabilities(probabilities, labels), 2).tolist() == [4, 5]
+    probabilities = np.array([[0.9, 0.1], [0.02, 0.98], [0.019, 0.981], [0.0, 1.0], [0.995, 0.005]], np.float32)
+    labels = np.array([0, 0, 0, 0, 1])
+    # The guess is 49, 51.6, infinitely and 199 times as probable as the label.
+    assert find_mislabelled(Guesses.from_probabilities(probabilities, labels)).tolist() == [3, 4, 2]
 
 
 def test_a_run_of_other_classes_is_refused(run: Path, tmp_path: Path) -> None:
