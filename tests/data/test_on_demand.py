@@ -174,6 +174,8 @@ def test_what_is_neither_a_store_nor_pictures_is_refused(run: Path, tmp_path: Pa
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.tar").write_text("no archive")
     assert not are_pictures("s3://bucket/store")
+    assert are_pictures("hf:owner/name")
+    assert are_pictures(tmp_path / "shard-{00..05}.tar")
     for name, reason in {
         "empty": "0 classes",
         "text.tar": "not a source that can be read",

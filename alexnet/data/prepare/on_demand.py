@@ -10,7 +10,7 @@ from pathlib import Path
 
 from alexnet.data.prepare.prepare import prepare
 from alexnet.data.sources.base import Source, fingerprint
-from alexnet.data.sources.kinds import open_source
+from alexnet.data.sources.kinds import is_source, open_source
 from alexnet.data.store.format import PROGRESS_FILE, SHARD_NAME, STATISTICS_FILE
 from alexnet.data.store.location import StoreURL, parse_location
 from alexnet.data.store.store import Store
@@ -52,10 +52,12 @@ def open_training_store(location: StoreLocation, run: Path, size: int | None = N
 
 
 def are_pictures(location: StoreLocation) -> bool:
-    """Return whether there is a file, or a folder that is no store, at a location."""
+    """Return whether there is a file, or a folder that is no store, at a location; or whether it names pictures."""
     path = None if isinstance(location, Store) else parse_location(location)
-    if path is None or isinstance(path, StoreURL) or not path.exists():
+    if path is None or isinstance(path, StoreURL):
         return False
+    if not path.exists():
+        return is_source(path)  # such as hf:OWNER/NAME
     return path.is_file() or not any(_is_store_file(file.name) for file in path.iterdir())
 
 

@@ -1,6 +1,7 @@
 """Arrow files of Hugging Face's `datasets`, with a column of pictures and one of labels: memory-mapped."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow.compute as pc
 
 from alexnet.data.sources.table import TableFile
 from alexnet.data.sources.table_columns import PictureColumns
+from alexnet.utils.console import format_error
 
 
 class ArrowRows:
@@ -36,6 +38,9 @@ class ArrowRows:
             ValueError: It is damaged.
         """
         batches = map_batches(path)
+        with _explain_damage(path):
+            for batch in batches:  # else a damaged offset would be read as an address
+                batch.select([self._columns.image, self._columns.label]).validate(full=True)
         images = [batch.column(self._columns.image) for batch in batches]
         self._files.append((np.cumsum([0, *map(len, images)]), images))
         contents = [_field(image, "bytes") for image in images]
@@ -64,14 +69,21 @@ def map_batches(path: Path) -> Sequence[pa.RecordBatch]:
     Raises:
         ValueError: It is damaged.
     """
+    with _explain_damage(path), pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
+        batches = list(reader)
+        return batches or [pa.RecordBatch.from_pylist([], schema=reader.schema)]
+
+
+@contextmanager
+def _explain_damage(path: Path) -> Iterator[None]:
+    """Turn pyarrow's exceptions for a damaged file into a ValueError that says what to do."""
     try:
-        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
-            batches = list(reader)
-            return batches or [pa.RecordBatch.from_pylist([], schema=reader.schema)]
+        yield
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise ValueError(f"{path}: not a readable Arrow file ({error}); copy or download it again") from error
+        reason = format_error(error, with_type=False, limit=None)
+        raise ValueError(f"{path}: not a readable Arrow file ({reason}); copy or download it again") from error
 
 
 def _field(column: pa.Array, name: str) -> pa.Array:

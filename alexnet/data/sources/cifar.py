@@ -95,11 +95,11 @@ def build_source(
     )
 
 
-def first_names(path: Path) -> set[str]:
-    """Return the names, without folders, of the files in a folder, or of the first members of a .tar."""
+def find_names(path: Path, names: Collection[str]) -> set[str]:
+    """Return which of the names are those of files in a folder, or of the first members of a .tar, without folders."""
     if path.is_dir():
-        return {entry.name for entry in path.iterdir() if entry.is_file()}
-    return first_names_in_tar(path)
+        return {name for name in names if (path / name).is_file()}
+    return first_names_in_tar(path) & set(names)
 
 
 def read_files(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:

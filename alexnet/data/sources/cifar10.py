@@ -51,8 +51,7 @@ def open(path: Path, options: SourceOptions) -> Source:
 def _find(path: Path) -> Path | None:
     """Return the folder with the files, `path` or one in it, or the archive; None if it is neither."""
     for folder in (path, *(path / name for name in _FOLDERS)):
-        names = cifar.first_names(folder)
-        if not names.isdisjoint((*_BATCHES, *TRAIN_FILES, *_FOLDERS)):
+        if cifar.find_names(folder, (*_BATCHES, *TRAIN_FILES, *_FOLDERS)):
             return folder
     return None
 

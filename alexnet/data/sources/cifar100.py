@@ -53,7 +53,8 @@ def open(path: Path, options: SourceOptions) -> Source:
 def _find(path: Path) -> Path | None:
     """Return the folder with the files, `path` or one in it, or the archive; None if it is neither."""
     for folder in (path, *(path / name for name in _FOLDERS)):
-        names = cifar.first_names(folder)
-        if not names.isdisjoint((_FINE_NAMES, _COARSE_NAMES, *_FOLDERS)) or names >= {_META_FILE, *_PYTHON_FILES}:
+        if cifar.find_names(folder, (_FINE_NAMES, _COARSE_NAMES, *_FOLDERS)):
+            return folder
+        if len(cifar.find_names(folder, (_META_FILE, *_PYTHON_FILES))) == 3:
             return folder
     return None

@@ -55,7 +55,7 @@ def open_source(path: str | Path, options: SourceOptions | None = None) -> Sourc
     path, options = Path(path), options or SourceOptions()
     *names, last_name = (kind.NAME for kind in reversed(KINDS))
     remedy = f"give {', '.join(names)} or {last_name}; a class folder has the pictures of one class"
-    kind = next((kind for kind in KINDS if kind.matches(path)), None)
+    kind = _find_kind(path)
     if kind is None and not path.exists():
         raise FileNotFoundError(f"{path}: no such folder or archive; check the path")
     if kind is None:
@@ -69,3 +69,13 @@ def open_source(path: str | Path, options: SourceOptions | None = None) -> Sourc
     if not options.only_tests and not any(split.is_drawn for split in source.splits.values()):
         options.refuse("test", path, "it has splits of its own")
     return source
+
+
+def is_source(path: Path) -> bool:
+    """Return whether `open_source` knows the kind of what is at `path`, also of a name or a pattern of names."""
+    return _find_kind(path) is not None
+
+
+def _find_kind(path: Path) -> SourceKind | None:
+    """Return the first kind that matches; None if there is none."""
+    return next((kind for kind in KINDS if kind.matches(path)), None)

@@ -14,6 +14,7 @@ from alexnet.data.sources.file_tree import is_hidden
 from alexnet.data.sources.split_names import find_split_names, group_by_split
 from alexnet.data.sources.table import TableFile, build_table_source
 from alexnet.data.sources.table_columns import PictureColumns, find_columns
+from alexnet.utils.console import format_error
 
 NAME = "Parquet files of pictures"
 OPTIONS: tuple[str, ...] = ("train_per_class",)
@@ -74,7 +75,8 @@ def _explain_damage(path: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise ValueError(f"{path}: not a readable Parquet file ({error}); copy or download it again") from error
+        reason = format_error(error, with_type=False, limit=None)
+        raise ValueError(f"{path}: not a readable Parquet file ({reason}); copy or download it again") from error
 
 
 def _read_columns(path: Path) -> PictureColumns:

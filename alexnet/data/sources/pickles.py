@@ -159,7 +159,7 @@ class _Reader:
             stack.append(_find_function(*argument.split(" ")))
         elif name == "STACK_GLOBAL":
             function = stack.pop()
-            stack.append(_find_function(stack.pop(), function))
+            stack.append(_find_function(_require_type(stack.pop(), str), _require_type(function, str)))
         elif name == "REDUCE":
             arguments = stack.pop()
             stack.append(_call(stack.pop(), _require_type(arguments, tuple)))
@@ -202,8 +202,8 @@ def _find_function(module: str, name: str) -> _Function:
     """
     if (module, name) not in _FUNCTIONS:
         raise ValueError(
-            f"a pickle must contain plain data only; this one asks for {module}.{name}, which was not run: do not use "
-            "the file, and tell where it comes from"
+            f"a pickle must contain plain data only; this one asks for {module[:80]}.{name[:80]}, which was not run: "
+            "do not use the file, and tell where it comes from"
         )
     return _Function(_FUNCTIONS[module, name])
 
