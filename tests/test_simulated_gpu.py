@@ -13,7 +13,7 @@ from simulated_gpu import build
 
 TESTS = Path(__file__).parent
 COMPILER = shutil.which("g++") or shutil.which("clang++")
-GPU_TEST_FOLDERS = ("training", "kernels", "models", "data")  # the longest first
+GPU_TEST_FOLDERS = ("kernels", "models", "data", "training")  # the longest first
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="torch's libraries are linked as on Linux"),
     pytest.mark.skipif(COMPILER is None, reason="no compiler for C++"),
@@ -148,10 +148,17 @@ NOT_ON_SIMULATED_GPUS = (
 
 @pytest.mark.parametrize("folder", GPU_TEST_FOLDERS)
 def test_the_tests_for_a_gpu_pass(folder: str, library: Path) -> None:
+    # Triton's interpreter takes seconds for a step. The tests of the kernels use it, and the next test.
+    triton = "1" if folder == "kernels" else "0"
     chosen = ("-k", f"not {' and not '.join(NOT_ON_SIMULATED_GPUS)}", f"tests/{folder}")
-    output = run(library, "-m", "pytest", "-m", "gpu", *chosen, gpus=1)
+    output = run(library, "-m", "pytest", "-m", "gpu", *chosen, gpus=1, SIMULATED_TRITON=triton)
     assert " passed" in output
     assert " skipped" not in output
+
+
+def test_a_step_with_tritons_kernels_is_captured(library: Path) -> None:
+    test = "tests/training/test_step.py::test_a_replayed_step_is_the_same_as_an_eager_one[bfloat16]"
+    assert "1 passed" in run(library, "-m", "pytest", "-m", "gpu", test, gpus=1)
 
 
 def test_every_test_for_a_gpu_is_in_one_of_these_folders() -> None:
@@ -161,7 +168,7 @@ def test_every_test_for_a_gpu_is_in_one_of_these_folders() -> None:
 
 
 def test_processes_with_a_gpu_each_train_as_one(library: Path) -> None:
-    path = "tests/distributed/test_parallel.py"
-    output = run(library, "-m", "pytest", "-m", "gpu", path, gpus=4, SIMULATED_TRITON="0")
+    chosen = ("-k", "not after_a_process_is_killed", "tests/distributed/test_parallel.py")  # the same on any device
+    output = run(library, "-m", "pytest", "-m", "gpu", *chosen, gpus=4, SIMULATED_TRITON="0")
     assert " passed" in output
     assert " skipped" not in output
