@@ -30,6 +30,7 @@ from alexnet.cli import (
     train,
 )
 from alexnet.cli.messages import one_line, print_error
+from alexnet.cli.option_names import with_option_names
 from alexnet.utils.processes import ReportedElsewhere, is_local_main_process, wait_for_report
 
 # In the order of `alexnet --help`. A command's module imports what it needs when it runs, so that --help is instant.
@@ -62,8 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    parser, options = build_parser(), argparse.Namespace()
     try:
-        options = build_parser().parse_args(train.join_all_but(sys.argv[1:] if arguments is None else arguments))
+        parser.parse_args(train.join_all_but(sys.argv[1:] if arguments is None else arguments), options)
         status: int = options.run_command(options)
         sys.stdout.flush()
         return status
@@ -80,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("ALEXNET_DEBUG"):
             raise
-        print_error(one_line(error))
+        print_error(with_option_names(one_line(error), parser, options.command))
         return 2
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError" or os.environ.get("ALEXNET_DEBUG"):
@@ -95,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="alexnet", description='The paper "ImageNet Classification with Deep CNNs" (2012) as one program.'
     )
     parser.add_argument("-V", "--version", action=_VersionAction, nargs=0, help="print the version")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     for name, module in _COMMANDS.items():
         summary: str = module.SUMMARY
         command = commands.add_parser(

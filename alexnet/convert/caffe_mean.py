@@ -32,7 +32,7 @@ def read_caffe_mean(mean: str | Path, size: int) -> np.ndarray:
         array = array[0]
     if array.shape not in ((3,), (3, 1, 1), (3, size, size)) or not np.isfinite(array).all():
         raise ValueError(
-            f"--mean {mean} must have three finite numbers, or one for each channel and pixel, (3, {size}, {size}); "
+            f"`mean` {mean} must have three finite numbers, or one for each channel and pixel, (3, {size}, {size}); "
             f"got {array.shape}"
         )
     return np.ascontiguousarray(array.squeeze()[::-1], float)
@@ -50,7 +50,7 @@ def _parse_numbers(text: str) -> list[float] | None:
 def _read_file(file: Path) -> np.ndarray:
     if not file.is_file():
         raise FileNotFoundError(
-            f"--mean must be three numbers B,G,R or a file; there is no file {file}: check the path"
+            f"`mean` must be three numbers B,G,R or a file; there is no file {file}: check the path"
         )
     contents = file.read_bytes()
     try:
@@ -58,4 +58,4 @@ def _read_file(file: Path) -> np.ndarray:
             return np.asarray(np.load(file, allow_pickle=False), float)
         return read_blob(parse_message("Blob", contents), "of the mean")
     except ValueError as error:
-        raise ValueError(f"--mean {file}: {error}") from error
+        raise ValueError(f"`mean` {file}: {error}") from error

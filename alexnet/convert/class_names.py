@@ -48,15 +48,15 @@ def read_class_names(source: Path, count: int) -> ClassNames:
     if source.is_dir():
         return _from_store(source, count)
     if not source.is_file():
-        raise FileNotFoundError(f"--classes must be a text file or a store; there is no {source}: check the path")
+        raise FileNotFoundError(f"`classes` must be a text file or a store; there is no {source}: check the path")
     try:
         lines = source.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"--classes {source} must be a text file in UTF-8; it is not ({error})") from error
+        raise ValueError(f"`classes` {source} must be a text file in UTF-8; it is not ({error})") from error
     names = [line.strip() for line in lines]
     _check_count(source, len(names), count)
     if "" in names:
-        raise ValueError(f"--classes {source} must have a name in each line; line {names.index('') + 1} is empty")
+        raise ValueError(f"`classes` {source} must have a name in each line; line {names.index('') + 1} is empty")
     return ClassNames(_make_unique(names), tuple(range(count)))
 
 
@@ -74,7 +74,7 @@ def _from_store(folder: Path, count: int) -> ClassNames:
 def _check_count(source: Path, names: int, count: int) -> None:
     if names != count:
         raise ValueError(
-            f"--classes {source} must have {count} names, one for each output of the net; got {names}: use the list of "
+            f"`classes` {source} must have {count} names, one for each output of the net; got {names}: use the list of "
             "the classes that the net was trained on, in their order"
         )
 

@@ -67,7 +67,9 @@ def export(
     files = {kind: Path(path) for kind, path in asked if path is not None}
     folder = None if hub is None else Path(hub)
     if not files and folder is None:
-        raise ValueError("export must name something to write: FILE.onnx, --pt2 FILE, --state FILE or --hub FOLDER")
+        raise ValueError(
+            "export must name something to write: `onnx=FILE.onnx`, `pt2=FILE`, `state=FILE` or `hub=FOLDER`"
+        )
     for kind, path in files.items():
         check_output(path, kind, force=force)
     if folder is not None:
@@ -104,7 +106,7 @@ def _check_folder(folder: Path, force: bool) -> None:
     if folder.exists() and not (folder.is_dir() and _was_exported(folder / "config.json")):
         raise FileExistsError(f"{folder} exists and is not an exported folder: it is not changed; name another folder")
     if folder.exists() and not force:
-        raise FileExistsError(f"{folder} exists: replace it with --force, or name another folder")
+        raise FileExistsError(f"{folder} exists: replace it with `force=True`, or name another folder")
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -31,7 +31,7 @@ def exported_net(file: Path) -> ConvertedNet | None:
     if description.get("format") != EXPORT_FORMAT or crop is None:
         raise ValueError(
             "it must be what `alexnet export` writes; it is a checkpoint of this program: use the folder of its run, "
-            "or export it with `alexnet export RUN --state FILE`"
+            "or export it with `state=FILE`"
         )
     net, classes = read_architecture(file)
     weights = read_weights(file)

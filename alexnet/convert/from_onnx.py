@@ -36,8 +36,8 @@ def onnx_net(file: Path) -> ExternalNet:
     model = _load_model(file)
     if any(entry.key == "alexnet" for entry in model.metadata_props):
         raise ValueError(
-            "it was exported by this program, with the mean inside: import what `alexnet export` writes with --state "
-            "or --hub (a .safetensors) instead"
+            "it was exported by this program, with the mean inside: import what `alexnet export` writes with "
+            "`state` or `hub` (a .safetensors) instead"
         )
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}

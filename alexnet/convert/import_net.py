@@ -106,14 +106,14 @@ def _convert(file: Path, mean: str | Path | None, image_size: int | None) -> Con
     size = ConvertedNet.store_size
     caffe_mean = None if mean is None else read_caffe_mean(mean, size)
     if image_size is not None:
-        require(1 <= image_size <= size, "--image-size", f"from 1 to {size}, the side of stored pictures", image_size)
+        require(1 <= image_size <= size, "image_size", f"from 1 to {size}, the side of stored pictures", image_size)
     try:
         exported = exported_net(file) if is_safetensors(file) else None
         external = read_external_net(file) if exported is None else None
         if caffe_mean is not None and (external is None or external.channels != "BGR"):
-            raise ValueError("--mean must be left out but for Caffe's nets, and it is none")
+            raise ValueError("`mean` must be left out but for Caffe's nets, and it is none")
         if image_size is not None and external is None:
-            raise ValueError("--image-size must be left out for an exported net, which has a size of its own")
+            raise ValueError("`image_size` must be left out for an exported net, which has a size of its own")
         if exported is not None:
             return exported
         assert external is not None
@@ -129,7 +129,7 @@ def _class_names(file: Path, classes: str | Path | None, converted: ConvertedNet
     count = converted.outputs
     if count == 0:
         if classes is not None:
-            raise ValueError(f"--classes must be left out for a net without an output layer; {file} has none")
+            raise ValueError(f"`classes` must be left out for a net without an output layer; {file} has none")
         return ClassNames((), ())
     if classes is not None:
         return read_class_names(Path(classes), count)

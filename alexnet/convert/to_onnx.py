@@ -63,7 +63,7 @@ def check_opset(opset: int) -> None:
     newest = _import_onnx().defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
         raise ValueError(
-            f"--opset must be from {OLDEST_OPSET} to {newest} (the newest of onnx here); got {opset}: leave it out"
+            f"opset must be from {OLDEST_OPSET} to {newest} (the newest of onnx here); got {opset}: leave it out"
         )
 
 
@@ -86,7 +86,7 @@ def to_onnx(net: AlexNet, mean: Tensor, description: str, opset: int = OLDEST_OP
     check_opset(opset)
     size = sum(4 * parameter.numel() for parameter in net.parameters())
     if size > _MAX_BYTES:
-        raise ValueError(f"an ONNX file must have weights of less than 2 GB; got {size / 1e9:.1f} GB: use --state")
+        raise ValueError(f"an ONNX file must have weights of less than 2 GB; got {size / 1e9:.1f} GB: use `state=FILE`")
     graph = _Graph()
     x = graph.add("Sub", "centred", "pixels", graph.constant("mean", mean))
     if net.net.pixel_scale != 1:

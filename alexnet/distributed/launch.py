@@ -111,6 +111,6 @@ def choose_local_gpu(device: str | torch.device | None) -> str | torch.device | 
     if local_world_size() > count:
         raise ValueError(
             f"processes on a machine must be at most its {count} GPUs; got {local_world_size()}: change "
-            "--nproc-per-node, or use --device cpu"
+            "torchrun's --nproc-per-node, or use `device='cpu'`"
         )
     return f"cuda:{local_rank()}"

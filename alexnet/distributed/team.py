@@ -77,12 +77,13 @@ class Team:
             if net.towers < 2 or self.world_size % net.towers:
                 raise ValueError(
                     f"parallel 'towers' must have a process for each of at least two towers, or a multiple; got "
-                    f"{self.world_size} for a net of {net.towers}: change --nproc-per-node, or use --parallel data"
+                    f"{self.world_size} for a net of {net.towers}: change torchrun's --nproc-per-node, or use "
+                    "`parallel='data'`"
                 )
             if net.normalises_across_towers:
                 raise ValueError(
                     "net.normalise.all_towers must be false for parallel 'towers', whose processes do not exchange "
-                    "maps for the normalisation; got true: use --parallel data or hybrid"
+                    "maps for the normalisation; got true: use `parallel='data'` or `parallel='hybrid'`"
                 )
             shape = (self.world_size // net.towers, net.towers)
             mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=("data", "model"))

@@ -171,7 +171,7 @@ def _find_labels(pictures: CheckedPictures, checkpoint: Checkpoint) -> np.ndarra
     unknown = [name for name in pictures.classes if name not in positions]
     if unknown:
         raise ValueError(
-            f"{pictures.name}: its classes must be among the run's {len(positions)}; got {unknown[0]!r}: leave --run "
+            f"{pictures.name}: its classes must be among the run's {len(positions)}; got {unknown[0]!r}: leave `run` "
             "out, or name a run with these classes"
         )
     return np.array([positions[name] for name in pictures.classes], np.int64)

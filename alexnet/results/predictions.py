@@ -84,7 +84,7 @@ class Predictions:
             )
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} must contain predictions written by `alexnet evaluate --save`; it cannot be read ({error}): "
+                f"{path} must contain predictions that `alexnet evaluate` has saved; it cannot be read ({error}): "
                 "write it again, or name a run"
             ) from error
 
@@ -102,7 +102,7 @@ class Predictions:
             )
         for name in splits:
             if name not in self.probabilities:
-                options = f"--split {name}" if len(splits) == 1 else f"--split {splits[0]} --weights-on {splits[1]}"
+                options = f"`split={splits[0]!r}`" + "".join(f" and `weights_on={other!r}`" for other in splits[1:])
                 raise ValueError(
                     f"{path} must contain predictions for {name!r}; it has {', '.join(self.probabilities)}: "
                     f"save them with {options}"
@@ -115,7 +115,7 @@ class Predictions:
         if self.views != views:
             raise ValueError(
                 f"{path} must be from {format_views(views)}, as asked for; it is from {format_views(self.views)}: use "
-                f"--views {self.views}"
+                f"`views={self.views}`"
             )
 
 
@@ -128,7 +128,7 @@ def _has_predictions(path: Path) -> bool:
         return False
 
 
-PREDICTIONS_FILE = FileKind("a file of predictions written by `alexnet evaluate --save`", (), _has_predictions)
+PREDICTIONS_FILE = FileKind("a file of predictions that `alexnet evaluate` has saved", (), _has_predictions)
 
 
 def picture_digest(split: Split) -> str:

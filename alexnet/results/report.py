@@ -146,7 +146,7 @@ def training_store(run: str | Path) -> Path | StoreURL | None:
     location = parse_location(history.start["store"])
     if isinstance(location, Path) and not location.is_dir():
         raise FileNotFoundError(
-            f"store {location}, on which run {run} was trained, does not exist: name it with --data STORE"
+            f"store {location}, on which run {run} was trained, does not exist: name it with `store=STORE`"
         )
     return location
 

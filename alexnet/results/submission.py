@@ -143,7 +143,7 @@ def _choose_class_ids(checkpoints: Sequence[Checkpoint], run: str | Path, ids: s
     if class_ids is None:
         raise ValueError(
             f"run {run} must have the contest's numbers of its classes; it has none, since its store was not prepared "
-            "with a development kit: name the kit with --ids ILSVRC2012_devkit_t12.tar.gz"
+            "with a development kit: name the kit with `ids=ILSVRC2012_devkit_t12.tar.gz`"
         )
     return class_ids
 

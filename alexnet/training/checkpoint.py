@@ -91,8 +91,8 @@ class Checkpoint:
         if not self.classes:
             run = self.path.parent.parent
             raise ValueError(
-                f"run {run} must have classes to predict; its net has no output layer: train a classifier on top of it "
-                f"with `alexnet train STORE NEW_RUN --from {run}`"
+                f"run {run} must have classes to predict; its net has no output layer: train a new run on top of "
+                f"it with `start_from={run}`"
             )
 
     def with_prefix(self, prefix: str) -> dict[str, Tensor]:

@@ -112,7 +112,9 @@ class Step:
         except RuntimeError as error:
             # A failed capture leaves streams, random state and memory undefined: the training cannot continue.
             reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"the step must go into a CUDA graph; it does not ({reason}): try --no-graph") from error
+            raise ValueError(
+                f"the step must go into a CUDA graph; it does not ({reason}): try `graph=False`"
+            ) from error
         return graph
 
     def _make_step(self, images: Tensor, labels: Tensor, total: int) -> tuple[Tensor, Tensor]:

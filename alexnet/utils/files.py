@@ -72,7 +72,7 @@ def check_output(path: Path, kind: FileKind, *, force: bool) -> None:
     if not path.is_file() or not kind.is_ours(path):
         raise FileExistsError(f"{path} exists and is not {kind.name}: it is not replaced; name another file")
     if not force:
-        raise FileExistsError(f"{path} exists: replace it with --force, or name another file")
+        raise FileExistsError(f"{path} exists: replace it with `force=True`, or name another file")
 
 
 def write_output(path: Path, contents: bytes, kind: FileKind, *, force: bool) -> None:

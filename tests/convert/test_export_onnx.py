@@ -168,14 +168,14 @@ def test_the_opset_is_the_one_asked_for(opset: int) -> None:
 @pytest.mark.parametrize("opset", [-1, 16, onnx.defs.onnx_opset_version() + 1])
 def test_an_opset_that_cannot_be_written_is_refused(opset: int) -> None:
     newest = onnx.defs.onnx_opset_version()
-    with pytest.raises(ValueError, match=f"--opset must be from 17 to {newest}.*; got {opset}: leave it out$"):
+    with pytest.raises(ValueError, match=f"opset must be from 17 to {newest}.*; got {opset}: leave it out$"):
         to_onnx(AlexNet(2, SMALL), torch.zeros(3, 20, 20), "{}", opset)
 
 
 def test_a_net_of_two_gigabytes_is_refused() -> None:
     with torch.device("meta"):
         net = AlexNet(1000, Net(fc7=Full(units=100_000)))
-    with pytest.raises(ValueError, match=r"less than 2 GB; got 2\.\d GB: use --state"):
+    with pytest.raises(ValueError, match=r"less than 2 GB; got 2\.\d GB: use `state=FILE`"):
         to_onnx(net, torch.zeros(3, 224, 224), "{}")
 
 

@@ -121,7 +121,7 @@ def test_a_net_without_classes_gives_features_and_says_how_to_get_a_classifier(
         assert main([str(argument) for argument in command]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert f"run {run} must have classes to predict; its net has no output layer" in line
-        assert f"`alexnet train STORE NEW_RUN --from {run}`" in line
+        assert f"--from {run}" in line
     recipe = load_best(run).recipe
     monkeypatch.setitem(RECIPES, "photos", lambda: Recipe(net=recipe.net, batch_size=6, schedule="cosine", epochs=1))
     run_command(capsys, "train", squares, tmp_path / "classifier", "--from", run, "--recipe", "photos")
@@ -216,7 +216,7 @@ def test_a_list_of_classes_that_does_not_fit_is_named(
 
 def test_classes_for_a_net_without_an_output_layer_are_refused(names: Path, tmp_path: Path) -> None:
     save_file(TorchvisionAlexNet().features.state_dict(prefix="features."), tmp_path / "features.safetensors")
-    with pytest.raises(ValueError, match="--classes must be left out for a net without an output layer"):
+    with pytest.raises(ValueError, match="`classes` must be left out for a net without an output layer"):
         import_net(tmp_path / "features.safetensors", tmp_path / "run", classes=names)
 
 
@@ -399,7 +399,7 @@ def test_an_import_that_is_stopped_leaves_nothing(
 
 
 def test_a_mean_is_for_caffe_only(weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"alexnet.pth: --mean must be left out but for Caffe's nets"):
+    with pytest.raises(ValueError, match=r"alexnet.pth: `mean` must be left out but for Caffe's nets"):
         import_net(weights, tmp_path / "run", mean="104,117,123")
 
 
@@ -451,7 +451,7 @@ def test_other_files_of_this_program_are_named(weights: Path, tmp_path: Path) ->
     export(tmp_path / "run", onnx=tmp_path / "net.onnx", state=tmp_path / "net.safetensors")
     with pytest.raises(ValueError, match=r"it was exported by this program.*import what `alexnet export` writes with"):
         import_net(tmp_path / "net.onnx", tmp_path / "other")
-    with pytest.raises(ValueError, match="--image-size must be left out for an exported net"):
+    with pytest.raises(ValueError, match="`image_size` must be left out for an exported net"):
         import_net(tmp_path / "net.safetensors", tmp_path / "other", image_size=128)
     with safe_open(tmp_path / "net.safetensors", framework="pt") as file:
         metadata = file.metadata()

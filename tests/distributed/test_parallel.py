@@ -212,7 +212,7 @@ def test_towers_communicate_before_conv3_and_the_full_layers_only(folder: Path) 
     [
         ("scheme", "parallel must be one of none, data, towers, hybrid; got 'both'"),
         ("none", "parallel must be data, towers or hybrid with torchrun's 2 processes"),
-        ("one tower", "got 2 for a net of 1: change --nproc-per-node, or use --parallel data"),
+        ("one tower", "got 2 for a net of 1: change torchrun's --nproc-per-node, or use `parallel='data'`"),
         ("normalise", "net.normalise.all_towers must be false for parallel 'towers'"),
         ("units", "fc7.units must be divisible by the 2 processes that share the layer; got 15"),
         ("batch", "batch_size must be divisible by the 2 processes that share a batch; got 9"),

@@ -122,8 +122,8 @@ def test_no_other_file_is_replaced(work: Path, tmp_path: Path, capsys: pytest.Ca
     files = [photograph, table, picture, checkpoint]
     before = [path.read_bytes() for path in files]
     for option, path, kind in (
-        ("--save", photograph, "a file of predictions written by `alexnet evaluate --save`"),
-        ("--save", checkpoint, "a file of predictions written by `alexnet evaluate --save`"),
+        ("--save", photograph, "a file of predictions that `alexnet evaluate` has saved"),
+        ("--save", checkpoint, "a file of predictions that `alexnet evaluate` has saved"),
         ("--per-class", table, "a table of classes written by alexnet"),
         ("--predictions", table, "a table of predictions written by alexnet"),
         ("--confusion", table, "a confusion matrix written by alexnet"),

@@ -125,7 +125,7 @@ def test_a_run_of_other_classes_is_refused(run: Path, tmp_path: Path) -> None:
         (tmp_path / "other" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "other" / name / "1.png")
         Image.new("RGB", (8, 8), "red").save(tmp_path / "other" / name / "2.png")
-    with pytest.raises(ValueError, match=r"other: its classes must be among the run's 3; got 'zebra': leave --run out"):
+    with pytest.raises(ValueError, match=r"other: its classes must be among the run's 3; got 'zebra': leave `run` out"):
         check(tmp_path / "other", run)
 
 

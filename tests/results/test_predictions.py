@@ -123,12 +123,12 @@ def test_predictions_that_do_not_fit_are_refused(runs: list[Path], pictures: Pat
     evaluate(runs[0], pictures, views=1, save=tmp_path / "saved")
     for arguments, message in (
         ({"store": store}, "it is for others: save"),
-        ({"split": "test"}, "must contain predictions for 'test'; it has val: save them with --split test$"),
+        ({"split": "test"}, "must contain predictions for 'test'; it has val: save them with `split='test'`$"),
         (
             {"split": "val", "weights_on": "test"},
-            "must contain predictions for 'test'; it has val: save them with --split val --weights-on test$",
+            "must contain predictions for 'test'; it has val: save them with `split='val'` and `weights_on='test'`$",
         ),
-        ({"views": 10}, "must be from 10 views, as asked for; it is from one view: use --views 1"),
+        ({"views": 10}, "must be from 10 views, as asked for; it is from one view: use `views=1`"),
         ({"weights_on": "val"}, "weights_on must be another split than the one that is evaluated; got 'val' for both"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -145,7 +145,7 @@ def test_predictions_that_do_not_fit_are_refused(runs: list[Path], pictures: Pat
     with pytest.raises(FileNotFoundError, match=r"no such folder .*: create it first"):
         evaluate(tmp_path / "saved", pictures, save=tmp_path / "nowhere" / "saved")
     (tmp_path / "text").write_text("not predictions")
-    with pytest.raises(ValueError, match="must contain predictions written by `alexnet evaluate --save`"):
+    with pytest.raises(ValueError, match="must contain predictions that `alexnet evaluate` has saved"):
         evaluate(tmp_path / "text", pictures)
     with pytest.raises(ValueError, match="must contain predictions"):  # a checkpoint does not
         evaluate(next((runs[0] / "checkpoints").iterdir()), pictures)
@@ -241,7 +241,7 @@ def test_a_submission_replaces_nothing_but_a_submission(
     arguments = (runs[:1], contest_pictures, tmp_path / "out.txt", tmp_path / "ids.txt")
     contest.write_submission(*arguments)
     first = (tmp_path / "out.txt").read_bytes()
-    with pytest.raises(FileExistsError, match=r"out\.txt exists: replace it with --force, or name another file"):
+    with pytest.raises(FileExistsError, match=r"out\.txt exists: replace it with `force=True`, or name another file"):
         contest.write_submission(*arguments)
     assert contest.write_submission(*arguments, force=True) == 12
     assert (tmp_path / "out.txt").read_bytes() == first

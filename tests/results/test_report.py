@@ -173,7 +173,7 @@ def test_the_store_of_a_run_is_known_until_it_is_removed(run: Path, odd_run: tup
     assert report.training_store(run).samefile(odd_run[1])
     first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
     (run / "metrics.jsonl").write_text(json.dumps(first | {"store": "/nowhere"}) + "\n")
-    with pytest.raises(FileNotFoundError, match=r"store /nowhere, .* name it with --data STORE"):
+    with pytest.raises(FileNotFoundError, match=r"store /nowhere, .* name it with `store=STORE`"):
         report.training_store(run)
 
 

@@ -20,7 +20,7 @@ def test_a_new_file_is_written(tmp_path: Path) -> None:
 def test_a_file_of_the_same_kind_is_replaced_only_if_that_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_bytes(b"fruits\napple\n")
-    with pytest.raises(FileExistsError, match=r"list\.txt exists: replace it with --force, or name another file"):
+    with pytest.raises(FileExistsError, match=r"list\.txt exists: replace it with `force=True`, or name another file"):
         write_output(path, b"fruits\n", KIND, force=False)
     assert path.read_bytes() == b"fruits\napple\n"
     write_output(path, b"fruits\n", KIND, force=True)

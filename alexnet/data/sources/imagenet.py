@@ -59,7 +59,7 @@ def open(path: Path, options: SourceOptions) -> Source:
         raise ValueError(
             f"{path}: has no training pictures ({archives.missing['train']}); download them into this folder"
             + ("; `alexnet submit` takes pictures without labels" if archives.test else "")
-            + (", or test on val alone with --test 1" if archives.val else "")
+            + (", or test on val alone with `test=1`" if archives.val else "")
         )
     devkit = _open_devkit(path, archives)
     class_names = {synset.wnid: synset.class_name for synset in devkit.synsets}
