@@ -26,7 +26,8 @@ LEVELS = {
     "entry": 10,
 }
 # Modules that form one package: the recipe and its checks; the named recipes; the entry points for people and programs.
-PACKAGES = dict.fromkeys(("checked", "geometry", "architecture"), "recipe") | {"finetuning_recipes": "recipes"}
+PACKAGES = dict.fromkeys(("checked", "geometry", "architecture"), "recipe")
+PACKAGES |= dict.fromkeys(("ilsvrc_recipes", "finetuning_recipes", "net_variants"), "recipes")
 PACKAGES |= dict.fromkeys(("", "__main__", "cli", "demo"), "entry")
 STANDARD_LIBRARY = {"collections", "dataclasses", "itertools", "json", "math", "types", "typing"}
 

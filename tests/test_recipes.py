@@ -1,6 +1,7 @@
 """The named recipes: the paper's numbers, those of the 2012 program's files, and JSON."""
 
 import dataclasses
+import itertools
 import json
 from operator import attrgetter
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from alexnet.architecture import Full, MapNorm, Net, ResponseNorm
-from alexnet.recipe import Recipe
+from alexnet.recipe import Recipe, recipe_differences
 from alexnet.recipes import RECIPES, recipe_named
 from alexnet.training.schedule import make_schedule
 
@@ -281,3 +282,81 @@ def test_the_chain_of_net_146_has_the_rates_of_its_files() -> None:
         assert (rates["conv1"], rates["fc7"], rates["fc8"]) == (conv1, fc7, fc8), epoch
     schedule = make_schedule(last)
     assert (schedule.shifts_colours_at(37), schedule.shifts_colours_at(38), last.epochs) == (True, False, 54)
+
+
+# The rates of the weights of conv1 and of the other layers, and whether colours are shifted, from an epoch on; the last
+# table of 2012-source.md.
+VARIANTS_OF_145 = {
+    "alexnet-2012-no-overlap": [  # 147
+        (0, 0.01, 0.01, True),
+        (23, 0.001, 0.001, True),
+        (51, 0.0001, 0.0001, True),
+        (79, 0, 0.00001, True),
+        (90, None, None, None),
+    ],
+    "alexnet-2012-no-normalisation": [  # 148
+        (0, 0.01, 0.01, True),
+        (22, 0.001, 0.001, True),
+        (44, 0.0001, 0.0001, True),
+        (69, 0.00001, 0.0001, False),
+        (73, 0, 0.0001, False),
+        (86, 0, 0.00001, False),
+        (97, None, None, None),
+    ],
+    "alexnet-2012-separate-towers": [  # 150
+        (0, 0.01, 0.01, True),
+        (25, 0.001, 0.001, True),
+        (49, 0.0001, 0.0001, True),
+        (66, 0.00001, 0.0001, False),
+        (72, 0, 0.0001, False),
+        (79, 0, 0.00001, False),
+        (92, None, None, None),
+    ],
+    "alexnet-2012-run-longer": [  # 145
+        (0, 0.01, 0.01, True),
+        (25, 0.001, 0.001, True),
+        (51, 0.0001, 0.0001, True),
+        (67, 0.00001, 0.0001, False),
+        (72, 0, 0.0001, False),
+        (79, 0, 0.00001, False),
+        (91, 0, 0.001, True),
+        (107, 0, 0.0001, True),
+        (124, 0, 0.00001, False),
+        (135, None, None, None),
+    ],
+    "alexnet-2012-finetune-fall2009": [  # 146 by Fall 2009 alone
+        (0, 0.0001, 0.001, True),
+        (3, 0.00001, 0.001, True),
+        (4, 0, 0.001, True),
+        (22, 0, 0.0001, True),
+        (38, 0, 0.0001, False),
+        (42, 0, 0.00001, False),
+        (52, None, None, None),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS_OF_145)
+def test_the_variants_of_net_145_have_the_rates_of_their_files(name: str) -> None:
+    recipe, steps = recipe_named(name), VARIANTS_OF_145[name]
+    assert recipe.epochs == steps[-1][0]
+    for (start, conv1, others, colour), (end, *_) in itertools.pairwise(steps):
+        for epoch in range(start, end):
+            rates = rates_at(recipe, epoch)
+            assert rates.pop("conv1") == conv1, epoch
+            assert set(rates.values()) == {others}, epoch
+            assert make_schedule(recipe).shifts_colours_at(epoch) == colour, epoch
+
+
+def test_the_variants_of_net_145_differ_from_it_in_their_nets_as_their_files_do() -> None:
+    def differences(name: str) -> dict[str, Any]:
+        old, new = recipe_named("alexnet-2012-run"), recipe_named(name)
+        return {path: value for path, _, value in recipe_differences(old, new) if path.startswith("net")}
+
+    assert differences("alexnet-2012-no-overlap") == {
+        "net.pool_size": 2, "net.conv2.padding": 1,
+    }  # fmt: skip
+    assert differences("alexnet-2012-no-normalisation") == {"net.normalise": None, "net.normalise_map": None}
+    assert differences("alexnet-2012-separate-towers") == {"net.conv3.all_towers": False}
+    assert differences("alexnet-2012-run-longer") == {}
+    assert differences("alexnet-2012-finetune-fall2009") == differences("alexnet-2012-finetune")

@@ -14,12 +14,26 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from alexnet.architecture import Conv, Net
+from alexnet.architecture import Net
 from alexnet.experiments.experiment import Experiment
 from alexnet.experiments.paper_datasets import ILSVRC2012
 from alexnet.experiments.result import ExperimentResult, format_settings
+from alexnet.net_variants import (
+    one_gpu_net,
+    separate_towers,
+    with_net,
+    with_tanh,
+    without_conv1,
+    without_conv2,
+    without_conv3,
+    without_conv4,
+    without_conv5,
+    without_dropout,
+    without_normalisation,
+    without_overlapping_pooling,
+)
 from alexnet.recipe import Recipe
-from alexnet.recipes import one_gpu_net
+from alexnet.recipes import recipe_named
 from alexnet.training.divergence import DivergenceError
 
 DATASET = ILSVRC2012
@@ -33,86 +47,8 @@ def _change_fields(**fields: Any) -> _RecipeChange:
 
 
 def _change_net(change: Callable[[Net], Net]) -> _RecipeChange:
-    """Return a function that changes the net of a recipe; settings for layers that are left out are removed."""
-
-    def change_recipe(recipe: Recipe) -> Recipe:
-        net = change(recipe.net)
-        names = net.layers()
-        changes = []
-        for step in recipe.changes:
-            layers = tuple(name for name in step.layers if name in names)
-            removed = bool(step.layers) and not layers  # no layers would mean all layers
-            changes.append(replace(step, layers=layers, learning_rate=None if removed else step.learning_rate))
-        decays = {name: decay for name, decay in recipe.decays.items() if name in names}
-        return replace(recipe, net=net, changes=tuple(changes), decays=decays)
-
-    return change_recipe
-
-
-def _conv(net: Net, name: str) -> Conv:
-    """Return a convolutional layer of a net.
-
-    Raises:
-        ValueError: The net does not have it.
-    """
-    conv = getattr(net, name)
-    if conv is None:
-        raise ValueError(f"the recipe's net must have {name}, which this experiment changes; it has none")
-    assert isinstance(conv, Conv)
-    return conv
-
-
-def separate_towers(net: Net) -> Net:
-    """Return the net with towers that meet only in the fully connected layers (150)."""
-    return replace(net, conv3=replace(_conv(net, "conv3"), all_towers=False))
-
-
-def without_normalisation(net: Net) -> Net:
-    """Return the net without response normalisation (148; 4.3)."""
-    return replace(net, normalise=None, normalise_map=None)
-
-
-def without_overlapping_pooling(net: Net) -> Net:
-    """Return the net with pooling windows that do not overlap, and with conv2's padding as in run 147 (4.4)."""
-    return replace(net, pool_size=2, pool_stride=2, conv2=replace(_conv(net, "conv2"), padding=1))
-
-
-def with_tanh(net: Net) -> Net:
-    """Return the net with tanh in place of ReLU (4.1)."""
-    return replace(net, activation="tanh")
-
-
-def without_dropout(net: Net) -> Net:
-    """Return the net without dropout in its hidden layers (5.2)."""
-    hidden: dict[str, Any] = {name: replace(full, dropout=0.0) for name, full in net.hidden().items()}
-    return replace(net, **hidden)
-
-
-def without_conv1(net: Net) -> Net:
-    """Return the net whose conv2 reads the picture as conv1 did; conv3 pools, so that all later layers fit."""
-    first, second, third = (_conv(net, name) for name in ("conv1", "conv2", "conv3"))
-    second = replace(second, kernel=first.kernel, stride=first.stride, padding=first.padding)
-    return replace(net, conv1=None, conv2=second, conv3=replace(third, then=("activate", "pool")))
-
-
-def without_conv2(net: Net) -> Net:
-    """Return the net whose conv3 normalises and pools in place of conv2."""
-    return replace(net, conv2=None, conv3=replace(_conv(net, "conv3"), then=_conv(net, "conv2").then))
-
-
-def without_conv3(net: Net) -> Net:
-    """Return the net whose towers meet in conv4 in place of conv3."""
-    return replace(net, conv3=None, conv4=replace(_conv(net, "conv4"), all_towers=True))
-
-
-def without_conv4(net: Net) -> Net:
-    """Return the net without conv4."""
-    return replace(net, conv4=None)
-
-
-def without_conv5(net: Net) -> Net:
-    """Return the net whose conv4 pools in place of conv5."""
-    return replace(net, conv5=None, conv4=replace(_conv(net, "conv4"), then=_conv(net, "conv5").then))
+    """Return a function that changes the net of a recipe."""
+    return lambda recipe: with_net(recipe, change(recipe.net))
 
 
 # Each variant, and the paper's top-1 and top-5 errors in percent.
@@ -137,6 +73,21 @@ VARIANTS: dict[str, tuple[_RecipeChange, _PaperErrors]] = {
     "without conv5": (_change_net(without_conv5), (None, None)),
 }
 
+# On the paper's pictures these nets have the rates of the program's own runs.
+NAMED_RECIPES = {
+    "towers never meet (150)": "alexnet-2012-separate-towers",
+    "no normalisation (148; 4.3)": "alexnet-2012-no-normalisation",
+    "pooling without overlap (147; 4.4)": "alexnet-2012-no-overlap",
+}
+
+
+def list_recipes(experiment: Experiment, base: Recipe) -> dict[str, Recipe]:
+    """Return the recipe of each variant by name: the base recipe changed, or the program's own."""
+    recipes = {name: change(base) for name, (change, _) in VARIANTS.items()}
+    if experiment.recipe is None and not experiment.stand_in:
+        recipes |= {name: recipe_named(own) for name, own in NAMED_RECIPES.items() if name in recipes}
+    return recipes
+
 
 def run(experiment: Experiment) -> ExperimentResult:
     """Train each variant, and compare its errors with ten views with the paper's."""
@@ -144,8 +95,7 @@ def run(experiment: Experiment) -> ExperimentResult:
     measures = ("top-1 error (%)", "top-5 error (%)")
     result = ExperimentResult("What each part is worth", experiment.describe_data(), measures)
     # All recipes are made before the first is trained: an error in one must not come after days.
-    recipes = {name: change(base) for name, (change, _) in VARIANTS.items()}
-    for name, recipe in recipes.items():
+    for name, recipe in list_recipes(experiment, base).items():
         settings = format_settings(base, recipe)
         if name != "the net" and not settings:
             result.notes.append(f"{name}: the recipe has it so already.")

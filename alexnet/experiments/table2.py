@@ -18,8 +18,9 @@ from typing import Any
 from alexnet.experiments.experiment import Experiment
 from alexnet.experiments.paper_datasets import ILSVRC2012
 from alexnet.experiments.result import ExperimentResult, ResultRow
+from alexnet.net_variants import with_conv6
 from alexnet.recipe import Change, Recipe
-from alexnet.recipes import recipe_named, with_conv6
+from alexnet.recipes import recipe_named
 
 DATASET = ILSVRC2012
 _NETS, _PRETRAINED_NETS = 5, 2

@@ -8,10 +8,13 @@ import pytest
 from conftest import write_store
 from small_experiments import RECIPE, record_trainings
 
+from alexnet.data.store.store import Store
 from alexnet.experiments import ablations, cifar_normalisation, reproduce
-from alexnet.experiments.experiment import shorten_schedule
+from alexnet.experiments.experiment import Experiment, shorten_schedule
+from alexnet.experiments.paper_datasets import ILSVRC2012, PaperDataset
+from alexnet.net_variants import one_gpu_net
 from alexnet.recipe import Recipe, recipe_differences
-from alexnet.recipes import one_gpu_net, recipe_named
+from alexnet.recipes import recipe_named
 from alexnet.results.evaluate import evaluate
 from alexnet.results.report import report
 
@@ -32,6 +35,17 @@ def test_every_variant_differs_and_fits_the_paper_s_net() -> None:
             recipe.net.sides()  # it can be built
             settings = [f"{path}={json.dumps(value)}" for path, _, value in recipe_differences(base, recipe)]
             assert base.with_settings(settings) == recipe, name
+
+
+def test_on_the_paper_s_pictures_three_variants_are_the_program_s_own_runs(store: Path, tmp_path: Path) -> None:
+    base, opened = recipe_named("alexnet-2012-run"), Store(store)
+    on_paper_data = Experiment(tmp_path, opened, PaperDataset("drawn", 3, 48, ""))
+    recipes = ablations.list_recipes(on_paper_data, base)
+    for name, own in ablations.NAMED_RECIPES.items():
+        assert recipes[name] == recipe_named(own) != ablations.VARIANTS[name][0](base)
+        assert recipes[name].net == ablations.VARIANTS[name][0](base).net
+    stand_in = ablations.list_recipes(Experiment(tmp_path, opened, ILSVRC2012), base)
+    assert stand_in == {name: change(base) for name, (change, _) in ablations.VARIANTS.items()}
 
 
 def test_the_one_gpu_net_is_run_145_half() -> None:

@@ -8,7 +8,8 @@ from small_nets import count_parameters, layer_shapes, meta_net, random_pictures
 
 from alexnet.architecture import Net
 from alexnet.models.alexnet import AlexNet
-from alexnet.recipes import one_gpu_net, recipe_named
+from alexnet.net_variants import one_gpu_net
+from alexnet.recipes import recipe_named
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PAPER_COUNTS = [34_944, 307_456, 885_120, 663_936, 442_624, 37_752_832, 16_781_312, 4_097_000]

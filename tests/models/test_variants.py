@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from alexnet.architecture import Conv, Full, MapNorm, Net, ResponseNorm
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.layers import alpha_over_window
-from alexnet.recipes import one_gpu_net, recipe_named
+from alexnet.net_variants import one_gpu_net
+from alexnet.recipes import recipe_named
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
