@@ -1,5 +1,6 @@
 """The commands as a user meets them: what they print, where, and with which exit status."""
 
+import argparse
 import json
 import re
 import subprocess
@@ -10,9 +11,12 @@ import pytest
 from conftest import small_net
 from PIL import Image
 
+import alexnet
 from alexnet import cli
+from alexnet.cli.main import build_parser
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES
+from alexnet.utils.files import local_path
 
 COMMANDS = [
     "demo",
@@ -194,8 +198,67 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert result.stderr == ""
 
 
-def test_prepare_refuses_an_address(picture_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+ADDRESS = "s3://bucket/x"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"check SOURCE --html {ADDRESS}",
+        f"check SOURCE --run {ADDRESS}",
+        f"demo {ADDRESS}",
+        f"evaluate {ADDRESS} STORE",
+        *(f"evaluate RUN STORE {option} {ADDRESS}" for option in ("--save", "--per-class", "--confusion")),
+        f"export {ADDRESS}",
+        f"export RUN {ADDRESS}",
+        *(f"export RUN {option} {ADDRESS}" for option in ("--pt2", "--state", "--hub")),
+        f"figures RUN --folder {ADDRESS}",
+        f"import FILE {ADDRESS}",
+        f"index {ADDRESS} STORE",
+        f"look STORE --folder {ADDRESS}",
+        f"predict {ADDRESS} IMAGE",
+        f"prepare SOURCE {ADDRESS}",
+        f"report {ADDRESS}",
+        f"reproduce figure2 --folder {ADDRESS}",
+        f"submit RUN PICTURES {ADDRESS}",
+        f"train STORE {ADDRESS}",
+        f"train STORE RUN --from {ADDRESS}",
+    ],
+)
+def test_an_address_is_refused_wherever_a_local_path_is_needed(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as exit_info:
-        cli.main(["prepare", str(picture_folder), "s3://bucket/store"])
+        cli.main(command.split())
     assert exit_info.value.code == 2
-    assert "s3://bucket/store must be a folder; copy it to an address" in capsys.readouterr().err
+    assert re.search(rf"{ADDRESS} must be a (path|folder) on this machine, not an address: ", capsys.readouterr().err)
+    assert not any(tmp_path.iterdir()), 'no folder "s3:" is made'
+
+
+# What these arguments name is only read; those of type `Path` that are not here would write to a folder "s3:".
+READ_ONLY = {"source", "synsets", "file", "classes", "cost_matrix", "pictures", "ids", "images"}
+
+
+def test_every_argument_that_names_a_place_to_write_to_refuses_an_address() -> None:
+    (commands,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    unchecked = {
+        f"{name} {action.dest}"
+        for name, command in commands.choices.items()
+        for action in command._actions
+        if action.type is Path and action.dest not in READ_ONLY
+    }
+    assert unchecked == set()
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/x", Path("s3://bucket/x"), "gs://bucket/x"])
+def test_python_refuses_an_address_to_write_to(address: str | Path, picture_folder: Path) -> None:
+    for call in (
+        lambda: alexnet.prepare(picture_folder, address),
+        lambda: alexnet.train("store", address),
+        lambda: alexnet.export("run", onnx=address),
+        lambda: alexnet.export("run", hub=address),
+    ):
+        with pytest.raises(ValueError, match="must be a path on this machine, not an address"):
+            call()
+    assert local_path("C:/pictures") == Path("C:/pictures")

@@ -2,9 +2,8 @@
 
 import argparse
 import json
-from pathlib import Path
 
-from alexnet.cli.options import add_device, add_force, add_json, parse_output_file, parse_store
+from alexnet.cli.options import add_device, add_force, add_json, parse_output, parse_run, parse_store
 
 SUMMARY = "check pictures before training: odd files, duplicates, wrong labels, time and disk"
 
@@ -14,10 +13,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help = "pictures as `alexnet prepare` takes them, or a store that it has written"
     parser.add_argument("pictures", metavar="SOURCE|STORE", type=parse_store, help=help)
     help = "run of these classes: pictures are named whose labels it finds wrong"
-    parser.add_argument("--run", metavar="RUN", type=Path, help=help)
+    parser.add_argument("--run", metavar="RUN", type=parse_run, help=help)
     help = "recipe whose training is estimated (default: that of --run, or photos)"
     parser.add_argument("--recipe", metavar="NAME", help=help)
-    parser.add_argument("--html", metavar="FILE", type=parse_output_file, help="page to write, with the pictures")
+    parser.add_argument("--html", metavar="FILE", type=parse_output, help="page to write, with the pictures")
     add_force(parser)
     add_device(parser)
     add_json(parser, "print one JSON object")

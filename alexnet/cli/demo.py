@@ -3,13 +3,15 @@
 import argparse
 from pathlib import Path
 
+from alexnet.cli.options import parse_output
+
 SUMMARY = "draw a small set of pictures, train a net on it and show the results"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments and options."""
     parser.add_argument(
-        "folder", metavar="FOLDER", nargs="?", type=Path, default=Path("demo"), help="folder to work in"
+        "folder", metavar="FOLDER", nargs="?", type=parse_output, default=Path("demo"), help="folder to work in"
     )
     parser.add_argument(
         "--data", choices=("drawn", "cifar10"), default="drawn", help="pictures to use; cifar10 downloads 170 MB"

@@ -13,7 +13,7 @@ from alexnet.cli.options import (
     add_runs,
     add_store,
     add_views,
-    parse_output_file,
+    parse_output,
 )
 from alexnet.utils.processes import is_main_process, report_once
 
@@ -50,7 +50,7 @@ def _add_files_group(parser: argparse.ArgumentParser) -> None:
         ("--confusion", "confusion matrix, CSV or PNG by the file's ending"),
         ("--save", "the averaged predictions, to be named in place of a RUN"),
     ):
-        group.add_argument(option, metavar="FILE", type=parse_output_file, help=help)
+        group.add_argument(option, metavar="FILE", type=parse_output, help=help)
     add_force(group)
 
 

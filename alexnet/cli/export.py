@@ -1,9 +1,8 @@
 """`alexnet export RUN FILE.onnx`."""
 
 import argparse
-from pathlib import Path
 
-from alexnet.cli.options import add_run
+from alexnet.cli.options import add_run, parse_output
 
 SUMMARY = "write a trained net as ONNX, torch.export, safetensors or a folder for a model hub"
 
@@ -12,11 +11,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments and options."""
     add_run(parser)
     # With nargs="?", argparse takes it next to RUN only, and not after an option.
-    parser.add_argument("onnx", metavar="[FILE.onnx]", type=Path, help="ONNX file to write").required = False
-    parser.add_argument("--pt2", metavar="FILE", type=Path, help="write a program of torch.export, FILE.pt2")
-    parser.add_argument("--state", metavar="FILE", type=Path, help="write the weights by plain names, FILE.safetensors")
+    parser.add_argument("onnx", metavar="[FILE.onnx]", type=parse_output, help="ONNX file to write").required = False
+    parser.add_argument("--pt2", metavar="FILE", type=parse_output, help="write a program of torch.export, FILE.pt2")
     parser.add_argument(
-        "--hub", metavar="FOLDER", type=Path, help="write a folder with weights, settings and a model card"
+        "--state", metavar="FILE", type=parse_output, help="write the weights by plain names, FILE.safetensors"
+    )
+    parser.add_argument(
+        "--hub", metavar="FOLDER", type=parse_output, help="write a folder with weights, settings and a model card"
     )
     parser.add_argument("--opset", type=int, default=17, metavar="N", help="version of ONNX's operators")
     parser.add_argument("--force", action="store_true", help="replace what an earlier export wrote")

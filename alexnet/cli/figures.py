@@ -1,9 +1,8 @@
 """`alexnet figures RUN`."""
 
 import argparse
-from pathlib import Path
 
-from alexnet.cli.options import add_data, add_device, add_run
+from alexnet.cli.options import add_data, add_device, add_run, parse_output
 
 SUMMARY = "write a run's figures as PNG files"
 
@@ -12,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments and options."""
     add_run(parser)
     add_data(parser)
-    parser.add_argument("--folder", metavar="FOLDER", type=Path, help="folder to write (default: RUN/figures)")
+    parser.add_argument("--folder", metavar="FOLDER", type=parse_output, help="folder to write (default: RUN/figures)")
     add_device(parser)
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from alexnet.cli.options import add_store
+from alexnet.cli.options import add_store, parse_output
 
 SUMMARY = "draw pictures of each class, and what augmentation makes of some"
 
@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments and options."""
     add_store(parser)
     help = "folder to write classes.png and augmentation.png to"
-    parser.add_argument("--folder", metavar="FOLDER", type=Path, default=Path("look"), help=help)
+    parser.add_argument("--folder", metavar="FOLDER", type=parse_output, default=Path("look"), help=help)
     parser.add_argument("--recipe", metavar="NAME", default="photos", help="recipe whose augmentation is drawn")
     parser.add_argument(
         "--set", metavar="FIELD=VALUE", action="append", default=[], help="change a field of the recipe; repeatable"

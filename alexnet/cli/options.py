@@ -17,36 +17,43 @@ def parse_store(text: str) -> str | Path:
     return text if "://" in text else Path(text)
 
 
-def parse_output_folder(text: str) -> Path:
-    """Return the path of a folder to write to.
+def parse_output(text: str) -> Path:
+    """Return the path of a folder or a file to write.
 
     Raises:
         argparse.ArgumentTypeError: It is an address.
     """
-    if "://" in text:
-        raise argparse.ArgumentTypeError(f"{text} must be a folder; copy it to an address once it is complete")
-    return Path(text)
+    from alexnet.utils.files import local_path
+
+    try:
+        return local_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def parse_output_file(text: str) -> Path:
-    """Return the path of a file to write.
+def parse_run(text: str) -> Path:
+    """Return the path of a run's folder.
 
     Raises:
         argparse.ArgumentTypeError: It is an address.
     """
-    if "://" in text:
-        raise argparse.ArgumentTypeError(f"{text} must be a file; copy it to an address once it is written")
-    return Path(text)
+    from alexnet.utils.files import local_path
+
+    try:
+        return local_path(text)
+    except ValueError:
+        message = f"{text} must be a folder on this machine, not an address: copy a run from and to its address"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def add_run(options: _Options, help: str = "folder of a trained net, written by `alexnet train`") -> None:
     """Add the argument RUN."""
-    options.add_argument("run", metavar="RUN", type=Path, help=help)
+    options.add_argument("run", metavar="RUN", type=parse_run, help=help)
 
 
 def add_runs(options: _Options, help: str) -> None:
     """Add the argument RUN, which can be repeated."""
-    options.add_argument("runs", metavar="RUN", nargs="+", type=Path, help=help)
+    options.add_argument("runs", metavar="RUN", nargs="+", type=parse_run, help=help)
 
 
 def add_store(options: _Options) -> None:

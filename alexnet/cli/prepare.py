@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from alexnet.cli.options import add_workers, parse_output_folder
+from alexnet.cli.options import add_workers, parse_output
 from alexnet.utils.processes import ReportedElsewhere, is_main_process, world_size
 
 SUMMARY = "turn a folder of pictures into a store of square pictures"
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder of class folders, archive, list, or another kind in docs/data.md",
     )
-    parser.add_argument("store", metavar="STORE", type=parse_output_folder, help="folder to write")
+    parser.add_argument("store", metavar="STORE", type=parse_output, help="folder to write")
     parser.add_argument("--size", type=int, default=256, metavar="N", help="side of the stored pictures, in pixels")
     parser.add_argument("--encoding", choices=("raw", "jpeg"), default="raw", help="how the pictures are stored")
     parser.add_argument(

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from alexnet.cli.options import add_data, add_device, add_workers, parse_store
+from alexnet.cli.options import add_data, add_device, add_workers, parse_output, parse_store
 
 SUMMARY = "reproduce a figure or a table of the paper"
 
@@ -15,7 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help = "larger store, or archives, to pre-train on (table2)"
     parser.add_argument("--more", metavar="STORE", type=parse_store, help=help)
     parser.add_argument(
-        "--folder", type=Path, default=Path("reproduced"), metavar="FOLDER", help="folder for nets, tables and figures"
+        "--folder",
+        type=parse_output,
+        default=Path("reproduced"),
+        metavar="FOLDER",
+        help="folder for nets, tables and figures",
     )
     parser.add_argument("--recipe", metavar="NAME", help="recipe to vary (default: the experiment's own)")
     parser.add_argument("--epochs", type=int, metavar="N", help="shorten each training to N epochs")

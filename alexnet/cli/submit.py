@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from alexnet.cli.options import add_device, add_force, add_runs, add_views, parse_output_file
+from alexnet.cli.options import add_device, add_force, add_runs, add_views, parse_output
 
 SUMMARY = "write the file that the ILSVRC-2012 contest accepts"
 
@@ -17,9 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="test pictures: ILSVRC2012_img_test.tar, the folder with it, or a folder of them",
     )
-    parser.add_argument(
-        "file", metavar="FILE", type=parse_output_file, help="file to write, with five numbers per line"
-    )
+    parser.add_argument("file", metavar="FILE", type=parse_output, help="file to write, with five numbers per line")
     parser.add_argument(
         "--ids",
         metavar="FILE",

@@ -4,11 +4,10 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alexnet.cli.messages import print_error
-from alexnet.cli.options import add_device, add_process_group, add_run, add_store, add_workers
+from alexnet.cli.options import add_device, add_process_group, add_run, add_store, add_workers, parse_run
 from alexnet.utils.processes import is_main_process, report_once_per_machine
 
 if TYPE_CHECKING:
@@ -50,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_pretraining_group(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("start from another run")
-    group.add_argument("--from", dest="start_from", type=Path, metavar="RUN", help="run to take the first weights from")
+    group.add_argument(
+        "--from", dest="start_from", type=parse_run, metavar="RUN", help="run to take the first weights from"
+    )
     group.add_argument("--take", metavar="LAYERS", help="layers to take, such as conv1,conv2 (default: all that fit)")
     group.add_argument(
         "--freeze",

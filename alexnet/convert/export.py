@@ -16,7 +16,7 @@ from alexnet.convert.to_pt2 import to_pt2
 from alexnet.convert.to_state import to_state
 from alexnet.data.loading.augment import centre_mean
 from alexnet.training.checkpoint import load_best
-from alexnet.utils.files import FileKind, check_output, explain_full_disk, write_atomic, write_output
+from alexnet.utils.files import FileKind, check_output, explain_full_disk, local_path, write_atomic, write_output
 
 
 def _was_exported(file: Path) -> bool:
@@ -98,7 +98,7 @@ def export(
 
 def _check_folder(folder: Path, force: bool) -> None:
     """Raise an error unless a folder may be written: a new or empty one, or one that an earlier export wrote."""
-    parent = folder.absolute().parent
+    parent = local_path(folder).absolute().parent
     if not parent.is_dir():
         raise FileNotFoundError(f"{folder} cannot be written: no such folder {parent}: create it first")
     if folder.is_dir() and not any(folder.iterdir()):

@@ -23,7 +23,7 @@ from alexnet.convert.torch_file import is_safetensors
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.checkpoint import TrainState, checkpoint_name, save_checkpoint
-from alexnet.utils.files import exclusive_lock, write_atomic
+from alexnet.utils.files import exclusive_lock, local_path, write_atomic
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def import_net(
             classes do not match; or `run` is not empty.
         OSError: The run cannot be written; nothing of it remains.
     """
-    file, run = Path(file), Path(run)
+    file, run = Path(file), local_path(run)
     _check_paths(file, run)
     converted = _convert(file, mean, image_size)
     recipe = Recipe(net=converted.net, store_size=converted.store_size)

@@ -21,6 +21,7 @@ from alexnet.results.evaluate import evaluate
 from alexnet.results.report import report
 from alexnet.training.inference import default_views, format_views
 from alexnet.training.train import train
+from alexnet.utils.files import local_path
 from alexnet.utils.intervals import format_error_rate
 
 _RECIPE_NAMES = {"drawn": "tiny", "cifar10": "cifar10-80sec"}  # for each kind of data
@@ -59,7 +60,7 @@ def run_demo(
     start_time = time.monotonic()
     name = _RECIPE_NAMES[data]
     recipe = recipe or recipe_named(name).with_settings([f"seed={seed}"])
-    folder = Path(folder) / data
+    folder = local_path(folder) / data
     store, run = folder / "store", folder / "run"
     source = _get_pictures(folder, data, per_class, seed)
     _print(f"2. Preparing the pictures: {store}")

@@ -14,6 +14,7 @@ from alexnet.experiments.paper_datasets import PaperDataset
 from alexnet.experiments.result import ExperimentResult
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES, recipe_named
+from alexnet.utils.files import local_path
 
 EXPERIMENTS = {
     "figure1": "alexnet.experiments.figure1",
@@ -65,12 +66,13 @@ def reproduce(
     """
     if name not in EXPERIMENTS:
         raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}; got {name!r}")
+    folder = local_path(folder)
     module: Any = importlib.import_module(EXPERIMENTS[name])
     dataset: PaperDataset | None = module.DATASET
     if data is None and dataset is not None:
         raise FileNotFoundError(f"{name} needs a store (--data) {dataset.instructions()}; or any other, as a stand-in")
     experiment = Experiment(
-        Path(folder) / name,
+        folder / name,
         None,
         dataset,
         recipe=recipe,
@@ -79,7 +81,7 @@ def reproduce(
         device=device,
         workers=workers,
     )
-    stores = Path(folder) / "stores"
+    stores = folder / "stores"
     if data is not None and dataset is not None:
         experiment.use_store(_open_pictures(experiment, module, dataset, data, stores))
         if pretraining_data is not None:

@@ -21,7 +21,7 @@ from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.error_rates import error_rates
 from alexnet.training.inference import default_views
 from alexnet.utils.device import choose_device
-from alexnet.utils.files import write_atomic
+from alexnet.utils.files import local_path, write_atomic
 
 _EXAMPLES = 8  # as many as in Figure 4
 _MISTAKES = 4
@@ -115,7 +115,7 @@ def write_figures(
         ValueError: The run has other classes or another picture size than the store.
         FileNotFoundError: There is no such store, or the run has no trained net yet.
     """
-    run, folder = Path(run), Path(folder)
+    run, folder = Path(run), local_path(folder)
     history, checkpoint = RunHistory.read(run), load_best(run)
     figures = {} if history.origin else {"curves": draw_curves(history)}
     if store is not None:

@@ -37,6 +37,7 @@ from alexnet.training.setup import build_net, resolve_statistics, sync_recipe
 from alexnet.training.sgd import SGD, parameter_groups, set_learning_rates
 from alexnet.training.signals import StopRequest, stop_on_signal
 from alexnet.training.step import Step
+from alexnet.utils.files import local_path
 from alexnet.utils.processes import report_once
 
 STEPS_PER_LINE = 50  # steps between two lines "step" in metrics.jsonl
@@ -163,7 +164,7 @@ def train(
         OSError: A file cannot be written; the last checkpoint remains.
         ReportedElsewhere: Another of several processes raises one of these.
     """
-    run = Path(run)
+    run = local_path(run)
     store = store_to_train_on(store, run, recipe.store_size if recipe else None)
     with init_team(parallel, device, hang_seconds) as team:
         with team.raise_together():

@@ -2,12 +2,30 @@
 
 import errno
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import lock_descriptor
+
+# Path has shortened s3://bucket to s3:/bucket already; a drive of Windows has one letter.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def local_path(path: str | Path) -> Path:
+    """Return the path of a folder or a file to write.
+
+    Raises:
+        ValueError: It is an address such as s3://bucket/folder, which would become a folder "s3:" on this machine.
+    """
+    if _ADDRESS.match(str(path)):
+        raise ValueError(
+            f"{path} must be a path on this machine, not an address: name a local one, and copy it there once it is "
+            "complete"
+        )
+    return Path(path)
 
 
 @contextmanager
@@ -59,8 +77,9 @@ def check_output(path: Path, kind: FileKind, *, force: bool) -> None:
     Raises:
         FileExistsError: A file of another kind exists, or one of this kind and `force` is not set.
         FileNotFoundError: The folder does not exist.
-        ValueError: The ending of its name is not one of the kind's.
+        ValueError: It is an address, or the ending of its name is not one of the kind's.
     """
+    local_path(path)
     if kind.suffixes and path.suffix.lower() not in kind.suffixes:
         raise ValueError(f"{path} must end in {' or '.join(kind.suffixes)}, as {kind.name}; got {path.suffix!r}")
     parent = path.absolute().parent

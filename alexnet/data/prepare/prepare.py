@@ -34,7 +34,7 @@ from alexnet.data.sources.kinds import open_source
 from alexnet.data.store.format import PROGRESS_FILE
 from alexnet.distributed.coordinator import POLL_SECONDS, Coordinator
 from alexnet.utils.cores import available_cores
-from alexnet.utils.files import exclusive_lock, explain_full_disk
+from alexnet.utils.files import exclusive_lock, explain_full_disk, local_path
 from alexnet.utils.prefetch import prefetch
 
 VISIBLE_SECONDS = 60.0  # until a file that one machine has written is visible to another on a network file system
@@ -129,8 +129,9 @@ def _check_arguments(
     require(encoding in ("raw", "jpeg"), "encoding", "'raw' or 'jpeg'", encoding)
     require(workers is None or workers >= 1, "workers", "at least 1 thread", workers)
     require(0 <= max_failures <= 1, "max_failures", "a share from 0 to 1, such as 0.05", max_failures)
+    store = local_path(store)
     folder = Path(source) if isinstance(source, (str, Path)) else None
-    if folder and folder.is_dir() and Path(store).resolve().is_relative_to(folder.resolve()):
+    if folder and folder.is_dir() and store.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{store}: is inside the source {source}; choose a folder outside it")
 
 
