@@ -23,6 +23,7 @@ import torch
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 from test_store import write_two_class_store
+from torch.utils.data import DataLoader
 
 from alexnet import cli
 from alexnet.data.loading.loader import Loader
@@ -182,6 +183,16 @@ def test_pictures_are_requested_concurrently(server: Server, tmp_path: Path) -> 
     with ThreadPoolExecutor(4) as threads:  # the workers of a loader
         assert len(list(threads.map(split.image, [1, 3, 5, 7]))) == 4
     assert server.pop_shard_requests() == [8 * 8 * 3] * 8
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
+def test_forked_worker_processes_connect_anew(server: Server, tmp_path: Path) -> None:
+    write_two_class_store(tmp_path / "s")
+    split = Store(upload(tmp_path / "s")).split("train")
+    expected = [(picture.tolist(), label) for picture, label in split]
+    server.requests.clear()
+    loader = DataLoader(split, batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=60)
+    assert [(picture.tolist(), label) for picture, label in loader] == expected
 
 
 def test_the_cache_stays_below_its_limit(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

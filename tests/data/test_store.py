@@ -4,6 +4,7 @@ import ctypes
 import json
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from alexnet.data.prepare.encode import encode_jpeg
+from alexnet.data.store.base import StoreInfo
 from alexnet.data.store.format import METADATA_KEY, PROGRESS_FILE, STATISTICS_FILE, shard_name, shard_schema
 from alexnet.data.store.local import LocalSplit
 from alexnet.data.store.statistics import Statistics
@@ -58,7 +60,7 @@ def test_a_store_has_the_pictures_labels_and_names_that_were_written(tmp_path: P
     assert (store.size, store.encoding, store.classes) == (8, encoding, ("cat", "dog"))
     assert store.splits == ("train", "test")
     train = store.split("train")
-    assert store.split("train") is train
+    assert store.split("train").labels is train.labels  # the files are opened once
     assert store.validation().name == "test"
     assert (len(train), len(store.validation())) == (9, 3)
     assert train.labels.dtype == np.int64
@@ -91,8 +93,9 @@ def test_memory_addresses_point_to_raw_pictures(tmp_path: Path) -> None:
 
 def test_pictures_of_another_size_than_stated_are_refused(tmp_path: Path) -> None:
     write_two_class_store(tmp_path / "s")
+    info = StoreInfo(tmp_path / "s", 16, "raw", ("a", "b"), {"train": 9})
     with pytest.raises(ValueError, match="damaged; prepare the store again"):
-        LocalSplit("train", [tmp_path / "s" / "train-00000.arrow"], 16, "raw")
+        LocalSplit("train", [tmp_path / "s" / "train-00000.arrow"], info, Mock())
 
 
 def test_raw_pictures_are_read_only_views_of_the_file(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 The pages that the loader touches belong to the page cache of the operating system, not to the process.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,23 +31,24 @@ class LocalSplit(Split):
     Args:
         name: "train", "val", "test" or "train+val".
         paths: Its shards, in order.
-        size: The side of the pictures, in pixels.
-        encoding: "raw" or "jpeg".
+        info: What the store says about itself.
+        open_again: Opens the same split, in another process.
 
     Raises:
         ValueError: A shard is damaged.
     """
 
-    def __init__(self, name: str, paths: Sequence[Path], size: int, encoding: str) -> None:
+    def __init__(self, name: str, paths: Sequence[Path], info: StoreInfo, open_again: Callable[[], Split]) -> None:
         batches = [batch for path in paths for batch in read_shard(path)[0]]
         labels = [np.empty(0, np.int32), *(batch.column("label").to_numpy() for batch in batches)]
-        super().__init__(name, size, np.concatenate(labels).astype(np.int64), [batch.num_rows for batch in batches])
-        self._encoding = encoding
+        batch_sizes = [batch.num_rows for batch in batches]
+        super().__init__(name, info, np.concatenate(labels).astype(np.int64), batch_sizes, open_again)
+        self._encoding = info.encoding
         self._names = [batch.column("name") for batch in batches]
         self._pixels: list[np.ndarray] = []  # of raw pictures, for each record batch (rows, size, size, 3)
         self._jpegs: list[tuple[np.ndarray, memoryview]] = []  # of JPEG pictures: offsets and bytes
         for batch in batches:
-            if encoding == "raw":
+            if info.encoding == "raw":
                 self._pixels.append(self._map_pixels(batch, paths[0].parent))
             else:
                 _, offsets, data = batch.column("image").buffers()
@@ -132,4 +134,4 @@ class LocalBackend:
     def open_split(self, name: str, parts: Sequence[str]) -> LocalSplit:
         """Return a split with the pictures of one or several splits of the store, one after another."""
         paths = [path for part in parts for path in self._shards[part]]
-        return LocalSplit(name, paths, self.info.size, self.info.encoding)
+        return LocalSplit(name, paths, self.info, partial(self.open_split, name, parts))

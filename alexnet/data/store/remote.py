@@ -6,8 +6,10 @@ own batch, without Python's global lock. The library of the file system retries 
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -64,23 +66,23 @@ class RemoteSplit(Split):
         name: "train", "val", "test" or "train+val".
         parts: For each split of the store that it consists of: the name, the offsets, and which record batches are
             cached, (B,) bool.
-        size: The side of the pictures, in pixels.
-        encoding: "raw" or "jpeg".
+        info: What the store says about itself.
         reader: Reads the bytes of the pictures.
+        open_again: Opens the same split, in another process.
     """
 
     def __init__(
         self,
         name: str,
         parts: Sequence[tuple[str, PictureOffsets, np.ndarray]],
-        size: int,
-        encoding: str,
+        info: StoreInfo,
         reader: _CachedReader,
+        open_again: Callable[[], Split],
     ) -> None:
         self._batches = np.concatenate([offsets.batches for _, offsets, _ in parts])
         labels = np.concatenate([offsets.labels for _, offsets, _ in parts]).astype(np.int64)
-        super().__init__(name, size, labels, self._batches[:, 1])
-        self._encoding, self._reader = encoding, reader
+        super().__init__(name, info, labels, self._batches[:, 1], open_again)
+        self._encoding, self._reader = info.encoding, reader
         self._files = [shard_name(split, number) for split, offsets, _ in parts for number in offsets.batches[:, 0]]
         self._ends = np.concatenate([offsets.ends for _, offsets, _ in parts])
         self._is_cached = np.concatenate([is_cached for *_, is_cached in parts])
@@ -182,6 +184,10 @@ class RemoteBackend:
         self._is_cached = choose_cached_batches(self._offsets, max_bytes)
         self._reader = _CachedReader(folder, cache)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the URL only: another process connects anew."""
+        return RemoteBackend, (self.info.path,)
+
     def read_statistics(self) -> Statistics:
         """Return the statistics of the training pictures."""
         return Statistics.from_tensors(*self._statistics_contents, self._statistics_path)
@@ -189,4 +195,4 @@ class RemoteBackend:
     def open_split(self, name: str, parts: Sequence[str]) -> RemoteSplit:
         """Return a split with the pictures of one or several splits of the store, one after another."""
         contents = [(part, self._offsets[part], self._is_cached[part]) for part in parts]
-        return RemoteSplit(name, contents, self.info.size, self.info.encoding, self._reader)
+        return RemoteSplit(name, contents, self.info, self._reader, partial(self.open_split, name, parts))

@@ -1,5 +1,6 @@
 """The files of a folder in an object store or on a server, read through fsspec."""
 
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ class ByteRange(NamedTuple):
 
 
 class RemoteFolder:
-    """A folder in an object store or on a server.
+    """A folder in an object store or on a server. A process that is forked connects to it anew.
 
     Args:
         url: Its URL. The library of the file system finds the credentials in its usual places. For S3 these are the
@@ -31,10 +32,14 @@ class RemoteFolder:
     """
 
     def __init__(self, url: StoreURL) -> None:
+        self.url = url
+        self._connect()
+
+    def _connect(self) -> None:
+        """Open the file system for this process: its threads and connections do not exist in another one."""
         import fsspec  # takes as long to import as all other packages here together
 
-        self.url = url
-        options = {}
+        url, options, self._process = self.url, {}, os.getpid()
         if url.startswith(("s3://", "s3a://")):
             configured = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
             options = {"config_kwargs": {"max_pool_connections": _MAX_CONNECTIONS} | configured}
@@ -45,6 +50,13 @@ class RemoteFolder:
         except ValueError as error:
             raise ValueError(f"{url}: not a known kind of URL ({error}); use one such as s3://bucket/x") from error
 
+    @property
+    def _files(self) -> Any:
+        """The file system, of this process."""
+        if self._process != os.getpid():
+            self._connect()
+        return self._file_system
+
     def read_file(self, name: str) -> bytes:
         """Return the contents of a file.
 
@@ -53,7 +65,7 @@ class RemoteFolder:
             OSError: It cannot be read.
         """
         try:
-            return bytes(self._file_system.cat_file(f"{self._root}/{name}"))
+            return bytes(self._files.cat_file(f"{self._root}/{name}"))
         except Exception as error:  # each library raises its own types: botocore, aiohttp, ...
             raise self._read_error(name, error) from error
 
@@ -71,7 +83,7 @@ class RemoteFolder:
         paths = [f"{self._root}/{file}" for file in files]
         try:
             # Exceptions are returned in the list: an exception that is raised does not say which file it is about.
-            results = self._file_system.cat_ranges(paths, starts, stops, on_error="return")
+            results = self._files.cat_ranges(paths, starts, stops, on_error="return")
         except Exception as error:  # as above
             raise self._read_error(files[0], error) from error
         return [self._checked(byte_range, result) for byte_range, result in zip(ranges, results, strict=True)]

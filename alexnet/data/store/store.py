@@ -1,7 +1,11 @@
 """A prepared set of pictures, in a folder or in an object store."""
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 from alexnet.data.store.base import Split, StoreBackend
 from alexnet.data.store.local import LocalBackend
@@ -49,8 +53,25 @@ class Store:
         """The mean activity and the principal components of the colours of the training pictures."""
         return self._backend.read_statistics()
 
-    def split(self, name: str) -> Split:
-        """Return one split of the store.
+    def __repr__(self) -> str:
+        counts = "".join(f", {name}={count}" for name, count in self._backend.info.counts.items())
+        classes = len(self.classes)
+        return f"Store({str(self.path)!r}, size={self.size}, encoding={self.encoding!r}, classes={classes}{counts})"
+
+    def split(
+        self,
+        name: str,
+        *,
+        transform: Callable[[Image.Image], Any] | None = None,
+        target_transform: Callable[[int], Any] | None = None,
+    ) -> Split:
+        """Return one split of the store, a map-style data set of torch: `split[index]` is a picture and its label.
+
+        Args:
+            name: One of `splits`.
+            transform: Makes what `split[index]` returns of a PIL picture, as torchvision's and timm's transforms do. By
+                default it is a tensor (3, size, size) uint8.
+            target_transform: Makes what `split[index]` returns of a label; by default it is the label.
 
         Raises:
             ValueError: There is no split of that name, or some of its pictures are missing.
@@ -66,7 +87,7 @@ class Store:
                     "remove the store and prepare it again"
                 )
             self._opened_splits[name] = split
-        return self._opened_splits[name]
+        return self._opened_splits[name].with_transforms(transform, target_transform)
 
     def train_and_val(self) -> Split:
         """Return the training pictures and the validation pictures as one split.
