@@ -55,7 +55,7 @@ def test_the_stream_has_the_predictions_of_single_pictures(
     stream = list(classifier.predict_stream(pictures, top=2, batch_size=batch_size))
     assert [prediction.name for prediction in stream] == [str(paths[0]), "", "none.png", "", *map(str, paths[2:])]
     errors = [prediction.error for prediction in stream if prediction.error is not None]
-    assert [error.partition(":")[0] for error in errors] == ["none.png", "in an unknown format"]
+    assert [error.partition(":")[0] for error in errors] == ["none.png", "not a readable picture"]
     predicted = [prediction.classes for prediction in stream if prediction.error is None]
     for classes, path in zip(predicted, paths, strict=True):
         expected = classifier.predict(path, top=2)

@@ -122,6 +122,48 @@ class AlexNet(nn.Module):
         x = self.convs(x)  # (N, 256, 6, 6)
         return self._forward_hidden(x)  # (N, 4096)
 
+    def layer_output(self, x: Tensor, layer: str) -> Tensor:
+        """Compute the output of a layer, with the activation, the normalisation, the pooling and the dropout after it.
+
+        Args:
+            x: (N, 3, 224, 224) centred pixels, float.
+            layer: The name of the layer: "conv1" ... "fc8".
+
+        Returns:
+            (N, maps, side, side) of a convolutional layer, (N, units) of a fully connected one.
+
+        Raises:
+            ValueError: The net has no such layer, or the pictures have another size.
+        """
+        self.check_layer(layer)
+        x = self.scale_pixels(x)  # (N, 3, 224, 224)
+        for name, conv in self.convs.items():
+            x = conv(x)  # (N, maps, side, side)
+            if name == layer:
+                return x
+        x = x.flatten(1)  # (N, 9216)
+        if self.conv_dropout is not None:
+            x = self.conv_dropout(x)  # (N, 9216)
+        for name, full in self.hidden.items():
+            x = full(x)  # (N, 4096)
+            if name == layer:
+                return x
+        if self.linear is not None:
+            x = self.linear(x)  # (N, units)
+            if layer == "linear":
+                return x
+        logits: Tensor = self.fc8(x)  # (N, classes)
+        return logits
+
+    def check_layer(self, name: str) -> None:
+        """Raise a ValueError unless the net has a layer of this name."""
+        if name not in self.layers():
+            raise ValueError(f"layer must be one of {', '.join(self.layers())}; got {name!r}")
+
+    def extra_repr(self) -> str:
+        count = sum(parameter.numel() for parameter in self.parameters())
+        return f"classes={self.classes}, image_size={self.net.image_size}, weights and biases={count:,}"
+
     def scale_pixels(self, x: Tensor) -> Tensor:
         """Return the pictures as conv1 reads them; raise a ValueError where they have another size.
 

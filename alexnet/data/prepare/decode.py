@@ -126,7 +126,7 @@ def resize_central_square(
     return out.reshape(size, size, 3)
 
 
-def _check_pixel_count(width: int, height: int) -> None:
+def check_pixel_count(width: int, height: int) -> None:
     """Raise a ValueError if a picture has too many pixels, or none."""
     if width < 1 or height < 1 or width * height > _MAX_PIXELS:
         raise ValueError(
@@ -140,7 +140,7 @@ def _read_jpeg(data: bytes, size: int) -> np.ndarray | None:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except (ValueError, KeyError):  # KeyError: a colour space that simplejpeg has no name for
         return None
-    _check_pixel_count(width, height)
+    check_pixel_count(width, height)
     if colours not in ("YCbCr", "RGB", "Gray"):
         return None
     # The decoder's DCT can divide the sides by averaging areas, which saves most of the decoding time. At least twice
@@ -196,16 +196,33 @@ def _read_with_pillow(data: bytes, size: int) -> np.ndarray:
     """Return the central square of a picture in any other format."""
     try:
         with Image.open(io.BytesIO(data), formats=_available_formats()) as picture:
-            _check_pixel_count(*picture.size)
-            picture.load()
-            side = min(picture.size)
-            left, top = (picture.width - side) // 2, (picture.height - side) // 2
-            square = picture.crop((left, top, left + side, top + side))
-            orientation = int(picture.getexif().get(_ORIENTATION_TAG, 1))
-            return _apply_orientation(resize_central_square(_to_rgb(square), size), orientation)
+            return read_pil_picture(picture, size)
     except UnidentifiedImageError as error:
         formats = ", ".join(_available_formats())
         raise ValueError(f"in an unknown format: save it in one of {formats}") from error
+
+
+def read_pil_picture(picture: Image.Image, size: int) -> np.ndarray:
+    """Return the central square of a Pillow picture of any mode, as `read_image` does of a file.
+
+    Args:
+        picture: The picture; its pixels need not be loaded yet.
+        size: Side of the square in pixels.
+
+    Returns:
+        (size, size, 3) uint8.
+
+    Raises:
+        ValueError: It is damaged, closed, or has more than 67 million pixels.
+    """
+    try:
+        check_pixel_count(*picture.size)
+        picture.load()
+        side = min(picture.size)
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        square = picture.crop((left, top, left + side, top + side))
+        orientation = int(picture.getexif().get(_ORIENTATION_TAG, 1))
+        return _apply_orientation(resize_central_square(_to_rgb(square), size), orientation)
     except MemoryError as error:
         raise ValueError("it does not fit in memory: save it smaller") from error
     except Exception as error:  # Pillow raises exceptions of many types for damaged files, such as KeyError
