@@ -28,6 +28,7 @@ from alexnet.cli import (
     similar,
     submit,
     train,
+    verify,
 )
 from alexnet.cli.messages import one_line, print_error
 from alexnet.cli.option_names import with_option_names
@@ -51,6 +52,7 @@ _COMMANDS: dict[str, ModuleType] = {
     "report": report,
     "export": export,
     "figures": figures,
+    "verify": verify,
 }
 
 

@@ -6,6 +6,7 @@ import mmap
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from alexnet.convert.to_pt2 import to_pt2
 from alexnet.convert.to_state import to_state
 from alexnet.data.loading.augment import centre_mean
 from alexnet.training.checkpoint import load_best
+from alexnet.utils.checksums import BLANK_CHECKSUM, seal
 from alexnet.utils.files import FileKind, check_output, explain_full_disk, local_path, write_atomic, write_output
 
 
@@ -84,8 +86,8 @@ def export(
     crop = centre_mean(checkpoint.statistics.mean, net.net.image_size)
     mean = torch.from_numpy(crop).permute(2, 0, 1).contiguous()  # (3, side, side)
     write: dict[FileKind, Callable[[], bytes]] = {
-        _ONNX: lambda: to_onnx(net, mean, text, opset),
-        _PT2: lambda: to_pt2(net, mean, text),
+        _ONNX: lambda: seal(to_onnx(net, mean, _with_room(description), opset)),
+        _PT2: lambda: seal(to_pt2(net, mean, text)),
         _STATE: lambda: to_state(net, mean, text),
     }
     for kind, path in files.items():
@@ -94,6 +96,11 @@ def export(
         name = folder.resolve().name
         _write_folder(folder, to_hub(run, checkpoint, write[_STATE](), description, name))
     return [*files.values(), *([folder] if folder else [])]
+
+
+def _with_room(description: Mapping[str, Any]) -> str:
+    """Return a description as JSON, with room for the checksum of the file that it is written to."""
+    return json.dumps({**description, "checksum": BLANK_CHECKSUM}, ensure_ascii=False)
 
 
 def _check_folder(folder: Path, force: bool) -> None:

@@ -23,6 +23,7 @@ from alexnet.convert.torch_file import is_safetensors
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.checkpoint import TrainState, checkpoint_name, save_checkpoint
+from alexnet.utils.checksums import checksum
 from alexnet.utils.files import exclusive_lock, local_path, write_atomic
 
 
@@ -164,8 +165,9 @@ def _write_run(
             for left in temporary.iterdir():  # by an import that was killed
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             (temporary / "checkpoints").mkdir()
-            write_atomic(temporary / "recipe.json", f"{recipe.to_json()}\n".encode())
-            write_atomic(temporary / "metrics.jsonl", line)
+            files = {"recipe.json": f"{recipe.to_json()}\n".encode(), "metrics.jsonl": line}
+            for name, contents in files.items():
+                write_atomic(temporary / name, contents)
             save_checkpoint(
                 temporary / "checkpoints" / checkpoint_name(0),
                 tensors,
@@ -174,6 +176,7 @@ def _write_run(
                 statistics=imagenet_statistics(mean, recipe.store_size),
                 state=TrainState(finished=True, metrics_bytes=len(line)),
                 class_ids=names.class_ids,
+                files={name: checksum(contents) for name, contents in files.items()},
             )
             temporary.replace(run)
         finally:

@@ -14,6 +14,7 @@ from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import Checkpoint
 from alexnet.training.error_rates import split_adjective
 from alexnet.training.inference import format_views
+from alexnet.utils.checksums import BLANK_CHECKSUM, seal
 from alexnet.utils.intervals import format_error_rate
 
 
@@ -28,9 +29,10 @@ def to_hub(run: Path, checkpoint: Checkpoint, state: bytes, description: dict[st
         name: Name of the folder, and so of the net.
     """
     config = {"library_name": "alexnet", **description, "recipe": json.loads(checkpoint.recipe.to_json())}
+    config["checksum"] = BLANK_CHECKSUM
     return {
         "model.safetensors": state,
-        "config.json": json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n",
+        "config.json": seal(json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"),
         "README.md": _model_card(run, checkpoint, name).encode(),
     }
 

@@ -1,12 +1,14 @@
 """A net as a program of torch.export, which loads without this package."""
 
 import io
+import zipfile
 
 import torch
 from torch import Tensor
 
 from alexnet.convert.plain_net import PlainNet
 from alexnet.models.alexnet import AlexNet
+from alexnet.utils.checksums import BLANK_CHECKSUM
 
 
 def to_pt2(net: AlexNet, mean: Tensor, description: str) -> bytes:
@@ -18,6 +20,9 @@ def to_pt2(net: AlexNet, mean: Tensor, description: str) -> bytes:
         net: The net, in evaluation mode.
         mean: (3, side, side), the mean activity of the crops.
         description: What to store as the extra file "alexnet".
+
+    Returns:
+        The contents, with room for their checksum.
     """
     side = net.net.image_size
     pixels = torch.zeros(2, 3, side, side)  # of one picture, torch would take the batch for a constant
@@ -27,4 +32,6 @@ def to_pt2(net: AlexNet, mean: Tensor, description: str) -> bytes:
     assert not any(operation.startswith("alexnet") for operation in operations), operations
     contents = io.BytesIO()
     torch.export.save(program, contents, extra_files={"alexnet": description})
+    with zipfile.ZipFile(contents, "a") as archive:  # the format is a zip archive, whose comment torch does not read
+        archive.comment = BLANK_CHECKSUM.encode()
     return contents.getvalue()

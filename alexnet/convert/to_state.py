@@ -1,10 +1,13 @@
 """A net's weights as a safetensors file with plain names, for `load_state_dict` of any torch module."""
 
+import json
+
 from safetensors.torch import save
 from torch import Tensor
 
 from alexnet.convert.plain_net import PlainNet
 from alexnet.models.alexnet import AlexNet
+from alexnet.utils.checksums import sealed_header, with_checksums
 
 
 def to_state(net: AlexNet, mean: Tensor, description: str) -> bytes:
@@ -16,5 +19,5 @@ def to_state(net: AlexNet, mean: Tensor, description: str) -> bytes:
         description: What to store as the metadata "alexnet".
     """
     tensors = {name: tensor.contiguous() for name, tensor in PlainNet(net, mean).state_dict().items()}
-    contents: bytes = save(tensors, {"alexnet": description})
-    return contents
+    metadata = with_checksums(json.loads(description), tensors)
+    return sealed_header(save(tensors, {"alexnet": json.dumps(metadata, ensure_ascii=False)}))

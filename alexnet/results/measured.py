@@ -10,6 +10,7 @@ from alexnet.data.store.location import parse_location
 from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import Checkpoint
 from alexnet.training.error_rates import ErrorRates
+from alexnet.utils.checksums import BLANK_CHECKSUM, seal
 from alexnet.utils.files import write_atomic
 
 
@@ -44,8 +45,8 @@ def save_results(run: Path, checkpoint: Checkpoint, results: Sequence[MeasuredEr
         {"store": r.store, "split": r.split, "views": r.views, "chosen_on_split": r.chosen_on_split, **vars(r.rates)}
         for r in results
     ]
-    content = {"step": checkpoint.state.step, "errors": errors}
-    write_atomic(run / "results.json", json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
+    content = {"step": checkpoint.state.step, "errors": errors, "checksum": BLANK_CHECKSUM}
+    write_atomic(run / "results.json", seal(json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"))
 
 
 def load_measured_errors(run: Path, checkpoint: Checkpoint) -> list[MeasuredErrors]:

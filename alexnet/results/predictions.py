@@ -13,7 +13,9 @@ from torch import Tensor
 
 from alexnet.data.store.base import Split
 from alexnet.data.store.store import Store
+from alexnet.models.weight_files import check_checksums
 from alexnet.training.inference import format_views
+from alexnet.utils.checksums import sealed_header, with_checksums
 from alexnet.utils.files import FileKind, write_output
 
 _FORMAT = 1
@@ -56,7 +58,8 @@ class Predictions:
             "pictures": dict(self.pictures),
         }
         tensors = {split: probabilities.contiguous() for split, probabilities in self.probabilities.items()}
-        write_output(path, save(tensors, {"alexnet": json.dumps(metadata)}), PREDICTIONS_FILE, force=force)
+        text = json.dumps(with_checksums(metadata, tensors))
+        write_output(path, sealed_header(save(tensors, {"alexnet": text})), PREDICTIONS_FILE, force=force)
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":
@@ -67,6 +70,7 @@ class Predictions:
             ValueError: The file is not one of predictions.
         """
         try:
+            check_checksums(path)
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = json.loads((file.metadata() or {})["alexnet"])
                 if metadata["format"] != _FORMAT or "pictures" not in metadata:

@@ -20,6 +20,7 @@ from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.error_rates import error_rates
 from alexnet.training.inference import default_views
+from alexnet.utils.checksums import seal
 from alexnet.utils.device import choose_device
 from alexnet.utils.files import local_path, write_atomic
 
@@ -85,7 +86,7 @@ def report(
     ]
     save_results(run, checkpoint, measured)
     path = run / "report.html"
-    write_atomic(path, render_report(data).encode())
+    write_atomic(path, seal(render_report(data).encode()))
     return path
 
 

@@ -36,6 +36,7 @@ from alexnet.results.figures import (
 from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import Checkpoint
 from alexnet.training.error_rates import ErrorRates, split_adjective
+from alexnet.utils.checksums import BLANK_CHECKSUM
 from alexnet.utils.console import format_duration
 from alexnet.utils.intervals import format_error_rate, format_interval, format_percent
 
@@ -80,7 +81,7 @@ class ReportData:
 
 
 def render_report(data: ReportData) -> str:
-    """Return the report as an HTML page."""
+    """Return the report as an HTML page, with room for its checksum."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "percent": _format_percent,
@@ -98,6 +99,7 @@ def render_report(data: ReportData) -> str:
     views = max(data.results)
     return environment.from_string(template).render(
         vars(data),
+        checksum=BLANK_CHECKSUM,
         recipe=recipe,
         recipe_name=recipe_name(recipe),
         differences=differences_from_paper(recipe),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save
 from tqdm import tqdm
 
 from alexnet.checked import require
@@ -21,14 +21,16 @@ from alexnet.data.loading.views import make_view_batch, select_views
 from alexnet.data.prepare.decode import read_image
 from alexnet.data.prepare.on_demand import StoreLocation, open_training_store
 from alexnet.data.store.base import Split
+from alexnet.models.weight_files import check_checksums
 from alexnet.results.binary_codes import Autoencoder, train_autoencoder
 from alexnet.results.evaluate import check_picture_size
 from alexnet.results.nearest_neighbours import iter_blocks, nearest_neighbours, nearest_neighbours_by_codes
 from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.precision import autocast
+from alexnet.utils.checksums import BLANK_CHECKSUM, Digest, checksum, is_whole, seal, sealed_header, with_checksums
 from alexnet.utils.console import format_error
 from alexnet.utils.device import choose_device
-from alexnet.utils.files import write_atomic
+from alexnet.utils.files import explain_full_disk, replace_folder, write_atomic
 
 _FORMAT = 1
 _BATCH = 128
@@ -102,17 +104,28 @@ class Index:
             )
         self.folder = folder
         with _explain_damaged_index(folder):
-            self.metadata: dict[str, Any] = json.loads(metadata.read_text(encoding="utf-8"))
+            contents = metadata.read_bytes()
+            if is_whole(contents) is False:
+                raise ValueError(f"{metadata.name} has another checksum")
+            self.metadata: dict[str, Any] = json.loads(contents)
         if self.metadata.get("format") != _FORMAT:
             raise ValueError(
                 f"index {folder} must be of format {_FORMAT}; it is of {self.metadata.get('format')}: build it again"
             )
         with _explain_damaged_index(folder):
+            self._check_files("labels.npy", "names.json", "codes.npy")  # the activities are read by `alexnet verify`
             self.activities: np.ndarray = np.load(folder / "activities.npy", mmap_mode="r")  # (N, width) float32
             self.labels: np.ndarray = np.load(folder / "labels.npy")
             self.names: list[str] = json.loads((folder / "names.json").read_text(encoding="utf-8"))
             self.codes: np.ndarray = np.load(folder / "codes.npy")  # (N, bits / 8) uint8
         self._encoder: Autoencoder | None = None
+
+    def _check_files(self, *names: str) -> None:
+        """Raise a ValueError if a file is not as it was written; an index of an earlier version has no checksums."""
+        expected: dict[str, str] | None = self.metadata.get("files")
+        for name in names:
+            if expected is not None and checksum((self.folder / name).read_bytes()) != expected.get(name):
+                raise ValueError(f"{name} has another checksum")
 
     def __len__(self) -> int:
         return len(self.activities)
@@ -126,6 +139,7 @@ class Index:
     def _load_encoder(self, name: str, bits: int) -> Autoencoder:
         net = Autoencoder(self.activities.shape[1], bits).eval()
         with _explain_damaged_index(self.folder):
+            check_checksums(self.folder / name)
             net.load_state_dict(load_file(self.folder / name))
         return net
 
@@ -134,7 +148,7 @@ class Index:
         other, name = copy.copy(self), f"encoder-{bits}-{seed}.safetensors"
         if not (self.folder / name).exists():
             net, _ = train_autoencoder(self.activities, bits, seed=seed)
-            write_atomic(self.folder / name, save(net.state_dict()))
+            write_atomic(self.folder / name, _encoder_bytes(net))
         other._encoder = net = self._load_encoder(name, bits)
         other.codes = np.concatenate([net.codes(block) for block in iter_blocks(self.activities)])
         return other
@@ -165,6 +179,12 @@ class Index:
             Neighbour(self.names[index], classes[self.labels[index]], float(distance))
             for distance, index in zip(distances, indices, strict=True)
         ]
+
+
+def _encoder_bytes(net: Autoencoder) -> bytes:
+    """Return the contents of an autoencoder's file."""
+    tensors = net.state_dict()
+    return sealed_header(save(tensors, {"alexnet": json.dumps(with_checksums({}, tensors))}))
 
 
 @contextlib.contextmanager
@@ -215,15 +235,6 @@ def build_index(
     check_picture_size(checkpoint, opened)
     pictures = opened.split(split)
     folder, unfinished = Path(run) / "index", Path(run) / "index.part"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    activities = write_activities(unfinished / "activities.npy", Features(checkpoint, device), pictures, progress)
-    net, fit = train_autoencoder(activities, bits, seed=seed)
-    np.save(unfinished / "codes.npy", np.concatenate([net.codes(block) for block in iter_blocks(activities)]))
-    save_file(net.state_dict(), unfinished / "encoder.safetensors")
-    np.save(unfinished / "labels.npy", pictures.labels.astype(np.int32))
-    names = [pictures.picture_name(index) for index in range(len(pictures))]
-    (unfinished / "names.json").write_text(json.dumps(names), encoding="utf-8")
     metadata = {
         "format": _FORMAT,
         "store": str(opened.path.resolve()),
@@ -232,28 +243,66 @@ def build_index(
         "classes": opened.classes,
         "bits": bits,
         "seed": seed,
-        "autoencoder": asdict(fit),
     }
-    (unfinished / "about.json").write_text(json.dumps(metadata, indent=1), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    return unfinished.rename(folder)
+    try:
+        with explain_full_disk(folder):
+            shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
+            unfinished.mkdir()
+            activities = write_activities(
+                unfinished / "activities.npy", Features(checkpoint, device), pictures, progress
+            )
+            net, fit = train_autoencoder(activities, bits, seed=seed)
+            _write_array(unfinished / "codes.npy", [net.codes(block) for block in iter_blocks(activities)])
+            (unfinished / "encoder.safetensors").write_bytes(_encoder_bytes(net))
+            _write_array(unfinished / "labels.npy", [pictures.labels.astype(np.int32)])
+            names = [pictures.picture_name(index) for index in range(len(pictures))]
+            (unfinished / "names.json").write_text(json.dumps(names), encoding="utf-8")
+            metadata |= {"autoencoder": asdict(fit), "files": _file_checksums(unfinished), "checksum": BLANK_CHECKSUM}
+            (unfinished / "about.json").write_bytes(seal(json.dumps(metadata, indent=1).encode()))
+            replace_folder(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _file_checksums(folder: Path) -> dict[str, str]:
+    """Return the checksum of each file in a folder, by its name."""
+    checksums = {}
+    for path in sorted(folder.iterdir()):
+        digest = Digest()
+        with path.open("rb") as file:
+            while piece := file.read(1 << 24):
+                digest.update(piece)
+        checksums[path.name] = digest.hexdigest()
+    return checksums
+
+
+def _write_array(path: Path, parts: Sequence[np.ndarray]) -> None:
+    """Write the rows of several arrays to a NumPy file."""
+    with path.open("wb") as file:
+        np.save(file, np.concatenate(parts))
 
 
 def write_activities(path: Path, features: Features, split: Split, progress: bool = False) -> np.ndarray:
     """Write the activities of a split to a NumPy file, batch by batch, and return them memory-mapped.
 
+    They are not written through a memory map: a disk that becomes full would then end the process without a message.
+
     Returns:
         (N, width) float32.
     """
-    shape = (len(split), features.width)
-    file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    with tqdm(total=len(split), unit="picture", leave=False, disable=None if progress else True) as bar:
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False}
+    with (
+        path.open("wb") as file,
+        tqdm(total=len(split), unit="picture", leave=False, disable=None if progress else True) as bar,
+    ):
+        np.lib.format.write_array_header_1_0(file, header | {"shape": (len(split), features.width)})
         for start in range(0, len(split), _BATCH):
             stop = min(start + _BATCH, len(split))
-            file[start:stop] = features([split.image(i) for i in range(start, stop)])
+            file.write(features([split.image(i) for i in range(start, stop)]).tobytes())
             bar.update(stop - start)
-    file.flush()
-    return file
+    activities_file: np.ndarray = np.load(path, mmap_mode="r")
+    return activities_file
 
 
 def find_similar(

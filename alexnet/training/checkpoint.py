@@ -17,9 +17,10 @@ from alexnet.data.store.class_ids import ClassIds
 from alexnet.data.store.statistics import Statistics
 from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
-from alexnet.models.weight_files import best_checkpoint
+from alexnet.models.weight_files import best_checkpoint, check_checksums
 from alexnet.recipe import Recipe
 from alexnet.training.sgd import SGD
+from alexnet.utils.checksums import seal_header, with_checksums
 from alexnet.utils.files import atomic_replacement
 
 _FORMAT = 1
@@ -42,6 +43,9 @@ class TrainState:
         metrics_bytes: Length of metrics.jsonl; later lines are removed on resuming.
         finished: Whether the training has come to its end.
         micro_batch: Pictures that each process took through the net at a time when the training began.
+        epoch_step: Steps done at the end of the last epoch.
+        retries: How often the training has gone back after a divergence.
+        rate_factor: Factor on all learning rates: halved each time.
     """
 
     step: int = 0
@@ -55,6 +59,9 @@ class TrainState:
     metrics_bytes: int = 0
     finished: bool = False
     micro_batch: int = 0
+    epoch_step: int = 0
+    retries: int = 0
+    rate_factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,7 @@ def save_checkpoint(
     statistics: Statistics,
     state: TrainState,
     class_ids: ClassIds | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> None:
     """Write a checkpoint under a temporary name and rename it, so that a kill leaves the old file or the new one.
 
@@ -143,6 +151,7 @@ def save_checkpoint(
         path: The file.
         tensors: What `gather_tensors` returned; to predict only, those whose names begin with "net.".
         recipe, classes, statistics, state, class_ids: As in `Checkpoint`.
+        files: The checksums of other files of the run, by name; of metrics.jsonl, of its first `state.metrics_bytes`.
 
     Raises:
         OSError: The file cannot be written; the old one remains.
@@ -153,6 +162,7 @@ def save_checkpoint(
         "classes": classes,
         "progress": dataclasses.asdict(state),
         "pictures": statistics.count,
+        "files": dict(files or {}),
     }
     if class_ids is not None:
         metadata |= class_ids.to_metadata()
@@ -161,7 +171,8 @@ def save_checkpoint(
         contents[f"statistics.{name}"] = torch.from_numpy(getattr(statistics, name).copy())
     try:
         with atomic_replacement(path, path.with_name(f".{path.name}.writing")) as temporary:
-            save_file(contents, temporary, {"alexnet": json.dumps(metadata)})
+            save_file(contents, temporary, {"alexnet": json.dumps(with_checksums(metadata, contents))})
+            seal_header(temporary)
     except (OSError, safetensors.SafetensorError) as error:
         raise OSError(
             f"checkpoint {path} could not be written ({error}): free some space, or use another RUN folder"
@@ -172,9 +183,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        ValueError: The file is no checkpoint of this program, or one of a newer version.
+        ValueError: The file is no checkpoint of this program, or one of a newer version; or it is damaged.
     """
+    instead = "the last one is used instead" if path.stem == "best" else "the training resumes from the one before"
     try:
+        check_checksums(path)
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {})["alexnet"])
             if metadata["format"] != _FORMAT:
@@ -191,7 +204,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
             class_ids=ClassIds.from_metadata(metadata),
         )
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        instead = "the last one is used instead" if path.stem == "best" else "the training resumes from the one before"
         raise ValueError(
             f"{path} must be a checkpoint of this version of alexnet; it cannot be read ({error}): remove it, and "
             f"{instead}"

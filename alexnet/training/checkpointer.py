@@ -24,10 +24,11 @@ from alexnet.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from alexnet.training.divergence import DivergenceError, advise_lower_rate
+from alexnet.training.divergence import DivergenceError, advise_lower_rate, weights_not_finite
 from alexnet.training.metrics import MetricsWriter
 from alexnet.training.schedule import Schedule
 from alexnet.training.sgd import SGD
+from alexnet.utils.checksums import checksum
 from alexnet.utils.files import exclusive_lock, write_atomic
 
 
@@ -43,6 +44,7 @@ class Checkpointer:
         team: The processes that train together.
         keep: How many checkpoints to keep, besides the best one.
         minutes: Time between two checkpoints within an epoch.
+        keep_epoch: Whether to keep the checkpoint of the last epoch's end, too, to go back to after a divergence.
     """
 
     def __init__(
@@ -57,10 +59,12 @@ class Checkpointer:
         *,
         keep: int,
         minutes: float,
+        keep_epoch: bool = False,
     ) -> None:
         self.run, self.recipe, self.store, self.statistics, self.team = run, recipe, store, statistics, team
         self.net, self.optimiser = net, optimiser
         self._keep, self._minutes, self._last_save = keep, minutes, time.monotonic()
+        self._keep_epoch = keep_epoch
 
     def is_due(self) -> bool:
         """Return whether it is time for a checkpoint; the main process decides."""
@@ -78,10 +82,12 @@ class Checkpointer:
         Raises:
             DivergenceError: A weight is not finite, which the next loss would show; the checkpoints before remain.
         """
-        finite = all(bool(weight.isfinite().all()) for weight in self.net.parameters())
-        if not self.team.all_agree(finite):
+        names = weights_not_finite(self.net)
+        if not self.team.all_agree(not names):
             raise DivergenceError(
-                f"weights must stay finite; one is not after step {state.step}: {advise_lower_rate(self.recipe)}"
+                f"weights must stay finite; {names[0] if names else 'one'} is not after step {state.step}: "
+                f"{advise_lower_rate(self.recipe)}",
+                state.step,
             )
         self.team.watchdog.report_progress(state.step, "saving")
         tensors = gather_tensors(self.net, self.optimiser, self.team)
@@ -93,6 +99,9 @@ class Checkpointer:
 
     def _write(self, tensors: dict[str, Tensor], state: TrainState, best: bool) -> None:
         folder = self.run / "checkpoints"
+        metrics = (self.run / "metrics.jsonl").read_bytes()[: state.metrics_bytes]
+        checksums = {"recipe.json": checksum((self.run / "recipe.json").read_bytes())}
+        checksums["metrics.jsonl"] = checksum(metrics)
         files = {checkpoint_name(state.step): tensors}
         if best:  # written first: if the process is killed in between, the epoch is repeated
             net = {name: tensor for name, tensor in tensors.items() if name.startswith("net.")}
@@ -106,9 +115,11 @@ class Checkpointer:
                 statistics=self.statistics,
                 state=state,
                 class_ids=self.store.class_ids,
+                files=checksums,
             )
         for old in list_checkpoints(self.run)[: -self._keep]:
-            old.unlink()
+            if not (self._keep_epoch and old.name == checkpoint_name(state.epoch_step)):
+                old.unlink()
 
     def resume(self) -> TrainState:
         """Load the latest checkpoint into net, optimiser and random state. All processes must call this.

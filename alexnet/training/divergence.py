@@ -1,12 +1,29 @@
-"""The error of a training whose loss or weights are not finite any more."""
+"""The error of a training whose loss or weights are not finite any more, and the batch at which that was found."""
 
+import json
 import math
+from collections.abc import Sequence
+from pathlib import Path
 
+from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
+from alexnet.utils.checksums import BLANK_CHECKSUM, seal
+from alexnet.utils.files import write_atomic
+
+_BATCH_FILE = "divergence.json"
 
 
 class DivergenceError(ValueError):
-    """The loss or a weight is not finite any more."""
+    """The loss or a weight is not finite any more.
+
+    Args:
+        message: What is not finite, and what to do.
+        step: Number of the step at which it was found.
+    """
+
+    def __init__(self, message: str, step: int = 0) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 def check_finite(name: str, value: float, recipe: Recipe, *, epoch: int, step: int, rate: float) -> None:
@@ -23,10 +40,32 @@ def check_finite(name: str, value: float, recipe: Recipe, *, epoch: int, step: i
     if not math.isfinite(value):
         raise DivergenceError(
             f"{name} must stay finite; got {value} in epoch {epoch + 1}, step {step}, at learning rate {rate:g}: "
-            f"{advise_lower_rate(recipe)}"
+            f"{advise_lower_rate(recipe)}",
+            step,
         )
 
 
 def advise_lower_rate(recipe: Recipe) -> str:
     """Return what to try after a divergence."""
-    return f"start a new run with a lower rate, such as --set learning_rate={recipe.learning_rate / 5:.1g}"
+    lower = f"such as --set learning_rate={recipe.learning_rate / 5:.1g}"
+    return f"start a new run with a lower rate, {lower}, or go on with --on-divergence retry"
+
+
+def weights_not_finite(net: AlexNet) -> list[str]:
+    """Return the names of the weights and biases with values that are not finite."""
+    return [name for name, weight in net.weights().items() if not weight.isfinite().all()]
+
+
+def save_batch(run: Path, error: DivergenceError, weights: Sequence[str], split: str, pictures: Sequence[str]) -> None:
+    """Write the batch at which a divergence was found to RUN/divergence.json.
+
+    Args:
+        run: The run's folder.
+        error: The divergence.
+        weights: The weights that are not finite; after the update of that step on a GPU, before it on a CPU.
+        split: The split of the pictures.
+        pictures: The names of the pictures of the batch.
+    """
+    contents = {"step": error.step, "message": str(error), "weights_not_finite": list(weights), "split": split}
+    contents |= {"pictures": list(pictures), "checksum": BLANK_CHECKSUM}
+    write_atomic(run / _BATCH_FILE, seal(json.dumps(contents, indent=1, ensure_ascii=False).encode() + b"\n"))

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +50,22 @@ def write_atomic(path: Path, contents: bytes) -> None:
     """Write a file under a temporary name and rename it, so that it is complete or not there."""
     with atomic_replacement(path, path.with_name(path.name + ".part")) as temporary:
         temporary.write_bytes(contents)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Write the files of a new folder to the disk, and put it in the place of an older one, which is removed.
+
+    After a kill, the folder is the old one, the new one, or it is not there. The old one may then be left beside it.
+    """
+    for path in new.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    old = folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)  # left by a process that was killed
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from alexnet.data.prepare.duplicates import HASH_WORDS, picture_hashes
 from alexnet.data.prepare.encode import encode_jpeg
 from alexnet.data.prepare.plan import Plan, Shard
 from alexnet.data.sources.base import printable_name
+from alexnet.data.store.checksums import picture_checksums
 
 _SAMPLE_EVERY = 32  # of a raw store, one picture in so many is encoded as JPEG to estimate the size of a JPEG store
 
@@ -29,6 +30,7 @@ class Chunk:
         sampled_bytes: Size of these as JPEG.
         hashes: (N, 4) uint64, the perceptual hashes of the N files read: zeros for a file that is not a readable
             picture; all zeros if no duplicates are to be found.
+        checksums: (pictures,) uint32, the checksum of each picture as it is stored.
     """
 
     batch: pa.RecordBatch
@@ -39,6 +41,7 @@ class Chunk:
     sampled: int
     sampled_bytes: int
     hashes: np.ndarray
+    checksums: np.ndarray
 
     @property
     def file_count(self) -> int:
@@ -66,7 +69,8 @@ def prepare_chunk(plan: Plan, shard: Shard, start: int, stop: int) -> Chunk:
         image_bytes = sum(map(len, files))
     columns = [images, pa.array(labels, pa.int32()), pa.array(names, pa.string())]
     batch = pa.RecordBatch.from_arrays(columns, schema=schema)
-    return Chunk(batch, skipped, sums, products, image_bytes, len(files), sum(map(len, files)), hashes)
+    sampled_bytes, checksums = sum(map(len, files)), picture_checksums(images)
+    return Chunk(batch, skipped, sums, products, image_bytes, len(files), sampled_bytes, hashes, checksums)
 
 
 def _read_pictures(

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from alexnet.data.prepare.chunk import Chunk, prepare_chunk
 from alexnet.data.prepare.failures import FailureLimit
-from alexnet.data.prepare.parts import Duplicates, find_duplicates
+from alexnet.data.prepare.parts import Duplicates, find_duplicates, moved_from
 from alexnet.data.prepare.plan import Plan, Shard
 from alexnet.data.prepare.record import read_hashes
 from alexnet.data.prepare.writer import open_shard, write_shard
@@ -97,10 +97,8 @@ def move_pictures(plan: Plan, moves: np.ndarray, failures: FailureLimit, workers
             if not (plan.store / shard.record_name).exists():
                 with closing(_prepare_moved(moved, shard, workers)) as chunks:
                     write_shard(moved, shard, chunks, failures, lambda _: None)
-    names = list(plan.source.splits)
     for shard in plan.shards:
-        indices = moves[moves[:, 0] == names.index(shard.split), 1]
-        inside = indices[(indices >= shard.start) & (indices < shard.stop)]
+        inside = moved_from(plan, shard, moves)
         if len(inside):
             _remove_pictures(plan, shard, inside - shard.start)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from alexnet.data.prepare.duplicates import group_duplicates
-from alexnet.data.prepare.plan import Plan
+from alexnet.data.prepare.plan import Plan, Shard
 from alexnet.data.prepare.record import read_hashes
 from alexnet.data.sources.base import printable_name
 
@@ -39,6 +39,13 @@ class Duplicates:
         """Return the split of each row of `pictures` after the moves, (M,)."""
         new_splits = {(split, index): new for split, index, new in self.moves.tolist()}
         return np.array([new_splits.get((split, index), split) for _, split, index in self.pictures.tolist()], np.int64)
+
+
+def moved_from(plan: Plan, shard: Shard, moves: np.ndarray) -> np.ndarray:
+    """Return the indices of the pictures that are moved from a shard of a plan, (N,); `moves` as in `Duplicates`."""
+    indices = moves[moves[:, 0] == list(plan.source.splits).index(shard.split), 1]
+    inside: np.ndarray = indices[(indices >= shard.start) & (indices < shard.stop)]
+    return inside
 
 
 def find_duplicates(plan: Plan) -> Duplicates:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as safetensors_bytes
 
 from alexnet.data.prepare.chunk import Chunk
 from alexnet.data.prepare.duplicates import HASH_WORDS
+from alexnet.data.store.checksums import ShardChecksums
+from alexnet.data.store.format import parse_safetensors, safetensors_bytes
 from alexnet.utils.files import write_atomic
 
 RECORD_NAME = re.compile(r"(train|val|test)-(\d{5,})\.safetensors")
@@ -37,6 +38,7 @@ class ShardRecord:
         counters: (4,) int64: files skipped, bytes of the pictures, pictures encoded as JPEG, bytes of these as JPEG.
         skipped_lines: A line of skipped.jsonl for each file that was skipped.
         hashes: The `Chunk.hashes` of the shard's chunks.
+        checksums: The `Chunk.checksums` of the shard's chunks.
     """
 
     def __init__(self, size: int, classes: int, dtype: type[np.integer[Any]] = np.uint32, modified: int = 0) -> None:
@@ -46,6 +48,7 @@ class ShardRecord:
         self.counters = np.zeros(4, np.int64)
         self.skipped_lines = bytearray()
         self.hashes = [np.zeros((0, HASH_WORDS), np.uint64)]
+        self.checksums = [np.zeros(0, np.uint32)]
         self._modified = modified
 
     def add(self, chunk: Chunk) -> None:
@@ -56,15 +59,22 @@ class ShardRecord:
         self.class_counts += np.bincount(chunk.batch.column("label").to_numpy(), minlength=len(self.class_counts))
         self.counters += (len(chunk.skipped), chunk.image_bytes, chunk.sampled, chunk.sampled_bytes)
         self.hashes.append(chunk.hashes)
+        self.checksums.append(chunk.checksums)
         for name, reason in chunk.skipped:
             line = json.dumps({"name": name, "reason": reason}, ensure_ascii=False)
             self.skipped_lines += line.encode() + b"\n"
 
-    def save(self, path: Path) -> None:
-        """Write the record to a file."""
+    def save(self, path: Path, shard_checksum: str) -> None:
+        """Write the record to a file.
+
+        Args:
+            path: The file.
+            shard_checksum: The checksum of the shard's file.
+        """
         extra = {"lines": np.frombuffer(self.skipped_lines, np.uint8), "modified": np.array([self._modified])}
         extra["hashes"] = np.concatenate(self.hashes)
-        write_atomic(path, bytes(safetensors_bytes(self._arrays() | extra)))
+        extra["checksums"] = np.concatenate(self.checksums)
+        write_atomic(path, safetensors_bytes(self._arrays() | extra, {"shard": shard_checksum}))
 
     def add_file(self, path: Path) -> np.ndarray:
         """Add the record in a file, and return its class counts.
@@ -125,6 +135,16 @@ def read_hashes(path: Path, count: int) -> np.ndarray:
         if "hashes" not in file.keys():  # noqa: SIM118, it is not a dict
             return np.zeros((count, HASH_WORDS), np.uint64)
         return np.asarray(file.get_tensor("hashes"))
+
+
+def read_checksums(path: Path) -> ShardChecksums | None:
+    """Return the checksums of the shard, from the file of its record; None if an earlier version has written it.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    arrays, metadata = parse_safetensors(path.read_bytes(), path)
+    return ShardChecksums(metadata["shard"], arrays["checksums"]) if "shard" in metadata else None
 
 
 def read_skipped_count(path: Path) -> int:

@@ -13,6 +13,7 @@ from alexnet.data.prepare.plan import Plan
 from alexnet.data.prepare.record import RECORD_NAME, read_skipped_count, was_written_from
 from alexnet.data.prepare.writer import clean_up
 from alexnet.data.store.format import (
+    CHECKSUMS_FILE,
     DUPLICATES_FILE,
     OFFSETS_FILE,
     PROGRESS_FILE,
@@ -26,7 +27,7 @@ from alexnet.utils.console import note_once
 from alexnet.utils.files import write_atomic
 
 # Beside the shards and their records.
-_OTHER_FILES = (STATISTICS_FILE, PROGRESS_FILE, SKIPPED_FILE, DUPLICATES_FILE, OFFSETS_FILE)
+_OTHER_FILES = (STATISTICS_FILE, PROGRESS_FILE, SKIPPED_FILE, DUPLICATES_FILE, OFFSETS_FILE, CHECKSUMS_FILE)
 _TEMPORARY = re.compile(r"(\.[0-9a-f]{8})?\.part$")  # the ending of a file that is being written
 # Every version writes at least these.
 _KEY_FIELDS = {"size", "encoding", "filter", "fingerprint"}

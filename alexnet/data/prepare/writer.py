@@ -4,24 +4,27 @@ Each shard is written under a temporary name and renamed; then its record is wri
 a shard without one is not: resume.py relies on nothing else. The statistics, written last, make the folder a store.
 """
 
+import io
 import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
 
 from alexnet.data.prepare.chunk import Chunk
 from alexnet.data.prepare.failures import FailureLimit
-from alexnet.data.prepare.parts import Duplicates, duplicate_lines, summarise_duplicates
+from alexnet.data.prepare.parts import Duplicates, duplicate_lines, moved_from, summarise_duplicates
 from alexnet.data.prepare.plan import Plan, Shard
-from alexnet.data.prepare.record import RECORD_NAME, ShardRecord
+from alexnet.data.prepare.record import RECORD_NAME, ShardRecord, read_checksums
+from alexnet.data.store.checksums import ShardChecksums, write_checksums
 from alexnet.data.store.format import DUPLICATES_FILE, OFFSETS_FILE, PROGRESS_FILE, SKIPPED_FILE, STATISTICS_FILE
 from alexnet.data.store.offsets import write_offsets
 from alexnet.data.store.statistics import Statistics
+from alexnet.utils.checksums import Digest
 from alexnet.utils.files import atomic_replacement, write_atomic
 
 
@@ -41,24 +44,31 @@ def write_shard(
         ValueError: With this shard there are too many files that are not readable pictures.
     """
     record = ShardRecord(plan.size, len(plan.source.classes), modified=plan.modification_digest(shard))
-    with open_shard(plan, shard) as write_batch:
+    digest = Digest()
+    with open_shard(plan, shard, digest) as write_batch:
         for chunk in chunks:
             write_batch(chunk.batch)
             record.add(chunk)
             on_chunk(chunk.file_count)
             failures.add(len(chunk.skipped), shard, bytes(record.skipped_lines))
-    record.save(plan.store / shard.record_name)
+    record.save(plan.store / shard.record_name, digest.hexdigest())
 
 
 @contextmanager
-def open_shard(plan: Plan, shard: Shard) -> Iterator[Callable[[pa.RecordBatch], None]]:
-    """Yield a function that writes a record batch to the file of a shard, which is replaced when the block ends."""
+def open_shard(plan: Plan, shard: Shard, digest: Digest | None = None) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """Yield a function that writes a record batch to the file of a shard, which is replaced when the block ends.
+
+    Args:
+        plan: The plan of the store.
+        shard: The shard.
+        digest: If it is given, all that is written is added to it.
+    """
     path = plan.store / shard.file_name
     # The random part keeps other processes from writing to the same file, even one left behind on a lost machine.
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     with (
         atomic_replacement(path, temporary),
-        temporary.open("wb") as file,
+        _open_to_digest(temporary, digest or Digest()) as file,
         pa.ipc.new_file(file, plan.schemas[shard.split]) as writer,
     ):
 
@@ -67,6 +77,18 @@ def open_shard(plan: Plan, shard: Shard) -> Iterator[Callable[[pa.RecordBatch], 
                 writer.write_batch(batch)
 
         yield write_batch
+
+
+def _open_to_digest(path: Path, digest: Digest) -> io.BufferedWriter:
+    """Open a new file for writing; all that is written is added to a digest."""
+
+    class DigestedFile(io.FileIO):
+        def write(self, data: Any) -> int:
+            count = super().write(data)
+            digest.update(memoryview(data)[:count])
+            return count
+
+    return io.BufferedWriter(DigestedFile(path, "wb"))
 
 
 def complete_store(plan: Plan, duplicates: Duplicates, moved: Iterable[tuple[str, Plan]]) -> None:
@@ -84,9 +106,9 @@ def complete_store(plan: Plan, duplicates: Duplicates, moved: Iterable[tuple[str
     class_counts = {split: np.zeros_like(totals.class_counts) for split in plan.source.splits}
     for shard in plan.shards:
         class_counts[shard.split] += totals.add_file(plan.store / shard.record_name)
-    shard_count = len(plan.shards)
+    shards = {shard: moved_from(plan, shard, duplicates.moves).size > 0 for shard in plan.shards}
     for origin, moved_plan in moved:
-        shard_count += len(moved_plan.shards)
+        shards |= dict.fromkeys(moved_plan.shards, False)
         for shard in moved_plan.shards:
             _move_counts(plan, origin, shard, totals, class_counts)
     lines = list(duplicate_lines(plan, duplicates))
@@ -96,16 +118,29 @@ def complete_store(plan: Plan, duplicates: Duplicates, moved: Iterable[tuple[str
     _check_class_counts(plan, class_counts, has_moves=len(duplicates.moves) > 0)
     split_counts = {split: int(counts.sum()) for split, counts in class_counts.items()}
     skipped, image_bytes, sampled, sampled_bytes = totals.counters.tolist()
-    metadata = {"key": plan.key, "source": plan.source.name, "shards": shard_count, "skipped": skipped}
+    metadata = {"key": plan.key, "source": plan.source.name, "shards": len(shards), "skipped": skipped}
     metadata |= {"duplicates": summarise_duplicates(lines, len(duplicates.moves))}
     metadata |= {"skipped_bytes": len(totals.skipped_lines), "image_bytes": image_bytes}
     metadata |= {"sampled": sampled, "sampled_bytes": sampled_bytes, "counts": split_counts}
     if plan.source.class_ids is not None:
         metadata |= plan.source.class_ids.to_metadata()
+    write_checksums(plan.store, {s.file_name: _shard_checksums(plan, s, changed) for s, changed in shards.items()})
     statistics_count = sum(split_counts[split] for split in plan.statistics_splits)
     statistics = Statistics.from_sums(totals.sums, totals.products, statistics_count)
     statistics.save(plan.store / STATISTICS_FILE, metadata)
     clean_up(plan.store)
+
+
+def _shard_checksums(plan: Plan, shard: Shard, was_changed: bool) -> ShardChecksums:
+    """Return the checksums of a shard.
+
+    Args:
+        plan: The plan of the store.
+        shard: The shard.
+        was_changed: Whether it was written again after its record, because pictures were moved from it.
+    """
+    recorded = None if was_changed else read_checksums(plan.store / shard.record_name)
+    return recorded or ShardChecksums.from_file(plan.store / shard.file_name)
 
 
 def _move_counts(

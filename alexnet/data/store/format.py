@@ -8,6 +8,7 @@ A store is a folder with these files:
   metadata the number of pictures of each split.
 - `places.safetensors`: the byte offsets of the pictures in the shards, for stores that are read over a network
   (alexnet/data/store/offsets.py).
+- `checksums.safetensors`: the checksums of the other files, and of each picture (alexnet/data/store/checksums.py).
 - `skipped.jsonl`: a line for each file of the source that is not a readable picture.
 - `duplicates.jsonl`: a line for each photograph that several pictures show, with their splits and names.
 - `progress.safetensors`: only while the store is being prepared.
@@ -26,11 +27,13 @@ from safetensors.numpy import load as safetensors_load
 from safetensors.numpy import save as safetensors_save
 
 from alexnet.data.store.location import StoreURL
+from alexnet.utils.checksums import damaged_parts, sealed_header, with_checksums
 
 STORE_FORMAT = 1
 METADATA_KEY = "alexnet"
 STATISTICS_FILE = "statistics.safetensors"
 OFFSETS_FILE = "places.safetensors"
+CHECKSUMS_FILE = "checksums.safetensors"
 SKIPPED_FILE = "skipped.jsonl"
 DUPLICATES_FILE = "duplicates.jsonl"
 PROGRESS_FILE = "progress.safetensors"
@@ -132,7 +135,13 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def parse_safetensors(contents: bytes, path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the arrays and the metadata from the contents of a safetensors file; `path` is for the error message."""
+    """Return the arrays and the metadata from the contents of a safetensors file; `path` is for the error message.
+
+    Raises:
+        ValueError: The file is damaged, as its checksums show if it has some.
+    """
+    if parts := damaged_parts(contents):
+        raise ValueError(f"{path}: damaged ({', '.join(parts)}); remove the store and prepare it again")
     try:
         tensors = {name: tensor.copy() for name, tensor in safetensors_load(contents).items()}
         # The library returns the metadata only for files on a disk. A file begins with the length of its JSON header,
@@ -147,11 +156,12 @@ def parse_safetensors(contents: bytes, path: str | Path) -> tuple[dict[str, Any]
 
 
 def safetensors_bytes(tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> bytes:
-    """Return the contents of a safetensors file with these arrays and metadata."""
+    """Return the contents of a safetensors file with these arrays and metadata, and their checksums."""
     # For an array that is not contiguous, safetensors would write the memory in the wrong order.
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     # Only one metadata key: safetensors writes several keys in an order that changes from run to run.
-    return bytes(safetensors_save(tensors, metadata={METADATA_KEY: json.dumps(metadata, ensure_ascii=False)}))
+    text = json.dumps(with_checksums(metadata, tensors), ensure_ascii=False)
+    return sealed_header(bytes(safetensors_save(tensors, metadata={METADATA_KEY: text})))
 
 
 def split_counts(metadata: dict[str, Any], path: Path | StoreURL) -> dict[str, int]:
