@@ -35,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint-minutes", type=float, default=10, metavar="M", help="time between checkpoints, in minutes"
     )
+    parser.add_argument(
+        "--on-divergence",
+        choices=("stop", "retry"),
+        default="stop",
+        help="where the loss is not finite: stop, or go back to the last epoch at half the rate, at most three times",
+    )
     _add_pretraining_group(parser)
     _add_batch_group(parser)
     _add_speed_group(parser)
@@ -108,6 +114,7 @@ def run(options: argparse.Namespace) -> int:
         checkpoint_minutes=options.checkpoint_minutes,
         tensorboard=options.tensorboard,
         graph=not options.no_graph,
+        on_divergence=options.on_divergence,
     )
     if not outcome.finished:
         if is_main_process():

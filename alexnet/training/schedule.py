@@ -26,6 +26,11 @@ class LearningRates:
         """The highest rate of any weights: the one that messages and metrics give."""
         return max(self.weights.values())
 
+    def scaled(self, factor: float) -> "LearningRates":
+        """Return all rates times a factor."""
+        weights, biases = ({name: factor * r for name, r in rates.items()} for rates in (self.weights, self.biases))
+        return LearningRates(weights, biases)
+
 
 @dataclass
 class Plateau:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from alexnet.data.store.statistics import Statistics
@@ -117,6 +118,10 @@ def resolve_statistics(
     Raises:
         ValueError: Another run's mean activity is needed, but no run is given, or one with pictures of another size.
     """
+    arrays = {name: array for name, array in vars(store.statistics).items() if name != "count"}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"store {store.path} must have finite statistics; {name} is not: prepare the store again")
     if recipe.mean == "store":
         return store.statistics
     mean = None

@@ -136,8 +136,11 @@ class Step:
             losses.append(loss_share)
             errors.append(error_count)
         self._reset_dropout()
-        self.optimiser.step()
-        return _sum(losses), _sum(errors)
+        loss = _sum(losses)
+        # On a CPU it costs nothing to leave the weights as they were, so that those that caused it can be named.
+        if self._device.type != "cpu" or loss.isfinite():
+            self.optimiser.step()
+        return loss, _sum(errors)
 
     def _compute_loss(
         self, logits: Tensor, labels: Tensor, start: int, count: int, total: int

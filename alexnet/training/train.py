@@ -25,13 +25,14 @@ from alexnet.training.activity_cache import ActivityCache, make_activity_cache
 from alexnet.training.checkpoint import TrainState
 from alexnet.training.checkpointer import Checkpointer, open_run
 from alexnet.training.class_weights import class_weights
-from alexnet.training.divergence import DivergenceError, check_finite
+from alexnet.training.divergence import DivergenceError, check_finite, save_batch, weights_not_finite
 from alexnet.training.error_rates import ErrorRates, measure_errors, sum_errors
 from alexnet.training.finetune import Taken
 from alexnet.training.losses import DelayedLosses
 from alexnet.training.metrics import EpochStats, MetricsWriter, epoch_metrics, start_metrics
 from alexnet.training.precision import note_missing_bfloat16
 from alexnet.training.progress import print_epoch, progress_bar
+from alexnet.training.retry import go_back
 from alexnet.training.schedule import Schedule, make_schedule
 from alexnet.training.setup import build_net, resolve_statistics, sync_recipe
 from alexnet.training.sgd import SGD, parameter_groups, set_learning_rates
@@ -125,6 +126,7 @@ def train(
     tensorboard: bool = False,
     progress: bool = True,
     graph: bool = True,
+    on_divergence: str = "stop",
 ) -> Outcome:
     """Train a net on a prepared store, or resume the training of `run` (section 6).
 
@@ -153,6 +155,8 @@ def train(
         tensorboard: Whether to write TensorBoard event files too, to `run`/tensorboard.
         progress: Whether to show the progress on standard error.
         graph: Whether a GPU replays the step as a CUDA graph, instead of launching each kernel; one process only.
+        on_divergence: What to do when the loss or a weight is not finite: "stop"; or "retry", go back to the end of the
+            last epoch, or to the start, and train with half the learning rates, at most three times.
 
     Returns:
         How the training ended.
@@ -160,7 +164,7 @@ def train(
     Raises:
         ValueError: The recipe differs from the run's, or does not fit the store; another process trains in the run;
             the processes do not suit the scheme, or differ in what they are to train.
-        DivergenceError: The loss is not finite.
+        DivergenceError: The loss or a weight is not finite; the batch is in `run`/divergence.json.
         OSError: A file cannot be written; the last checkpoint remains.
         ReportedElsewhere: Another of several processes raises one of these.
     """
@@ -169,43 +173,46 @@ def train(
     with init_team(parallel, device, hang_seconds) as team:
         with team.raise_together():
             _check_options(keep, workers, cache_gb, checkpoint_minutes, micro_batch, start_from, take)
+            require(on_divergence in ("stop", "retry"), "on_divergence", "'stop' or 'retry'", on_divergence)
             store = store if isinstance(store, Store) else Store(store)
         recipe = sync_recipe(team, run, recipe, store, micro_batch)
         if progress and team.is_main:
             note_missing_bfloat16(team.device, recipe)
         statistics = resolve_statistics(team, run, recipe, store, start_from)
-        net, taken = build_net(team, run, recipe, store, start_from, take)
-        optimiser = SGD(
-            parameter_groups(net, recipe), rate=recipe.learning_rate, momentum=recipe.momentum, decay=recipe.decay
-        )
-        checkpointer = Checkpointer(
-            run, recipe, store, statistics, net, optimiser, team, keep=keep, minutes=checkpoint_minutes
-        )
-        with open_run(checkpointer, tensorboard) as (state, metrics), stop_on_signal() as stop:
-            schedule = make_schedule(recipe, state.plateau, state.folded)
-            state.micro_batch = state.micro_batch or micro_batch or math.ceil(recipe.batch_size / team.data_group.size)
-            micro_batch = micro_batch or state.micro_batch
-            activities = make_activity_cache(
-                checkpointer, gigabytes=cache_gb, micro_batch=micro_batch, progress=progress and team.is_main
-            )
-            head = activities.head if activities else None
-            step = Step(
-                net, optimiser, recipe, graph=graph, team=team, micro_batch=micro_batch,
-                class_weights=class_weights(recipe, store), head=head,
-            )  # fmt: skip
-            training = Training(
-                recipe, store, statistics, team, net, optimiser, activities, step, schedule, state, metrics,
-                checkpointer, stop,
-                workers=_default_workers(team) if workers is None else workers,
-                show_progress=progress and team.is_main,
-                start_time=time.monotonic() - state.seconds,
-            )  # fmt: skip
-            if state.metrics_bytes == 0:
-                _begin_run(training, start_from, taken)
-            try:
-                run_epochs(training)
-            except DivergenceError as error:
-                raise report_once(error) from error
+        with stop_on_signal() as stop:
+            while True:
+                net, taken = build_net(team, run, recipe, store, start_from, take)
+                optimiser = SGD(
+                    parameter_groups(net, recipe), rate=recipe.learning_rate, momentum=recipe.momentum,
+                    decay=recipe.decay,
+                )  # fmt: skip
+                checkpointer = Checkpointer(
+                    run, recipe, store, statistics, net, optimiser, team, keep=keep, minutes=checkpoint_minutes,
+                    keep_epoch=on_divergence == "retry",
+                )  # fmt: skip
+                with open_run(checkpointer, tensorboard) as (state, metrics):
+                    schedule = make_schedule(recipe, state.plateau, state.folded)
+                    default = math.ceil(recipe.batch_size / team.data_group.size)
+                    state.micro_batch = state.micro_batch or micro_batch or default
+                    pictures = micro_batch or state.micro_batch
+                    activities = make_activity_cache(
+                        checkpointer, gigabytes=cache_gb, micro_batch=pictures, progress=progress and team.is_main
+                    )
+                    step = Step(
+                        net, optimiser, recipe, graph=graph, team=team, micro_batch=pictures,
+                        class_weights=class_weights(recipe, store), head=activities.head if activities else None,
+                    )  # fmt: skip
+                    training = Training(
+                        recipe, store, statistics, team, net, optimiser, activities, step, schedule, state, metrics,
+                        checkpointer, stop,
+                        workers=_default_workers(team) if workers is None else workers,
+                        show_progress=progress and team.is_main,
+                        start_time=time.monotonic() - state.seconds,
+                    )  # fmt: skip
+                    if state.metrics_bytes == 0:
+                        _begin_run(training, start_from, taken, save=on_divergence == "retry")
+                    if run_epochs(training, may_retry=on_divergence == "retry"):
+                        break
     stopped_by = None if state.finished else stop.signal or signal.SIGTERM
     _, measured = schedule.splits_for_epoch(store)
     return Outcome(
@@ -214,17 +221,57 @@ def train(
     )  # fmt: skip
 
 
-def run_epochs(training: Training) -> None:
-    """Train and validate, epoch by epoch, until the schedule ends the training or a signal stops it."""
+def run_epochs(training: Training, *, may_retry: bool) -> bool:
+    """Train and validate, epoch by epoch, until the schedule ends the training or a signal stops it.
+
+    Args:
+        training: The training.
+        may_retry: Whether to go back to an earlier checkpoint after a divergence.
+
+    Returns:
+        Whether it came to an end; else it diverged, and another call resumes it from an earlier checkpoint.
+
+    Raises:
+        DivergenceError: The loss or a weight is not finite, and the training must not, or no longer, go back.
+    """
     state, schedule = training.state, training.schedule
     while not state.finished and not training.stop.agreed:
         train_split, val_split = schedule.splits_for_epoch(training.store)
-        stats = train_epoch(training, train_split)
-        if stats is None:
-            return  # stopped within the epoch
-        errors = validate(training, val_split, stats)
-        is_best = end_epoch(training, val_split, stats, errors)
-        training.checkpointer.save(state, schedule, training.metrics, best=is_best)
+        epoch, first_step = state.epoch, state.step - state.batch
+        try:
+            stats = train_epoch(training, train_split)
+            if stats is None:
+                break  # stopped within the epoch
+            errors = validate(training, val_split, stats)
+            is_best = end_epoch(training, val_split, stats, errors)
+            training.checkpointer.save(state, schedule, training.metrics, best=is_best)
+        except DivergenceError as error:
+            _save_batch(training, error, train_split, epoch, error.step - first_step - 1)
+            if not (may_retry and _go_back(training, error)):
+                raise report_once(error) from error
+            return False
+    return True
+
+
+def _save_batch(training: Training, error: DivergenceError, split: Split, epoch: int, batch: int) -> None:
+    """Write the pictures of the batch at which a divergence was found; the main process does."""
+    with training.team.raise_together():
+        if training.team.is_main:
+            loader = _make_loader(training, split, training.schedule.image_size_in(epoch))
+            indices = loader.batch_draws(epoch)[batch] % len(split)
+            names = [split.picture_name(int(index)) for index in indices]
+            save_batch(training.checkpointer.run, error, weights_not_finite(training.net), split.name, names)
+
+
+def _go_back(training: Training, error: DivergenceError) -> bool:
+    """Let the training go back to an earlier checkpoint, and say so; return whether it may do so once more."""
+    line = None
+    with training.team.raise_together():
+        if training.team.is_main:
+            line = go_back(training.checkpointer.run, error, training.state.epoch_step)
+            if line and training.show_progress:
+                print(line, file=sys.stderr)
+    return training.team.broadcast(line) is not None
 
 
 def train_epoch(training: Training, split: Split) -> EpochStats | None:
@@ -247,7 +294,7 @@ def train_epoch(training: Training, split: Split) -> EpochStats | None:
     with contextlib.closing(batches), bar:
         for batch in batches:
             training.team.watchdog.report_progress(state.step + 1, "training")
-            rates = schedule.rates_at(state.epoch, state.batch / len(loader))
+            rates = schedule.rates_at(state.epoch, state.batch / len(loader)).scaled(state.rate_factor)
             set_learning_rates(training.optimiser, rates)
             loss, errors = training.step(batch.images, batch.labels, batch.total)  # forward, backward, update
             state.step, state.batch = state.step + 1, state.batch + 1
@@ -292,6 +339,7 @@ def end_epoch(training: Training, split: Split, stats: EpochStats, errors: Error
     """
     state, schedule = training.state, training.schedule
     state.seconds, state.epoch, state.batch = time.monotonic() - training.start_time, state.epoch + 1, 0
+    state.epoch_step = state.step
     schedule.observe(state.epoch, errors.top1_error)
     metrics = epoch_metrics(state, stats, split.name, errors)
     state.finished = schedule.is_finished(state.epoch, metrics["train_error"])
@@ -306,13 +354,13 @@ def end_epoch(training: Training, split: Split, stats: EpochStats, errors: Error
     return is_best
 
 
-def _begin_run(training: Training, start_from: str | Path | None, taken: Taken) -> None:
-    """Write the line "start" of metrics.jsonl; if layers were taken from another run, save them, too."""
+def _begin_run(training: Training, start_from: str | Path | None, taken: Taken, *, save: bool) -> None:
+    """Write the line "start" of metrics.jsonl; save the start values if `save`, or if layers were taken."""
     origin = {"from": str(start_from), "taken": taken.layers, "taken_classes": taken.classes} if taken.layers else {}
     if taken.layers and training.show_progress:
         print(taken.describe(str(start_from), len(training.store.classes)), file=sys.stderr)
     training.metrics.write("start", **start_metrics(training.recipe, training.store, training.team), **origin)
-    if taken.layers:  # saved at once, so that whoever resumes the run need not name the other one again
+    if taken.layers or save:  # saved at once, so that whoever resumes the run need not name the other one again
         training.checkpointer.save(training.state, training.schedule, training.metrics)
 
 
