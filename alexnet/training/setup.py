@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from alexnet.checked import require
 from alexnet.data.store.statistics import Statistics
 from alexnet.data.store.store import Store
 from alexnet.distributed.team import Team
@@ -182,3 +183,23 @@ def _has_begun_from(run: Path, start_from: str | Path) -> bool:
             "without --from, or use another RUN folder"
         )
     return True
+
+
+def check_options(
+    keep: int,
+    workers: int | None,
+    cache_gb: float,
+    checkpoint_minutes: float,
+    micro_batch: int | None,
+    start_from: str | Path | None,
+    take: Sequence[str],
+    on_divergence: str,
+) -> None:
+    """Check the arguments of `train` that are not part of the recipe."""
+    require(keep >= 1, "keep", "at least 1, or no training could be resumed", keep)
+    require(workers is None or workers >= 0, "workers", "a number of threads from 0", workers)
+    require(cache_gb >= 0, "cache_gb", "a number of gigabytes from 0 (to keep no activities)", cache_gb)
+    require(checkpoint_minutes >= 0, "checkpoint_minutes", "a time from 0 (after each step)", checkpoint_minutes)
+    require(bool(start_from) or not take, "take", "given with the run to take from (start_from)", take)
+    require(micro_batch is None or micro_batch >= 1, "micro_batch", "at least 1 picture", micro_batch)
+    require(on_divergence in ("stop", "retry"), "on_divergence", "'stop' or 'retry'", on_divergence)

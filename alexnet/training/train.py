@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from alexnet.checked import require
 from alexnet.data.loading.loader import Loader
 from alexnet.data.prepare.on_demand import StoreLocation, store_to_train_on
 from alexnet.data.store.base import Split
@@ -34,7 +33,7 @@ from alexnet.training.precision import note_missing_bfloat16
 from alexnet.training.progress import print_epoch, progress_bar
 from alexnet.training.retry import go_back
 from alexnet.training.schedule import Schedule, make_schedule
-from alexnet.training.setup import build_net, resolve_statistics, sync_recipe
+from alexnet.training.setup import build_net, check_options, resolve_statistics, sync_recipe
 from alexnet.training.sgd import SGD, parameter_groups, set_learning_rates
 from alexnet.training.signals import StopRequest, stop_on_signal
 from alexnet.training.step import Step
@@ -172,8 +171,9 @@ def train(
     store = store_to_train_on(store, run, recipe.store_size if recipe else None)
     with init_team(parallel, device, hang_seconds) as team:
         with team.raise_together():
-            _check_options(keep, workers, cache_gb, checkpoint_minutes, micro_batch, start_from, take)
-            require(on_divergence in ("stop", "retry"), "on_divergence", "'stop' or 'retry'", on_divergence)
+            check_options(
+                keep, workers, cache_gb, checkpoint_minutes, micro_batch, start_from, take, on_divergence
+            )  # fmt: skip
             store = store if isinstance(store, Store) else Store(store)
         recipe = sync_recipe(team, run, recipe, store, micro_batch)
         if progress and team.is_main:
@@ -382,20 +382,3 @@ def _make_loader(training: Training, split: Split, image_size: int) -> Loader:
 def _default_workers(team: Team) -> int:
     """Return how many threads make batches: a GPU needs all cores for it, for a CPU one thread suffices."""
     return team.num_threads() if team.device.type == "cuda" else 1
-
-
-def _check_options(
-    keep: int,
-    workers: int | None,
-    cache_gb: float,
-    checkpoint_minutes: float,
-    micro_batch: int | None,
-    start_from: str | Path | None,
-    take: Sequence[str],
-) -> None:
-    require(keep >= 1, "keep", "at least 1, or no training could be resumed", keep)
-    require(workers is None or workers >= 0, "workers", "a number of threads from 0", workers)
-    require(cache_gb >= 0, "cache_gb", "a number of gigabytes from 0 (to keep no activities)", cache_gb)
-    require(checkpoint_minutes >= 0, "checkpoint_minutes", "a time from 0 (after each step)", checkpoint_minutes)
-    require(bool(start_from) or not take, "take", "given with the run to take from (start_from)", take)
-    require(micro_batch is None or micro_batch >= 1, "micro_batch", "at least 1 picture", micro_batch)
