@@ -4,6 +4,7 @@ import io
 import re
 import subprocess
 import sys
+import tomllib
 from contextlib import redirect_stdout
 from dataclasses import replace
 from importlib.metadata import version
@@ -16,7 +17,7 @@ import pytest
 import torch
 from conftest import small_recipe
 from PIL import Image
-from source_code import ROOT
+from source_code import PACKAGE, ROOT
 
 import alexnet
 from alexnet.data.store.base import Split
@@ -107,3 +108,11 @@ def test_the_example_with_scikit_learn_runs(
     with redirect_stdout(io.StringIO()) as output:
         exec(f"import warnings\nwarnings.simplefilter('ignore')\n{example}", {})
     assert all(name in output.getvalue() for name in ("blue stripes", "green square", "red disc", "macro avg"))
+
+
+def test_a_wheel_has_every_file_of_the_package() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    patterns = ["*.py", *settings["package-data"]["*"]]
+    files = [file for file in PACKAGE.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    assert [file for file in files if not any(file.match(pattern) for pattern in patterns)] == []
+    assert (PACKAGE / "py.typed").is_file()
