@@ -19,7 +19,8 @@ import simplejpeg
 from peers.decoders import Decoder, iter_decoders
 from synthetic.photographs import SIZES, describe_files, draw_folder
 
-from alexnet.data.prepare.decode import read_image, resize_central_square
+from alexnet.data.prepare.central_square import resize_central_square
+from alexnet.data.prepare.decode import read_image
 
 _SIDE = 256
 

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-import warnings
 from typing import TYPE_CHECKING
 
 from alexnet.cli.messages import print_error
@@ -43,9 +42,7 @@ def run(options: argparse.Namespace) -> int:
     with paused_garbage_collector():
         classifier = _load(options)
     gc.freeze()  # what the imports have created stays: it need not be searched while the pictures come
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")  # about oddities of files; what cannot be read is reported
-        return _predict(classifier, options)
+    return _predict(classifier, options)
 
 
 def _load(options: argparse.Namespace) -> "Classifier":

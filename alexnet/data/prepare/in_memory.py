@@ -7,7 +7,10 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from alexnet.data.prepare.decode import check_pixel_count, read_image, read_pil_picture, resize_central_square
+from alexnet.data.prepare.central_square import resize_central_square
+from alexnet.data.prepare.decode import read_image
+from alexnet.data.prepare.jpeg import check_pixel_count
+from alexnet.data.prepare.other_formats import read_pil_picture
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
 _KINDS = "a path, the bytes of a file, a PIL picture, an array (H, W, 3) or a tensor (3, H, W)"

@@ -13,12 +13,9 @@ import json
 import shutil
 import socket
 import time
-import warnings
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-
-from PIL import Image
 
 from alexnet.checked import require
 from alexnet.data.prepare.chunk import Chunk, prepare_chunk
@@ -213,10 +210,7 @@ def _write_shards(
         report.update(coordinator.add("seen", file_count))
         coordinator.check_others()
 
-    with warnings.catch_warnings(), closing(report):
-        # Pillow warns about oddities of files that it can read. The reasons of failures are recorded in any case.
-        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    with closing(report):
         with closing(prefetch(prepare_job, jobs, workers=workers, buffer_size=workers + 1)) as chunks:
             for shard in shards:
                 chunk_count = sum(1 for _ in plan.chunk_ranges(shard))

@@ -14,7 +14,7 @@ import pyarrow as pa
 from alexnet.data.sources.base import SourceSplit
 from alexnet.data.sources.file_tree import FileEntry, FileTree
 
-# Pillow reads HEIC only with a plugin. It is in this list so that such files are reported, not silently ignored.
+# HEIC needs the extra "heic". Without it such files are reported, not silently ignored.
 _PICTURE_ENDINGS = frozenset(
     f".{name}"
     for name in (
