@@ -19,6 +19,7 @@ from alexnet.data.store.class_ids import ClassIds
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
 from alexnet.results.classifier import Classifier
+from alexnet.training.finetune import read_origin_recipe
 from alexnet.training.train import train
 from alexnet.utils.extras import missing_extra
 
@@ -38,7 +39,8 @@ class AlexNetClassifier(ClassifierMixin, BaseEstimator):
     (N, H, W, 3), uint8 or floats from 0 to 1. See `Classifier`. Pictures are cut to squares of the recipe's size.
 
     Args:
-        recipe: The name of a recipe, or a `Recipe`.
+        recipe: The name of a recipe, or a `Recipe`; None for "photos", or with `start_from` "photos-finetune".
+        start_from: A run, such as one that `import_net` made, from whose net the training starts; None to start anew.
         settings: Fields of the recipe to change, as `Recipe.with_settings` takes them: ["learning_rate=0.005"].
         epochs: The number of passes through the training pictures; None for the recipe's. Its warm-up is shortened in
             proportion.
@@ -63,8 +65,9 @@ class AlexNetClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        recipe: str | Recipe = "photos",
+        recipe: str | Recipe | None = None,
         *,
+        start_from: str | Path | None = None,
         settings: Sequence[str] = (),
         epochs: int | None = None,
         batch_size: int | None = None,
@@ -76,6 +79,7 @@ class AlexNetClassifier(ClassifierMixin, BaseEstimator):
         verbose: bool = False,
     ) -> None:
         self.recipe = recipe
+        self.start_from = start_from
         self.settings = settings
         self.epochs = epochs
         self.batch_size = batch_size
@@ -120,7 +124,9 @@ class AlexNetClassifier(ClassifierMixin, BaseEstimator):
                 ignore_duplicates=True,
                 progress=bool(self.verbose),
             )
-            outcome = train(store, run, recipe, device=self.device, progress=bool(self.verbose))
+            outcome = train(
+                store, run, recipe, start_from=self.start_from, device=self.device, progress=bool(self.verbose)
+            )
             if not outcome.finished:
                 raise KeyboardInterrupt
             self.classifier_ = Classifier.load(run, device=self.device)
@@ -147,7 +153,9 @@ class AlexNetClassifier(ClassifierMixin, BaseEstimator):
 
     def _choose_recipe(self) -> Recipe:
         """Return the recipe with all changes, and with a seed from `random_state`."""
-        recipe = self.recipe if isinstance(self.recipe, Recipe) else recipe_named(self.recipe)
+        origin = None if self.start_from is None else read_origin_recipe(self.start_from)
+        name = self.recipe or ("photos" if origin is None else "photos-finetune")
+        recipe = name if isinstance(name, Recipe) else recipe_named(name, origin)
         recipe = recipe.with_settings(self.settings)
         if self.epochs is not None:
             require(self.epochs >= 1, "epochs", "at least 1", self.epochs)

@@ -18,6 +18,8 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_checks, get_tags
 
 from alexnet import AlexNetClassifier
+from alexnet.finetuning_recipes import FINETUNING_RECIPES
+from alexnet.recipes import RECIPES
 
 RECIPE = replace(small_recipe(), epochs=1, views=1, warmup=0)
 PICTURES, LABELS = draw_pictures(30, 32)
@@ -98,6 +100,18 @@ def test_its_parameters_change_the_recipe(tmp_path: Path) -> None:
     assert estimator.classes_.tolist() == [0.0, 1.0, 2.0]
     assert (tmp_path / "checkpoints").is_dir()
     assert repr(estimator.classifier_).startswith(f"Classifier('{tmp_path}', ")
+
+
+def test_it_starts_from_the_net_of_another_run(
+    fitted: AlexNetClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RECIPES, "photos-finetune", lambda: None)  # listed, but made of the other run's recipe
+    monkeypatch.setitem(FINETUNING_RECIPES, "photos-finetune", lambda origin: replace(origin, learning_rate=1e-9))
+    clone(fitted).set_params(run=tmp_path / "first").fit(PICTURES, LABELS)
+    second = AlexNetClassifier(start_from=tmp_path / "first", views=1).fit(PICTURES, LABELS)
+    np.testing.assert_allclose(second.predict_proba(PICTURES), fitted.predict_proba(PICTURES)[:, [2, 1, 0]], atol=0.01)
+    with pytest.raises(FileNotFoundError, match="nowhere must hold a trained net"):
+        AlexNetClassifier(start_from="nowhere").fit(PICTURES, LABELS)
 
 
 @pytest.mark.parametrize(
