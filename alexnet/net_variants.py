@@ -103,3 +103,27 @@ def without_conv4(net: Net) -> Net:
 def without_conv5(net: Net) -> Net:
     """Return the net whose conv4 pools in place of conv5."""
     return replace(net, conv5=None, conv4=replace(_conv(net, "conv4"), then=_conv(net, "conv5").then))
+
+
+def with_towers_meeting_in(net: Net, *names: str) -> Net:
+    """Return the net whose towers meet in these convolutional layers and in no other one (4.2)."""
+    convs: dict[str, Any] = {name: replace(conv, all_towers=name in names) for name, conv in net.convs().items()}
+    return replace(net, **convs)
+
+
+def with_zero_biases(net: Net) -> Net:
+    """Return the net whose biases are all 0 at the start (6)."""
+    layers: dict[str, Any] = {name: replace(layer, bias=0.0) for name, layer in (net.convs() | net.hidden()).items()}
+    return replace(net, **layers, fc8=replace(net.fc8, bias=0.0))
+
+
+def with_width(net: Net, factor: float) -> Net:
+    """Return the net with `factor` times as many maps and units; the maps stay divisible by the towers (8)."""
+    layers: dict[str, Any] = {
+        name: replace(conv, maps=net.towers * round(factor * conv.maps / net.towers))
+        for name, conv in net.convs().items()
+    }
+    for name, full in net.hidden().items():
+        assert full.units is not None  # of a hidden layer
+        layers[name] = replace(full, units=round(factor * full.units))
+    return replace(net, **layers)

@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", metavar="NAME", help="recipe to vary (default: the experiment's own)")
     parser.add_argument("--epochs", type=int, metavar="N", help="shorten each training to N epochs")
     parser.add_argument("--seeds", type=int, metavar="N", help="train each net N times (default: the experiment's own)")
+    parser.add_argument(
+        "--only", type=lambda names: names.split(","), metavar="NAME,...", help="nets to train (claims; default: all)"
+    )
     add_device(parser)
     add_workers(parser, "threads that load batches (default: one, or with a GPU one per core)")
 
@@ -45,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
         recipe=recipe_named(options.recipe) if options.recipe else None,
         epochs=options.epochs,
         seeds=options.seeds,
+        only=options.only,
         device=options.device,
         workers=options.workers,
     )

@@ -2,9 +2,11 @@
 
 import dataclasses
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from alexnet.checked import require
 from alexnet.data.prepare.on_demand import open_training_store
 from alexnet.data.sources.base import SourceOptions
 from alexnet.data.store.store import Store
@@ -19,6 +21,7 @@ from alexnet.utils.files import local_path
 EXPERIMENTS = {
     "figure1": "alexnet.experiments.figure1",
     "cifar-normalisation": "alexnet.experiments.cifar_normalisation",
+    "claims": "alexnet.experiments.claims",
     "ablations": "alexnet.experiments.ablations",
     "table1": "alexnet.experiments.table1",
     "table2": "alexnet.experiments.table2",
@@ -39,6 +42,7 @@ def reproduce(
     recipe: Recipe | None = None,
     epochs: int | None = None,
     seeds: int | None = None,
+    only: Sequence[str] | None = None,
     device: str | None = None,
     workers: int | None = None,
 ) -> ExperimentResult:
@@ -54,6 +58,7 @@ def reproduce(
         recipe: The recipe to vary, in place of the experiment's own.
         epochs: The number of epochs that every training is shortened to, its schedule in proportion.
         seeds: How often each net is trained, from seed 0 on; by default the experiment's own number.
+        only: The names of the nets to train, for claims; None for all.
         device: The device to compute on; by default the first GPU, or the CPU if there is none.
         workers: The number of threads that load batches.
 
@@ -69,6 +74,7 @@ def reproduce(
     folder = local_path(folder)
     module: Any = importlib.import_module(EXPERIMENTS[name])
     dataset: PaperDataset | None = module.DATASET
+    require(only is None or name == "claims", "only", "used with the experiment claims only", only)
     if data is None and dataset is not None:
         raise FileNotFoundError(f"{name} needs a store (--data) {dataset.instructions()}; or any other, as a stand-in")
     experiment = Experiment(
@@ -78,6 +84,7 @@ def reproduce(
         recipe=recipe,
         epochs=epochs,
         seeds=seeds,
+        only=only,
         device=device,
         workers=workers,
     )
@@ -90,7 +97,8 @@ def reproduce(
     result.notes += experiment.missing_top5_notes(result)
     if experiment.recipe_name is not None:
         result.notes.append(f"The recipe: `{experiment.recipe_name}`, with the differences that a row names.")
-    options = {"data": data, "more": pretraining_data, "epochs": epochs, "seeds": seeds}
+    names = None if only is None else ",".join(only)
+    options = {"data": data, "more": pretraining_data, "only": names, "epochs": epochs, "seeds": seeds}
     result.command = " ".join(
         ["alexnet reproduce", name, *(f"--{option} {value}" for option, value in options.items() if value is not None)]
     )

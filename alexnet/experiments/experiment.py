@@ -42,6 +42,7 @@ class Experiment:
         recipe: The recipe to vary, in place of the experiment's own.
         epochs: The number of epochs that every training is shortened to.
         seeds: How often each net is trained; None for the experiment's own number.
+        only: The names of the parts to do, of an experiment that has several; None for all.
         device, workers: As for `train`.
 
     Attributes:
@@ -59,6 +60,7 @@ class Experiment:
         recipe: Recipe | None = None,
         epochs: int | None = None,
         seeds: int | None = None,
+        only: Sequence[str] | None = None,
         device: str | None = None,
         workers: int | None = None,
     ) -> None:
@@ -66,7 +68,7 @@ class Experiment:
         require(seeds is None or seeds >= 1, "seeds", "a whole number of at least 1", seeds)
         self.folder, self._store, self._dataset = folder, store, dataset
         self.pretraining_store, self.recipe, self.epochs, self.seeds = pretraining_store, recipe, epochs, seeds
-        self.device, self._workers = device, workers
+        self.only, self.device, self._workers = only, device, workers
         self.recipe_name: str | None = None
         self.stand_in = False
         if store is not None:

@@ -123,6 +123,10 @@ def write_output(path: Path, contents: bytes, kind: FileKind, *, force: bool) ->
         write_atomic(path, contents)
 
 
+class FolderInUseError(ValueError):
+    """Another process has locked a folder."""
+
+
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
     """Lock a store or a run for this process. A full disk is reported as by `explain_full_disk`.
@@ -130,7 +134,7 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
     On a network file system, the lock works only between processes of the same machine.
 
     Raises:
-        ValueError: Another process has locked the folder.
+        FolderInUseError: Another process has locked the folder.
         OSError: The disk is full.
     """
     with explain_full_disk(folder):
@@ -138,7 +142,7 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
         descriptor = os.open(folder, os.O_RDONLY)  # the folder itself is locked, so no lock file remains in it
         try:
             if not lock_descriptor(descriptor, blocking=False):
-                raise ValueError(f"{folder}: another process is using it; wait for that process or stop it")
+                raise FolderInUseError(f"{folder}: another process is using it; wait for that process or stop it")
             yield
         finally:
             os.close(descriptor)

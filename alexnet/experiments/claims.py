@@ -1,0 +1,229 @@
+"""Every claim of the paper about a part of its net: its sign and size, and whether the spread over seeds decides it.
+
+    alexnet reproduce claims --data STORE
+    alexnet reproduce claims --data STORE --only one-gpu,no-dropout --seeds 2 --epochs 5
+
+All nets have the same schedule. The same command in a second terminal shares the work: a net that one process trains is
+skipped by the others. Whichever ends last has the whole table; what is finished is not done again.
+
+On Tiny ImageNet prepared with --size 64 use the recipe `tiny-imagenet`, which is the default for a stand-in.
+
+Expected: the signs of the list in claim_list.py. Not run to its end here.
+Duration: a training for each of 20 nets and three seeds, and two more for the average of five.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from alexnet.experiments.claim_list import AVERAGE, CLAIMS, THE_NET, VARIANTS, Claim, Measure
+from alexnet.experiments.claims_table import ClaimRow, ClaimsResult, import_scipy_stats
+from alexnet.experiments.experiment import Experiment
+from alexnet.experiments.paper_datasets import ILSVRC2012
+from alexnet.experiments.result import format_settings, to_percent
+from alexnet.recipe import Recipe
+from alexnet.results.run_history import RunHistory
+from alexnet.training.checkpoint import load_best
+from alexnet.training.divergence import DivergenceError
+from alexnet.training.error_rates import measure_errors
+from alexnet.utils.device import choose_device
+from alexnet.utils.files import FolderInUseError, exclusive_lock, write_atomic
+
+DATASET = ILSVRC2012
+_SEEDS, _AVERAGED = 3, 5
+_EARLY = 5  # the first fifth of the epochs is early learning
+_Measured = Mapping[str, Any]
+
+
+def run(experiment: Experiment) -> ClaimsResult:
+    """Train the nets that no other process trains or has trained, and judge the claims by all that are finished."""
+    import_scipy_stats()  # if it is missing, the error must come before the trainings
+    base = experiment.shorten(experiment.base_recipe("tiny-imagenet", "alexnet-2012-run"))
+    recipes = {name: VARIANTS[name](base) for name in _chosen_variants(experiment.only)}
+    experiment.check_store_size(recipes.values())
+    unfinished = []
+    for name, seed in list_runs(tuple(recipes), experiment.seeds or _SEEDS):
+        try:
+            _measure(experiment, name, replace(recipes[name], seed=seed))
+        except FolderInUseError:
+            unfinished.append(f"{name}-{seed}")
+            continue
+        _make_result(experiment, recipes).write(experiment.folder)  # the results so far: all of them take hours
+    result = _make_result(experiment, recipes)
+    if unfinished:
+        result.notes.append(
+            f"Other processes train {', '.join(unfinished)}; then the same command completes the table."
+        )
+    return result
+
+
+def _chosen_variants(only: Sequence[str] | None) -> list[str]:
+    """Return the names of the variants to train, in the order of VARIANTS; the net itself is always one of them.
+
+    Raises:
+        ValueError: There is no variant of such a name.
+    """
+    for name in only or ():
+        if name not in VARIANTS:
+            raise ValueError(f"only must name some of {', '.join(VARIANTS)}; got {name!r}")
+    return [name for name in VARIANTS if only is None or name in only or name == THE_NET]
+
+
+def list_runs(names: Sequence[str], seeds: int) -> Iterator[tuple[str, int]]:
+    """Yield the name and the seed of each run, the most valuable first.
+
+    With three seeds or more, further nets for the average of five come last.
+    """
+    for name in names:
+        yield from ((name, seed) for seed in range(seeds))
+    if seeds >= _SEEDS:
+        yield from ((THE_NET, seed) for seed in range(seeds, _AVERAGED))
+
+
+# ---- One net --------------------------------------------------------------------------------------------------------
+
+
+def _measure(experiment: Experiment, name: str, recipe: Recipe) -> None:
+    """Train a net and write its measures to measures/NAME-SEED/measures.json, or do nothing if that was done before.
+
+    Raises:
+        FolderInUseError: Another process does so.
+        ValueError: The measures are those of another recipe.
+        TrainingInterrupted: A signal stopped the training; the same command resumes it.
+    """
+    run_name = f"{name}-{recipe.seed}"
+    folder = experiment.folder / "measures" / run_name
+    with exclusive_lock(folder):
+        path = folder / "measures.json"
+        if path.exists():
+            if Recipe.from_json(json.loads(path.read_text(encoding="utf-8"))["recipe"]) != recipe:
+                raise ValueError(f"{experiment.folder / run_name} has another recipe; name another --folder")
+            return
+        print(f"{experiment.folder / run_name}", file=sys.stderr)
+        try:
+            trained = experiment.train(run_name, recipe, full_length=True)
+            measures = _measure_run(experiment, run_name)
+            measures |= {"seconds": RunHistory.read(trained).epochs[-1]["seconds"]}
+        except DivergenceError as error:
+            measures = {"diverged": str(error)}
+        write_atomic(path, json.dumps(measures | {"recipe": recipe.to_json()}, indent=1).encode())
+
+
+def _measure_run(experiment: Experiment, run_name: str) -> dict[str, Any]:
+    """Return the errors of a trained net, as fractions.
+
+    Returns:
+        "top1" and "top5" with ten views, "centre" with one, of the validation pictures; "training" of the training
+        pictures at test time, without augmentation and dropout; "curve": the validation error after each epoch.
+    """
+    trained = experiment.folder / run_name
+    checkpoint = load_best(trained)
+    net = checkpoint.net()
+    net.to_channels_last(choose_device(experiment.device))
+    split, mean = experiment.store.split("train"), checkpoint.statistics.mean
+    training = measure_errors(net, split, mean, checkpoint.recipe)
+    averaged, centre = experiment.evaluate([trained], 10), experiment.evaluate([trained], 1)
+    return {
+        "top1": averaged["top1_error"],
+        "top5": averaged["top5_error"],
+        "centre": centre["top1_error"],
+        "training": training.top1_error,
+        "curve": [line["val_top1_error"] for line in RunHistory.read(trained).epochs],
+    }
+
+
+# ---- The claims -----------------------------------------------------------------------------------------------------
+
+
+def _make_result(experiment: Experiment, recipes: Mapping[str, Recipe]) -> ClaimsResult:
+    """Judge the claims by the runs that are measured so far."""
+    runs = _read_measures(experiment, tuple(recipes))
+    title, measures = "What the paper claims about each part", ("top-1 error (%)", "top-5 error (%)")
+    result = ClaimsResult(title, experiment.describe_data(), measures)
+    for name, recipe in recipes.items():
+        errors = [{"top1_error": m["top1"], "top5_error": m["top5"]} for m in runs[name]]
+        images = len(experiment.store.validation())
+        rates = [rates | {"images": images} for rates in errors]
+        settings = format_settings(recipes[THE_NET], recipe)
+        result.rows.append(experiment.error_row(name, (None, None), rates, settings))
+    for claim in CLAIMS:
+        row = _judge(experiment, claim, runs)
+        if row is not None:
+            result.claims.append(row)
+    for name, seed, message in _diverged(experiment, tuple(recipes)):
+        result.notes.append(f"{name}, seed {seed}: {message}")
+    return result
+
+
+def _judge(experiment: Experiment, claim: Claim, runs: Mapping[str, Sequence[_Measured]]) -> ClaimRow | None:
+    """Return a claim with what was measured; None if nothing was, or the variant was not chosen."""
+    net = runs[THE_NET]
+    if claim.variant == AVERAGE:
+        if len(net) < 2:
+            return None
+        folders = [experiment.folder / f"{THE_NET}-{measures['seed']}" for measures in net]
+        average = to_percent(experiment.evaluate(folders, 10)["top1_error"])
+        if len(net) != _AVERAGED:
+            claim = replace(claim, text=claim.text.replace("five", str(len(net))), paper=None)
+        return ClaimRow(claim, tuple(to_percent(measures["top1"]) for measures in net), (average,))
+    changed = runs.get(claim.variant, ())
+    if not net or not changed:
+        return None
+    values = [measure_values(claim.measure, group, [*net, *changed]) for group in (net, changed)]
+    return ClaimRow(claim, values[0], values[1])
+
+
+def measure_values(measure: Measure, runs: Sequence[_Measured], compared: Sequence[_Measured]) -> tuple[float, ...]:
+    """Return the values of a measure, one for each run.
+
+    Args:
+        measure: A key of MEASURES.
+        runs: What `_measure` wrote for each run.
+        compared: The runs of both nets that are compared, by which "epochs" chooses the error to reach.
+    """
+    if measure == "epochs":  # to the highest of the lowest errors, which all reach
+        target = max(min(run["curve"]) for run in compared)
+        return tuple(epochs_to(run["curve"], target) for run in runs)
+    if measure == "early":
+        return tuple(to_percent(statistics.mean(run["curve"][: max(1, len(run["curve"]) // _EARLY)])) for run in runs)
+    if measure == "overfitting":
+        return tuple(to_percent(run["centre"] - run["training"]) for run in runs)
+    return tuple(to_percent(run["top1" if measure == "error" else "training"]) for run in runs)
+
+
+def epochs_to(curve: Sequence[float], target: float) -> float:
+    """Return the epochs until an error of at most `target`, interpolated linearly from an error of 1 at the start."""
+    previous = 1.0
+    for epoch, error in enumerate(curve, 1):
+        if error <= target:
+            return epoch - (target - error) / (previous - error) if previous > error else float(epoch)
+        previous = error
+    raise ValueError(f"target must be an error that the curve reaches, at least {min(curve)}; got {target}")
+
+
+def _read_all(experiment: Experiment, names: Sequence[str]) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Yield the name, the seed and the measures of each finished run of these variants."""
+    for name in names:
+        for path in sorted((experiment.folder / "measures").glob(f"{name}-[0-9]*/measures.json")):
+            variant, _, seed = path.parent.name.rpartition("-")
+            if variant == name:
+                yield name, int(seed), json.loads(path.read_text(encoding="utf-8"))
+
+
+def _read_measures(experiment: Experiment, names: Sequence[str]) -> dict[str, list[_Measured]]:
+    """Return the measures of the finished runs of each variant; without those that diverged."""
+    runs: dict[str, list[_Measured]] = {name: [] for name in names}
+    for name, seed, measures in _read_all(experiment, names):
+        if "diverged" not in measures:
+            runs[name].append(measures | {"seed": seed})
+    return runs
+
+
+def _diverged(experiment: Experiment, names: Sequence[str]) -> Iterator[tuple[str, int, str]]:
+    """Yield the name, the seed and the message of each run that diverged."""
+    for name, seed, measures in _read_all(experiment, names):
+        if "diverged" in measures:
+            yield name, seed, measures["diverged"]

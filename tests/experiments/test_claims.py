@@ -1,0 +1,147 @@
+"""The experiment `claims`: its nets, its measures, its table, and processes that share it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from scipy import stats
+from small_experiments import RECIPE, record_trainings
+
+from alexnet.cli import main
+from alexnet.experiments import claims, reproduce
+from alexnet.experiments.claim_list import AVERAGE, CLAIMS, MEASURES, THE_NET, VARIANTS, Claim
+from alexnet.experiments.claims_table import ClaimRow, ClaimsResult
+from alexnet.experiments.experiment import Experiment
+from alexnet.recipe import Recipe
+from alexnet.recipes import recipe_named
+from alexnet.results.evaluate import evaluate
+from alexnet.training.divergence import DivergenceError
+from alexnet.utils.files import exclusive_lock
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_every_claim_has_a_net_that_differs_and_can_be_built() -> None:
+    assert {claim.variant for claim in CLAIMS} == set(VARIANTS) - {THE_NET} | {AVERAGE}
+    assert {claim.measure for claim in CLAIMS} == set(MEASURES)
+    for base in (recipe_named("tiny-imagenet"), recipe_named("alexnet-2012-run")):
+        recipes = [VARIANTS[name](base) for name in VARIANTS]
+        assert recipes[0] == base
+        assert all(recipes.count(recipe) == 1 for recipe in recipes)
+        assert all(recipe.net.sides() for recipe in recipes)
+        changed = {recipe.epochs for recipe in recipes}
+        assert changed == {base.epochs, 2 * base.epochs}  # the schedules are equal but for "longer"
+
+
+def test_the_recipe_for_64_pixels_is_section_4_s_but_for_its_sizes() -> None:
+    recipe, paper = recipe_named("tiny-imagenet"), Recipe()
+    net = recipe.net
+    for field in ("towers", "activation", "normalise", "pool_size", "pool_stride", "start", "pixel_scale"):
+        assert getattr(net, field) == getattr(paper.net, field)
+    for name, conv in paper.net.convs().items():
+        own = net.convs()[name]
+        assert (own.then, own.all_towers, own.bias) == (conv.then, conv.all_towers, conv.bias)
+    assert [full.dropout for full in net.hidden().values()] == [0.5, 0.5]
+    for field in ("batch_size", "momentum", "decay", "learning_rate", "bias_rate", "colour_deviation", "reflect"):
+        assert getattr(recipe, field) == getattr(paper, field)
+    assert recipe.store_size / net.image_size == paper.store_size / paper.net.image_size
+    assert [change.learning_rate for change in recipe.changes] == [1e-3, 1e-4, 1e-5]
+
+
+def test_processes_share_the_nets_and_each_is_trained_once(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = record_trainings(monkeypatch)
+
+    def run() -> ClaimsResult:
+        result = reproduce("claims", tmp_path, store, recipe=RECIPE, epochs=2, seeds=2, only=["no-dropout"])
+        assert isinstance(result, ClaimsResult)
+        return result
+
+    with exclusive_lock(tmp_path / "claims/measures/the-net-1"):  # another process
+        result = run()
+    assert trained == ["the-net-0", "no-dropout-0", "no-dropout-1"]
+    assert result.notes[0].startswith("Other processes train the-net-1; ")
+    assert all(row.verdict == "too few seeds" for row in result.claims)
+    result = run()
+    assert trained[3:] == ["the-net-1"]
+    assert [row.claim.variant for row in result.claims] == ["no-dropout"] * 3 + [AVERAGE]
+    errors = [evaluate(tmp_path / f"claims/no-dropout-{seed}", store, views=10)["top1_error"] for seed in (0, 1)]
+    assert result.claims[1].changed == tuple(100 * error for error in errors)
+    average = evaluate([tmp_path / f"claims/the-net-{seed}" for seed in (0, 1)], store, views=10)["top1_error"]
+    assert result.claims[3].changed == (100 * average,)
+    measures = json.loads((tmp_path / "claims/measures/no-dropout-0/measures.json").read_text(encoding="utf-8"))
+    on_train = evaluate(tmp_path / "claims/no-dropout-0", store, views=1, split="train")
+    assert measures["training"] == pytest.approx(on_train["top1_error"])
+    text = (tmp_path / "claims/finding.md").read_text(encoding="utf-8")
+    assert "| no dropout: half the iterations (5.2) | epochs to the same validation error | " in text
+    assert "--only no-dropout --epochs 2 --seeds 2" in text
+    with pytest.raises(ValueError, match=r"the-net-0 has another recipe; name another --folder"):
+        reproduce("claims", tmp_path, store, recipe=RECIPE, epochs=1, seeds=1, only=["no-dropout"])
+
+
+def test_a_net_that_diverges_is_noted_and_not_trained_again(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def diverge(_self: Experiment, name: str, _recipe: Recipe, **_options: object) -> Path:
+        calls.append(name)
+        raise DivergenceError("loss must stay finite")
+
+    monkeypatch.setattr(Experiment, "train", diverge)
+    for _ in range(2):
+        result = reproduce("claims", tmp_path, store, recipe=RECIPE, epochs=1, seeds=1, only=["tanh"])
+        assert "tanh, seed 0: loss must stay finite" in result.notes
+    assert calls == ["the-net-0", "tanh-0"]
+
+
+def test_names_of_nets_are_checked(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--data", str(store), "--folder", str(tmp_path), "--only"]
+    assert main(["reproduce", "claims", *arguments, "no-drop"]) == 2
+    assert "--only must name some of the-net, one-gpu, " in capsys.readouterr().err
+    assert main(["reproduce", "table1", *arguments, "tanh"]) == 2
+    assert "--only must be used with the experiment claims only; got ['tanh']" in capsys.readouterr().err
+
+
+def test_the_most_valuable_nets_come_first_and_those_of_the_average_last() -> None:
+    assert list(claims.list_runs(["the-net", "tanh"], 2)) == [
+        ("the-net", 0), ("the-net", 1), ("tanh", 0), ("tanh", 1),
+    ]  # fmt: skip
+    assert list(claims.list_runs(["the-net", "tanh"], 3))[-3:] == [("tanh", 2), ("the-net", 3), ("the-net", 4)]
+
+
+def test_measures_are_those_of_their_runs() -> None:
+    net = {"top1": 0.5, "centre": 0.6, "training": 0.4, "curve": [0.9, 0.8, 0.7, 0.65, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6]}
+    fast = {"top1": 0.55, "centre": 0.65, "training": 0.1, "curve": [0.7, 0.65]}
+    assert claims.measure_values("error", [net, fast], []) == pytest.approx((50, 55))
+    assert claims.measure_values("training", [net, fast], []) == pytest.approx((40, 10))
+    assert claims.measure_values("overfitting", [net, fast], []) == pytest.approx((20, 55))
+    assert claims.measure_values("early", [net, fast], []) == pytest.approx((85, 70))
+    assert claims.measure_values("epochs", [net, fast], [net, fast]) == pytest.approx((4, 2))  # to 65 %
+    assert claims.epochs_to([0.8, 0.6], 0.7) == pytest.approx(1.5)
+
+
+def test_a_verdict_needs_a_difference_larger_than_the_spread() -> None:
+    claim = Claim("tanh", "4.1", "slower", "error", 1, 2.0)
+    close = ClaimRow(claim, (50.0, 51.0, 52.0), (51.0, 52.0, 53.5))
+    apart = ClaimRow(claim, (50.0, 50.2, 50.4), (53.0, 53.1, 53.4))
+    for row in (close, apart):
+        assert row.p_value == pytest.approx(stats.ttest_ind(row.net, row.changed, equal_var=False).pvalue)
+    assert (close.verdict, apart.verdict) == ("undecided", "as the paper says")
+    assert replace(apart, net=apart.changed, changed=apart.net).verdict == "the opposite"
+    assert replace(apart, changed=(53.0,)).verdict == "too few seeds"
+    assert (
+        replace(apart, claim=replace(claim, variant=AVERAGE, sign=-1), changed=(48.0,)).verdict == "as the paper says"
+    )
+    assert replace(apart, net=(50.0, 50.0), changed=(51.0, 51.0)).p_value is None
+    cells = apart.cells()
+    assert cells[2:] == [
+        "50.20 ± 0.20 (3)",
+        "53.17 ± 0.21 (3)",
+        "+2.97",
+        "+2",
+        f"{apart.p_value:.2g}",
+        "as the paper says",
+    ]
