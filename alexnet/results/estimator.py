@@ -107,7 +107,8 @@ class AlexNetClassifier(ClassifierMixin, BaseEstimator):
         check_consistent_length(pictures, labels)
         check_classification_targets(labels)
         classes, indices = np.unique(labels, return_inverse=True)
-        require(len(classes) >= 2, "y", "of at least two classes", len(classes))
+        if len(classes) < 2:
+            raise ValueError(f"y must have at least two classes; got {len(classes)} class")
         require(
             0 < self.validation_fraction < 1, "validation_fraction", "above 0 and below 1", self.validation_fraction
         )

@@ -16,6 +16,7 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_checks, get_tags
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from alexnet import AlexNetClassifier
 from alexnet.finetuning_recipes import FINETUNING_RECIPES
@@ -37,6 +38,18 @@ CHECKS = (
     "check_set_params",
     "check_estimators_unfitted",
 )
+# The quick ones of the others; docs/LOG.md has all.
+CHECKS_WITH_TABLES = (
+    "check_fit_score_takes_y",
+    "check_dont_overwrite_parameters",
+    "check_readonly_memmap_input",
+    "check_estimators_pickle",
+    "check_dict_unchanged",
+    "check_fit_idempotent",
+    "check_classifiers_one_label",
+    "check_fit2d_1sample",
+    "check_methods_subset_invariance",
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +61,35 @@ def fitted() -> AlexNetClassifier:
 @pytest.mark.parametrize("check", CHECKS)
 def test_scikit_learns_checks_that_need_no_table_pass(check: str) -> None:
     getattr(estimator_checks, check)("AlexNetClassifier", AlexNetClassifier(RECIPE, random_state=0))
+
+
+class DrawnTable(AlexNetClassifier):
+    """The estimator with pictures that are drawn from tables, for scikit-learn's checks: a bar for each number."""
+
+    def __init__(self, *, random_state: int | None = 0) -> None:
+        super().__init__(RECIPE, random_state=random_state)
+
+    def get_params(self, deep: bool = True) -> dict[str, object]:  # noqa: ARG002
+        return {"random_state": self.random_state}
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "DrawnTable":  # noqa: N803
+        X, y = validate_data(self, X, y)  # noqa: N806
+        self.low_, self.range_ = X.min(0), np.ptp(X, axis=0) + 1e-9
+        return super().fit(self._draw(X), y)
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:  # noqa: N803
+        check_is_fitted(self, "classifier_")
+        return super().predict_proba(self._draw(validate_data(self, X, reset=False)))
+
+    def _draw(self, table: np.ndarray) -> np.ndarray:
+        widths = 32 * ((table - self.low_) / self.range_)[:, np.arange(32) * table.shape[1] // 32]
+        bars = np.arange(32) < widths[:, :, None]  # (N, 32, 32)
+        return np.repeat(bars[..., None], 3, axis=3).astype(np.uint8) * 255
+
+
+@pytest.mark.parametrize("check", CHECKS_WITH_TABLES)
+def test_scikit_learns_checks_with_tables_pass_on_drawings_of_them(check: str) -> None:
+    getattr(estimator_checks, check)("DrawnTable", DrawnTable())
 
 
 def test_its_tags_say_that_it_takes_no_tables() -> None:
@@ -119,7 +161,7 @@ def test_it_starts_from_the_net_of_another_run(
     [
         ([], [], ValueError, "X must be at least one picture; got 0"),
         (PICTURES, LABELS[:-1], ValueError, "inconsistent numbers of samples: .*30, 29"),
-        (PICTURES, LABELS * 0, ValueError, "y must be of at least two classes; got 1"),
+        (PICTURES, LABELS * 0, ValueError, "y must have at least two classes; got 1 class"),
         (PICTURES, LABELS + 0.5, ValueError, "Unknown label type: continuous"),
         (PICTURES, None, ValueError, "y should be a 1d array"),
         (PICTURES[..., 0], LABELS, ValueError, r"X must be several pictures.*; got an array of shape \(30, 32, 32\)"),
