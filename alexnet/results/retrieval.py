@@ -305,6 +305,26 @@ def write_activities(path: Path, features: Features, split: Split, progress: boo
     return activities_file
 
 
+def open_index(run: Path, step: int) -> Index:
+    """Open the index of a run.
+
+    Args:
+        run: The folder of the run.
+        step: The steps that its net was trained for.
+
+    Raises:
+        FileNotFoundError: There is no index.
+        ValueError: It is damaged, or of another net.
+    """
+    index = Index(run / "index")
+    if index.metadata["step"] != step:
+        raise ValueError(
+            f"the index of run {run} must be of its net after step {step}; it is of step "
+            f"{index.metadata['step']}: build it again with alexnet index {run} STORE"
+        )
+    return index
+
+
 def find_similar(
     run: str | Path,
     pictures: Sequence[str | Path],
@@ -332,12 +352,8 @@ def find_similar(
         FileNotFoundError: There is no index, or no such file.
         ValueError: A file is not a picture, the index is of another net, or `count` is out of range.
     """
-    index, checkpoint = Index(Path(run) / "index"), load_best(Path(run))
-    if index.metadata["step"] != checkpoint.state.step:
-        raise ValueError(
-            f"the index of run {run} must be of its net after step {checkpoint.state.step}; it is of step "
-            f"{index.metadata['step']}: build it again with alexnet index {run} STORE"
-        )
+    checkpoint = load_best(Path(run))
+    index = open_index(Path(run), checkpoint.state.step)
     features = Features(checkpoint, device)
     squares: dict[int, np.ndarray] = {}
     for position, picture in enumerate(pictures):

@@ -76,7 +76,7 @@ def predict_pictures(
     centre = torch.from_numpy(centre_mean(mean, crop)).to(device)
     size = batch_size or pictures_per_batch(device, len(selected))
     batches = [pictures[start : start + size] for start in range(0, len(pictures), size)]
-    return torch.cat([mean_over_views(_predict_views(net, batch, centre, recipe, selected)) for batch in batches])
+    return torch.cat([mean_over_views(predict_views(net, batch, centre, recipe, selected)) for batch in batches])
 
 
 def predict_batches(
@@ -114,11 +114,11 @@ def predict_batches(
     workers = 1 if device.type == "cpu" else available_cores()
     with closing(prefetch(read, starts, workers=workers, buffer_size=workers)) as batches:
         for pictures, labels in batches:
-            yield _predict_views(net, pictures, centre, recipe, selected)[: len(labels)], labels
+            yield predict_views(net, pictures, centre, recipe, selected)[: len(labels)], labels
 
 
 @torch.inference_mode()
-def _predict_views(
+def predict_views(
     net: AlexNet, pictures: list[np.ndarray], centre: Tensor, recipe: Recipe, views: list[View]
 ) -> Tensor:
     """Compute the softmax outputs for each view of each picture, all in one batch.

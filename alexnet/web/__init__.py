@@ -1,0 +1,1 @@
+"""A run as a web page and an HTTP interface (docs/serve.md)."""

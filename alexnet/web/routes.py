@@ -1,0 +1,210 @@
+"""The endpoints: what each reads and answers."""
+
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Depends, Query, Request
+
+from alexnet.data.loading.views import View
+from alexnet.results.figures import kernel_tiles
+from alexnet.utils.console import format_error
+from alexnet.web.curves import curves_answer
+from alexnet.web.errors import RequestError
+from alexnet.web.images import activity_tiles, jpeg_uri, png_uri
+from alexnet.web.limits import MAX_UPLOAD_BYTES
+from alexnet.web.schemas import (
+    ERRORS,
+    ActivitiesAnswer,
+    CurvesAnswer,
+    GuessAnswer,
+    KernelsAnswer,
+    LayerAnswer,
+    NeighbourAnswer,
+    NeighboursAnswer,
+    NetAnswer,
+    PictureAnswer,
+    PredictAnswer,
+    RunAnswer,
+    ViewAnswer,
+)
+from alexnet.web.served_run import LoadedNet, NearPicture, ViewProbabilities
+from alexnet.web.service import Service
+
+router = APIRouter(prefix="/api", responses=ERRORS)
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+_Service = Annotated[Service, Depends(_service)]
+
+
+# ---- The run --------------------------------------------------------------------------------------------------------
+
+
+@router.get("/run", summary="The run: its net, its layers, its number of classes")
+def _get_run(service: _Service) -> RunAnswer:
+    net, reason = None, None
+    try:
+        net = _net_answer(service.run.net())
+    except RequestError as error:
+        reason = error.message
+    return RunAnswer(
+        name=service.run.path.resolve().name,
+        version=metadata.version("alexnet"),
+        net=net,
+        reason=reason,
+        has_index=service.run.has_index(),
+        max_bytes=MAX_UPLOAD_BYTES,
+    )
+
+
+def _net_answer(net: LoadedNet) -> NetAnswer:
+    classifier = net.classifier
+    layers = {
+        name: sum(parameter.numel() for parameter in layer.parameters())
+        for name, layer in classifier.net.layers().items()
+    }
+    return NetAnswer(
+        step=net.step,
+        epoch=net.epoch,
+        classes=len(classifier.classes),
+        parameters=sum(layers.values()),
+        layers=[LayerAnswer(name=name, parameters=count) for name, count in layers.items()],
+        views=len(net.views(classifier.default_views)),
+        store_size=classifier.recipe.store_size,
+        image_size=classifier.recipe.net.image_size,
+        device=str(net.centre.device),
+    )
+
+
+@router.get("/classes", summary="The names of the classes, in the order of the labels")
+def _get_classes(service: _Service) -> list[str]:
+    return list(service.run.net().classifier.classes)
+
+
+@router.get("/curves", summary="The course of the training so far")
+def _get_curves(service: _Service) -> CurvesAnswer:
+    try:
+        return curves_answer(service.run.path, service.run.history())
+    except (ValueError, OSError) as error:
+        raise RequestError(404, format_error(error, with_type=False, limit=None)) from error
+
+
+@router.get("/kernels", summary="The kernels of the first layer (Figure 3)")
+def _get_kernels(service: _Service) -> KernelsAnswer:
+    net = service.run.net()
+    layer = net.classifier.recipe.net.layers()[0]
+    if net.kernels is None:
+        raise RequestError(404, f"{layer} must be a convolution to show its kernels; it has others at each position")
+    tiles = kernel_tiles(net.kernels, net.classifier.recipe.net.towers)
+    count, _, side, _ = net.kernels.shape
+    return KernelsAnswer(layer=layer, kernels=count, side=side, towers=[png_uri(tile) for tile in tiles])
+
+
+# ---- A picture ------------------------------------------------------------------------------------------------------
+
+_PICTURE_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "The picture file itself: curl --data-binary @FILE",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+@router.post("/predict", summary="The most probable classes of a picture", openapi_extra=_PICTURE_BODY)
+async def _predict(
+    request: Request,
+    service: _Service,
+    top: Annotated[int, Query(ge=1, le=1000, description="The number of classes")] = 5,
+    views: Annotated[Literal["1", "9", "10"] | None, Query(description="The number of views")] = None,
+    name: Annotated[str, Query(max_length=1024, description="The file's name, for messages")] = "",
+) -> PredictAnswer:
+    net = service.run.net()
+    square = await service.read_picture(request, name)
+    count = net.classifier.default_views if views is None else int(views)
+    computed = await service.compute(service.run.predict, (square, count), net.batch_size(count))
+    return _predict_answer(computed, service.pictures.add(square), top)
+
+
+def _predict_answer(computed: ViewProbabilities, name: str, top: int) -> PredictAnswer:
+    classes, probabilities = computed.net.classifier.classes, computed.probabilities
+    mean = probabilities.mean(0)
+    order = np.argsort(-mean, kind="stable")[:top].tolist()
+    best = probabilities.argmax(1).tolist()
+    return PredictAnswer(
+        id=name,
+        predictions=[GuessAnswer(class_name=classes[label], probability=float(mean[label])) for label in order],
+        views=[
+            ViewAnswer(
+                name=_view_name(view, computed.views),
+                top=view.top,
+                left=view.left,
+                reflected=view.reflected,
+                class_name=classes[label],
+                probability=float(row[label]),
+            )
+            for view, row, label in zip(computed.views, probabilities, best, strict=True)
+        ],
+        agreeing_views=best.count(order[0]),
+        step=computed.net.step,
+    )
+
+
+def _view_name(view: View, views: Sequence[View]) -> str:
+    """Return the place of a view: "centre", "top left, reflected"."""
+    middle = views[0]  # the centre
+    vertical = "" if view.top == middle.top else "top" if view.top < middle.top else "bottom"
+    horizontal = "" if view.left == middle.left else "left" if view.left < middle.left else "right"
+    place = f"{vertical} {horizontal}".strip() or "centre"
+    return f"{place}, reflected" if view.reflected else place
+
+
+@router.get("/pictures/{id}", summary="A picture as the net sees it")
+def _get_picture(id: str, service: _Service) -> PictureAnswer:
+    square = service.pictures.get(id)
+    return PictureAnswer(side=len(square), picture=jpeg_uri(square))
+
+
+@router.get("/pictures/{id}/similar", summary="The six nearest training pictures (7.1)")
+async def _get_similar(id: str, service: _Service) -> NeighboursAnswer:
+    square = service.pictures.get(id)
+    batch_size = service.run.net().batch_size(1)
+    try:
+        near: list[NearPicture] = await service.compute(service.run.find_neighbours, square, batch_size)
+    except (ValueError, OSError) as error:
+        raise RequestError(404, format_error(error, with_type=False, limit=None)) from error
+    return NeighboursAnswer(
+        similar=[
+            NeighbourAnswer(
+                image=item.neighbour.name,
+                class_name=item.neighbour.label,
+                distance=item.neighbour.distance,
+                picture=None if item.picture is None else jpeg_uri(item.picture),
+            )
+            for item in near
+        ]
+    )
+
+
+@router.get("/pictures/{id}/layers/{layer}", summary="What a layer makes of a picture")
+async def _get_activities(id: str, layer: str, service: _Service) -> ActivitiesAnswer:
+    square = service.pictures.get(id)
+    names = list(service.run.net().classifier.net.layers())
+    if layer not in names:
+        raise RequestError(404, f"the layer must be one of {', '.join(names)}; got {layer[:60]!r}")
+    activities = await service.compute(service.run.compute_activities, (square, layer), 8)
+    rows, columns = activities.shape[1:] if activities.ndim == 3 else (1, 1)
+    return ActivitiesAnswer(
+        layer=layer,
+        maps=len(activities),
+        rows=rows,
+        columns=columns,
+        active=float((activities > 0).mean()),
+        picture=png_uri(activity_tiles(activities)),
+    )

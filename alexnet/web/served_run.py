@@ -1,0 +1,246 @@
+"""A run that is served: its net, which may change while it is trained, its index, and its metrics."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alexnet.data.loading.augment import centre_mean
+from alexnet.data.loading.views import View, make_view_batch, select_views
+from alexnet.data.store.base import Split
+from alexnet.data.store.store import Store
+from alexnet.models.weight_files import best_checkpoint
+from alexnet.results.classifier import Classifier
+from alexnet.results.report import first_layer_kernels
+from alexnet.results.retrieval import Index, Neighbour, open_index
+from alexnet.results.run_history import RunHistory
+from alexnet.training.checkpoint import load_checkpoint
+from alexnet.training.inference import pictures_per_batch, predict_views
+from alexnet.training.precision import autocast
+from alexnet.utils.console import format_error
+from alexnet.web.errors import RequestError
+
+_NEIGHBOURS = 6
+_SECONDS_BETWEEN_LOOKS = 2.0  # for a newer checkpoint
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedNet:
+    """A net that computes the answers.
+
+    Args:
+        classifier: The net, its classes and its recipe.
+        centre: (crop, crop, 3), the centre of the mean activity, on the net's device.
+        kernels: (maps, 3, kernel, kernel), the first layer's weights; None if it is not a convolution.
+        step, epoch: How far it was trained.
+        file: The checkpoint's path and time of change.
+    """
+
+    classifier: Classifier
+    centre: Tensor
+    kernels: np.ndarray | None
+    step: int
+    epoch: int
+    file: tuple[Path, int]
+
+    def views(self, count: int) -> list[View]:
+        """Return the different ones of 1, 9 or 10 views."""
+        recipe = self.classifier.recipe
+        return select_views(count, recipe.store_size, recipe.net.image_size)
+
+    def batch_size(self, views: int) -> int:
+        """Return how many pictures go through the net at a time."""
+        return pictures_per_batch(self.classifier.net.device, self.classifier.count_crops(views))
+
+
+@dataclass(frozen=True, eq=False)
+class ViewProbabilities:
+    """What the net makes of a picture.
+
+    Args:
+        net: The net.
+        views: The views of the picture.
+        probabilities: (views, classes) float32.
+    """
+
+    net: LoadedNet
+    views: Sequence[View]
+    probabilities: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class NearPicture:
+    """A picture of the index that is near another.
+
+    Args:
+        neighbour: Its name, its class and its distance.
+        picture: (size, size, 3) uint8; None if the index's store is not there.
+    """
+
+    neighbour: Neighbour
+    picture: np.ndarray | None
+
+
+class ServedRun:
+    """A run as functions for requests. A net that is still trained is replaced when there is a newer one.
+
+    Args:
+        run: The folder of the run; it may have no checkpoint yet.
+        device: The device to compute on; by default the first GPU, or the CPU if there is none.
+
+    Raises:
+        FileNotFoundError: It is no run.
+        ValueError: Its net cannot be read or has no classes, or there is no such device.
+    """
+
+    def __init__(self, run: Path, device: str | None = None) -> None:
+        self.path = run
+        self._device = device
+        self._lock = threading.Lock()
+        self._looked = -_SECONDS_BETWEEN_LOOKS
+        self._net: LoadedNet | None = None
+        self._problem = ""
+        self._index: tuple[tuple[int, int], Index, Split | None] | None = None  # the time of its file, the net's step
+        self._history: tuple[tuple[int, int], RunHistory] | None = None  # the time and the length of its file
+        try:
+            self._net = self._load(self._find_net())
+        except FileNotFoundError as error:
+            self._problem = format_error(error, with_type=False, limit=None)
+            self.history()  # a folder without a net and without metrics is no run
+
+    # ---- The net ----
+
+    def net(self) -> LoadedNet:
+        """Return the net, the newest one if it is still trained.
+
+        Raises:
+            RequestError: There is none yet.
+        """
+        with self._lock:
+            if time.monotonic() - self._looked >= _SECONDS_BETWEEN_LOOKS:
+                self._looked = time.monotonic()
+                self._look_for_newer()
+            if self._net is None:
+                raise RequestError(503, self._problem)
+            return self._net
+
+    def _look_for_newer(self) -> None:
+        try:
+            file = self._find_net()
+            if self._net is None or self._net.file != file:
+                self._net = self._load(file)
+        except (ValueError, OSError) as error:  # the training may have removed the file just now
+            self._problem = format_error(error, with_type=False, limit=None)
+
+    def _find_net(self) -> tuple[Path, int]:
+        path = best_checkpoint(self.path)
+        return path, path.stat().st_mtime_ns
+
+    def _load(self, file: tuple[Path, int]) -> LoadedNet:
+        checkpoint = load_checkpoint(file[0])
+        classifier = Classifier(checkpoint, device=self._device)
+        centre = torch.from_numpy(centre_mean(classifier.mean, classifier.recipe.net.image_size))
+        return LoadedNet(
+            classifier,
+            centre.to(classifier.net.device),
+            first_layer_kernels(checkpoint),
+            checkpoint.state.step,
+            checkpoint.state.epoch,
+            file,
+        )
+
+    # ---- What the worker computes, for several requests at once ----
+
+    def predict(self, requests: Sequence[tuple[np.ndarray, int]]) -> list[ViewProbabilities]:
+        """Return the probabilities of each view of each picture.
+
+        Args:
+            requests: Squares (size, size, 3) uint8, and how many views: 1, 9 or 10.
+        """
+        net = self.net()
+        classifier = net.classifier
+        results: dict[int, ViewProbabilities] = {}
+        for count in {views for _, views in requests}:
+            numbers = [number for number, (_, views) in enumerate(requests) if views == count]
+            views, squares = net.views(count), [requests[number][0] for number in numbers]
+            rows = predict_views(classifier.net, squares, net.centre, classifier.recipe, views)
+            results |= {n: ViewProbabilities(net, views, row.numpy()) for n, row in zip(numbers, rows, strict=True)}
+        return [results[number] for number in range(len(requests))]
+
+    def find_neighbours(self, squares: Sequence[np.ndarray]) -> list[list[NearPicture]]:
+        """Return the six pictures of the run's index that are nearest to each square, the nearest first.
+
+        Raises:
+            FileNotFoundError: The run has no index.
+            ValueError: The index is damaged or of another net, or the library that searches is missing.
+        """
+        net = self.net()
+        index, split = self._open_index(net)
+        with torch.inference_mode(), autocast(net.centre.device, net.classifier.recipe):
+            features = net.classifier.net.features(make_view_batch(squares, net.views(1), net.centre))
+        found = index.search(features.float().cpu().numpy(), min(_NEIGHBOURS, len(index)))
+        return [
+            [
+                NearPicture(neighbour, None if split is None else split.image(int(row)))
+                for neighbour, row in zip(index.describe(distances, rows), rows, strict=True)
+            ]
+            for distances, rows in zip(*found, strict=True)
+        ]
+
+    def _open_index(self, net: LoadedNet) -> tuple[Index, Split | None]:
+        """Return the index and its pictures, which are opened anew when the index or the net has changed."""
+        about = self.path / "index" / "about.json"
+        key = (about.stat().st_mtime_ns if about.exists() else 0, net.step)
+        if self._index is None or self._index[0] != key:
+            self._index = None
+            index = open_index(self.path, net.step)
+            split = None
+            with contextlib.suppress(ValueError, OSError):  # without its store the names are still shown
+                split = Store(index.metadata["store"]).split(index.metadata["split"])
+            self._index = key, index, split if split is not None and len(split) == len(index) else None
+        return self._index[1:]
+
+    def compute_activities(self, requests: Sequence[tuple[np.ndarray, str]]) -> list[np.ndarray]:
+        """Return what a layer makes of the centre of a picture: (maps, rows, columns) or (units,) float32.
+
+        Args:
+            requests: Squares (size, size, 3) uint8, and the name of a layer of the net.
+        """
+        net = self.net()
+        parts = net.classifier.net.modules_by_layer()
+        activities = []
+        for square, layer in requests:
+            with torch.inference_mode(), autocast(net.centre.device, net.classifier.recipe):
+                x = net.classifier.net.scale_pixels(make_view_batch([square], net.views(1), net.centre))
+                for name, modules in parts.items():
+                    for module in modules:
+                        x = module(x)
+                    if name == layer:
+                        break
+            activities.append(x[0].float().cpu().numpy())
+        return activities
+
+    # ---- Metrics ----
+
+    def history(self) -> RunHistory:
+        """Return the metrics so far; the file is read when it has changed.
+
+        Raises:
+            FileNotFoundError, ValueError: As `RunHistory.read`.
+        """
+        path = self.path / "metrics.jsonl"
+        status = path.stat() if path.exists() else None
+        key = (status.st_mtime_ns, status.st_size) if status else (0, 0)
+        if self._history is None or self._history[0] != key:
+            self._history = key, RunHistory.read(self.path)
+        return self._history[1]
+
+    def has_index(self) -> bool:
+        """Return whether `alexnet index` has made an index."""
+        return (self.path / "index" / "about.json").exists()
