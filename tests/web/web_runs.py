@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -33,7 +34,7 @@ def write_served_run(path: Path, store: Path) -> Path:
 
 def write_checkpoint(run: Path, store: Path, *, steps: int = 15, seed: int = 0) -> None:
     """Write a checkpoint of a small net with random weights."""
-    recipe = small_recipe()
+    recipe = replace(small_recipe(), precision="float32")
     torch.manual_seed(seed)
     weights = AlexNet(len(CLASS_NAMES), recipe.net).state_dict()
     # The last layer's weights are made larger, so that the probabilities differ.
