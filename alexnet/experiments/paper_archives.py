@@ -149,7 +149,7 @@ def _choose_encoding(folder: Path, estimate: PrepareEstimate) -> str:
             return encoding
     raise ValueError(
         f"{folder}: the pictures need {_gigabytes(estimate.jpeg_bytes)} as JPEG, {_gigabytes(estimate.raw_bytes)} raw, "
-        f"and {_gigabytes(free)} are free on that disk; free some space, or choose another disk with --folder"
+        f"and {_gigabytes(free)} are free on that disk; free some space, or choose another disk with `folder`"
     )
 
 

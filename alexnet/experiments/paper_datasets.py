@@ -38,8 +38,8 @@ class PaperDataset:
         """Return how to get and prepare it, in a line."""
         names = ("held_out", "test", "train_per_class", "val_batch")
         options = {name: value for name in names if (value := getattr(self, name)) != getattr(SourceOptions, name)}
-        text = "".join(f" --{name.replace('_', '-')} {value}" for name, value in options.items())
-        return f"prepared from {self.name} ({self.files}) with alexnet prepare --size {self.size}{text}"
+        text = ", ".join(f"`{name}={value}`" for name, value in {"size": self.size, **options}.items())
+        return f"prepared from {self.name} ({self.files}) with {text}"
 
     def matches(self, store: Store) -> bool:
         """Return whether a store has this set, judged by its numbers of classes and pictures."""

@@ -133,7 +133,7 @@ def _check(experiment: Experiment, base: Recipe) -> None:
     if base.follows_validation_error:  # it would follow the test error, which is the result
         raise ValueError(
             f"the recipe's schedule must be one that follows no error, since only test pictures are set aside here; "
-            f"got {base.schedule!r}: name another --recipe, such as photos"
+            f"got {base.schedule!r}: name another `recipe`, such as photos"
         )
 
 

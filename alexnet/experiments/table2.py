@@ -95,7 +95,7 @@ def run(experiment: Experiment) -> ExperimentResult:
             ResultRow("1 CNN*", (39.0, 16.6)),
             ResultRow(f"{_NETS + _PRETRAINED_NETS} CNNs*", (36.7, 15.4)),
         ]
-        result.notes.append("Nets marked * are pre-trained on a larger set, which was not given (--more).")
+        result.notes.append("Nets marked * are pre-trained on a larger set, which was not given.")
         return result
     pretrained = [pretrain_and_finetune(experiment, base, runs[0], _NETS + n) for n in range(_PRETRAINED_NETS)]
     together = [*runs, *pretrained]

@@ -183,7 +183,7 @@ def _common_views(views: Mapping[Path, int]) -> int:
     different = {number: path for path, number in views.items()}
     if len(different) > 1:
         (first, path), (second, other) = list(different.items())[:2]
-        raise ValueError(f"runs must have the same number of views; {path} has {first}, {other} {second}: use --views")
+        raise ValueError(f"runs must have the same number of views; {path} has {first}, {other} {second}: use `views`")
     return next(iter(different), 1)  # without any recipe, loading the net says what is missing
 
 
@@ -279,5 +279,5 @@ def check_picture_size(checkpoint: Checkpoint, store: Store) -> None:
     if checkpoint.recipe.store_size != store.size:
         raise ValueError(
             f"run {run} must be used with pictures of side {checkpoint.recipe.store_size}; store {store.path} has "
-            f"{store.size}: prepare one with --size {checkpoint.recipe.store_size}"
+            f"{store.size}: prepare one with `size={checkpoint.recipe.store_size}`"
         )

@@ -163,7 +163,7 @@ def _load_latest(run: Path, recipe: Recipe, store: Store, current: Statistics) -
     if saved.count == 0:
         raise ValueError(
             f"run {run} must be one that `alexnet train` has begun; its net was imported: train a new run with "
-            f"`alexnet train STORE NEW_RUN --from {run}`"
+            f"`start_from={run}`"
         )
     same = checkpoint.classes == store.classes and saved.count == current.count
     # The mean activity may be another run's; the covariance of the colours is the store's own.

@@ -137,7 +137,7 @@ def origin_mean(run: str | Path, size: int) -> np.ndarray:
     if mean.shape[1] != size:
         raise ValueError(
             f'run {run} must have pictures of side {size}, for recipe.mean "start"; it has {mean.shape[1]}: prepare '
-            f"the store with --size {mean.shape[1]}"
+            f"the store with `size={mean.shape[1]}`"
         )
     return mean
 

@@ -54,7 +54,7 @@ class MetricsWriter:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise missing_extra("--tensorboard", "tensorboard", error) from error
+                raise missing_extra("writing TensorBoard's files", "tensorboard", error) from error
             self._tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=step)
         self._file = self._path.open("a", encoding="utf-8")
         self._file.truncate(min(length, self.length()))  # a file that has lost lines stays as it is

@@ -103,7 +103,7 @@ def test_what_an_experiment_cannot_compare_is_refused(store: Path, tmp_path: Pat
         reproduce("cifar-normalisation", tmp_path, store, recipe=without, epochs=1)
     with pytest.raises(ValueError, match=r"store_size 64; got 32: prepare another with --size 64, or name another"):
         reproduce("table1", tmp_path, store, recipe=replace(RECIPE, store_size=64), epochs=1)
-    with pytest.raises(FileNotFoundError, match=r"--held-out 0 --test 0\.5"):
+    with pytest.raises(FileNotFoundError, match=r"`size=256`, `held_out=0`, `test=0\.5`"):
         reproduce("fall2009", tmp_path)
 
 

@@ -106,7 +106,7 @@ def test_a_mean_that_cannot_be_used_is_refused(first: Path, store: Path, tmp_pat
         train(store, tmp_path / "run", recipe, progress=False)
     larger = write_store(tmp_path / "store", size=40, train=6, val=3)
     with pytest.raises(
-        ValueError, match=r"must have pictures of side 40, .*; it has 32: prepare the store with --size 32"
+        ValueError, match=r"must have pictures of side 40, .*; it has 32: prepare the store with `size=32`"
     ):
         train(larger, tmp_path / "run", replace(recipe, store_size=40), start_from=first, progress=False)
     assert not (tmp_path / "run").exists()
