@@ -111,6 +111,9 @@ class MapNorm(Checked):
     """The constants of the normalisation within a map, over size x size positions (2012 program; not in the paper).
 
     The divisor is (k + alpha / size**2 * sum of squares)**beta.
+
+    Args:
+        k, size, alpha, beta: The constants of the divisor; size is the side of the window, in positions.
     """
 
     k: float = 1.0

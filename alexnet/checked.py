@@ -1,10 +1,11 @@
 """Dataclasses that check the types and values of their fields, with messages that name the field."""
 
 import dataclasses
+import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
@@ -32,6 +33,12 @@ def require_finite(name: str, value: float, *, positive: bool = False) -> None:
     require(is_valid, name, f"a finite number {'above' if positive else 'of at least'} 0", value)
 
 
+def suggest(name: str, names: Iterable[str]) -> str:
+    """Return ": did you mean ...?" with the name that is closest to one that is wrong; "" if none is close."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f": did you mean {close[0]}?" if close else ""
+
+
 def build(kind: type[T], data: Any, name: str) -> T:
     """Return an object of a dataclass, built from plain JSON data.
 
@@ -46,7 +53,9 @@ def build(kind: type[T], data: Any, name: str) -> T:
     require(isinstance(data, Mapping), name, f"an object with the fields of {kind.__name__}", data)
     fields = typing.get_type_hints(kind)
     unknown = sorted(set(data) - set(fields))
-    require(not unknown, name, f"an object with no other fields than {', '.join(fields)}", ", ".join(unknown))
+    if unknown:
+        rule = f"an object with no other fields than {', '.join(fields)}"
+        raise ValueError(f"{name} must be {rule}; got {', '.join(unknown)!r}{suggest(unknown[0], fields)}")
     try:
         return kind(**data)
     except TypeError as error:  # a field without default is missing

@@ -6,12 +6,15 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from alexnet.architecture import Net
-from alexnet.checked import Checked, build, require, require_finite
+from alexnet.checked import Checked, build, require, require_finite, suggest
 
 _LINEAR_SCALING_WARMUP = 5.0  # epochs (Goyal et al., 2017, section 2.2)
+_LINEAR_SCALING_EPOCHS = 90  # epochs of their trainings
+_MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,8 @@ class Recipe(Checked):
             (the 2012 program's nets for CIFAR-10 with translations).
         changes: Changes at certain epochs. A learning rate set here stays, whatever the schedule.
         patience: Epochs without a better validation error after which it has stopped improving; not in the paper.
+        early_stopping: Whether the training ends when the validation error was not lower than before for `patience`
+            epochs; with schedules "changes" and "cosine" only, since the others end in their own way.
         falls: How often the rate is divided by ten before the next plateau ends the training (6: three times).
         warmup: Epochs in which all rates, including those of `changes` and of the biases, rise from 0.
         epochs: Maximum of passes through the training set (6: roughly 90); with "fold", after the folding in.
@@ -100,6 +105,7 @@ class Recipe(Checked):
     schedule: Literal["plateau", "changes", "cosine", "fold"] = "plateau"
     changes: tuple[Change, ...] = ()
     patience: int = 6
+    early_stopping: bool = False
     falls: int = 3
     warmup: float = 0.0
     epochs: int = 90
@@ -130,11 +136,17 @@ class Recipe(Checked):
         require(0 <= self.momentum < 1, "momentum", "at least 0 and below 1", self.momentum)
         require(0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and below 1", self.label_smoothing)
         require(self.falls >= 0, "falls", "a whole number of at least 0", self.falls)
-        require(self.seed >= 0, "seed", "a whole number of at least 0", self.seed)
+        require(0 <= self.seed <= _MAX_SEED, "seed", f"a whole number from 0 to {_MAX_SEED:,}", self.seed)
         require_finite("learning_rate", self.learning_rate, positive=True)
         require_finite("colour_divisor", self.colour_divisor, positive=True)
         require(self.warmup < self.epochs, "warmup", f"less than epochs {self.epochs}", self.warmup)
         require(self.warmup == 0 or not self.folds_in_validation, "warmup", '0 with schedule "fold"', self.warmup)
+        require(
+            not (self.early_stopping and self.follows_validation_error),
+            "early_stopping",
+            f'false with schedule "{self.schedule}", which follows the validation error to its end',
+            self.early_stopping,
+        )
         for name in ("decay", "warmup", "colour_deviation"):
             require_finite(name, getattr(self, name))
         require_finite("bias_rate", self.bias_rate or 0.0)
@@ -227,6 +239,19 @@ class Recipe(Checked):
             raise ValueError(f"recipe must be a JSON object, as printed by `alexnet recipes NAME`; {error}") from error
         return build(cls, data, "recipe")
 
+    @classmethod
+    def load(cls, path: Path) -> "Recipe":
+        """Read a file that has what `to_json` wrote, such as a run's recipe.json.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: As for `from_json`; the message names the file.
+        """
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
     def with_settings(self, settings: Sequence[str]) -> "Recipe":
         """Return this recipe with some fields changed.
 
@@ -240,17 +265,20 @@ class Recipe(Checked):
         data = dataclasses.asdict(self)
         for setting in settings:
             path, equals, text = setting.partition("=")
-            require(bool(equals) and bool(path), "--set", "of the form field=value", setting)
-            *parents, last = path.split(".")
-            fields: Any = data
-            for name in parents:
-                fields = fields.get(name) if isinstance(fields, dict) else None
-            allows_new_names = parents in (["decays"], ["rate_factors"])
-            if not isinstance(fields, dict) or (last not in fields and not allows_new_names):
-                names = ", ".join(fields) if isinstance(fields, dict) else ", ".join(data)
-                raise ValueError(f"--set must name a field of the recipe ({names}); got {path!r}")
-            fields[last] = _parse_value(text)
+            require(bool(equals) and bool(path), "settings", "of the form field=value", setting)
+            _parent_of(path, data)[path.rpartition(".")[2]] = _parse_value(text)
         return build(type(self), data, "recipe")
+
+    def with_epochs(self, epochs: int) -> "Recipe":
+        """Return this recipe with another number of epochs, and all its times in proportion."""
+        share = epochs / self.epochs
+        return dataclasses.replace(
+            self,
+            epochs=epochs,
+            warmup=self.warmup * share,
+            patience=max(1, round(self.patience * share)),
+            changes=tuple(dataclasses.replace(change, epoch=change.epoch * share) for change in self.changes),
+        )
 
     def with_batch(self, batch_size: int, rule: Literal["linear", "sqrt"] | None = None) -> "Recipe":
         """Return this recipe with another batch size, and with its rates scaled if `rule` is not None.
@@ -259,8 +287,9 @@ class Recipe(Checked):
         `changes`) is multiplied by the same factor. So frozen layers, with rate 0, stay frozen.
 
         - "linear": by k, since one step replaces k steps (Goyal et al., "Accurate, large minibatch SGD", 2017). If k is
-          above 1, `warmup` is at least five epochs as in that paper. It rises from 0 here, from the rate before scaling
-          there. Schedule "fold" has no warm-up.
+          above 1, `warmup` is at least five epochs as in that paper, or of a training of at most five epochs the same
+          share as there, five of ninety. It rises from 0 here, from the rate before scaling there. Schedule "fold" has
+          no warm-up.
         - "sqrt": by the square root of k, which keeps the variance of a step (Krizhevsky, "One weird trick for
           parallelizing convolutional neural networks", 2014, where "linear" worked better). `warmup` does not change.
 
@@ -271,7 +300,7 @@ class Recipe(Checked):
             rule: "linear" or "sqrt"; None keeps the rates.
 
         Raises:
-            ValueError: A batch size below 1, another rule, or fewer epochs than the warm-up has.
+            ValueError: A batch size below 1, or another rule.
         """
         resized = dataclasses.replace(self, batch_size=batch_size)
         require(rule in (None, "linear", "sqrt"), "rule", '"linear", "sqrt" or None', rule)
@@ -281,9 +310,9 @@ class Recipe(Checked):
         factor = k if rule == "linear" else math.sqrt(k)
         warmup = self.warmup
         if rule == "linear" and k > 1 and not self.folds_in_validation:
-            warmup = max(warmup, _LINEAR_SCALING_WARMUP)
-            limit = f'above {warmup:g}, the epochs of the warm-up of "linear" ("sqrt" has no warm-up)'
-            require(self.epochs > warmup, "epochs", limit, self.epochs)
+            share = _LINEAR_SCALING_WARMUP / _LINEAR_SCALING_EPOCHS
+            is_short = self.epochs <= _LINEAR_SCALING_WARMUP
+            warmup = max(warmup, share * self.epochs if is_short else _LINEAR_SCALING_WARMUP)
         return dataclasses.replace(
             resized,
             learning_rate=factor * self.learning_rate,
@@ -303,6 +332,24 @@ def recipe_differences(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:
     return list(_differences("", dataclasses.asdict(old), dataclasses.asdict(new)))
 
 
+def format_differences(differences: Sequence[tuple[str, Any, Any]], limit: int = 6) -> str:
+    """Return the fields in which two recipes differ, in a line: "epochs 60, not 100; seed 0, not 1".
+
+    Args:
+        differences: What `recipe_differences` returned.
+        limit: How many fields are named; of the others the number.
+    """
+    texts = [f"{path} {_shorten(old)}, not {_shorten(new)}" for path, old, new in differences[:limit]]
+    more = len(differences) - limit
+    return "; ".join(texts) + (f"; and {more} more field{'s' if more > 1 else ''}" if more > 0 else "")
+
+
+def _shorten(value: Any) -> str:
+    """Return a field's value as JSON, cut off if it is long."""
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
 def _differences(path: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
         for name in old:
@@ -315,6 +362,30 @@ def _scale_change(change: Change, factor: float) -> Change:
     """Return a change with its learning rate, if it has one, multiplied by a factor."""
     rate = change.learning_rate
     return change if rate is None else dataclasses.replace(change, learning_rate=factor * rate)
+
+
+def _parent_of(path: str, data: dict[str, Any]) -> dict[str, Any]:
+    """Return the object that has the last field of a path such as "net.fc6.dropout", in a recipe as plain JSON data.
+
+    Raises:
+        ValueError: There is no such field; the message lists those of the object where the path goes wrong.
+    """
+    names = path.split(".")
+    parent: Any = data
+    fields: Any = data
+    for depth, name in enumerate(names):
+        parent = fields
+        owner = ".".join(names[:depth]) or "the recipe"
+        if not isinstance(parent, dict):
+            raise ValueError(
+                f"settings must name a field; {owner} is {json.dumps(parent)}, without fields; got {path!r}"
+            )
+        if name not in parent and owner not in ("decays", "rate_factors"):
+            close = suggest(name, parent)
+            raise ValueError(f"settings must name a field of {owner} ({', '.join(parent)}); got {path!r}{close}")
+        fields = parent.get(name)
+    assert isinstance(parent, dict)
+    return parent
 
 
 def _parse_value(text: str) -> Any:

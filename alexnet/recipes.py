@@ -5,11 +5,13 @@ Errors are top-1 / top-5 errors. Durations are those of docs/LOG.md, on two core
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from alexnet.architecture import Conv, Full, MapNorm, Net, ResponseNorm
+from alexnet.checked import suggest
 from alexnet.finetuning_recipes import FINETUNING_RECIPES
 from alexnet.ilsvrc_recipes import ILSVRC_RECIPES
-from alexnet.recipe import Change, Recipe
+from alexnet.recipe import Change, Recipe, recipe_differences
 
 
 def _cifar10(net: Net, *, decays: dict[str, float], changes: tuple[Change, ...], epochs: int) -> Recipe:
@@ -242,7 +244,17 @@ def recipe_named(name: str, origin: Recipe | None = None) -> Recipe:
         ValueError: There is no recipe of that name.
     """
     if name not in RECIPES:
-        raise ValueError(f"--recipe must be one of {', '.join(RECIPES)}; got {name!r}")
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}; got {name!r}{suggest(name, RECIPES)}")
     if origin is not None and name in FINETUNING_RECIPES:
         return FINETUNING_RECIPES[name](origin)
     return RECIPES[name]()
+
+
+def closest_recipe(recipe: Recipe) -> tuple[str, list[tuple[str, Any, Any]]]:
+    """Return the name of the recipe that differs in the fewest fields, and these as `recipe_differences` does.
+
+    Recipes for fine-tuning, which fit any net, are compared with those that freeze layers only.
+    """
+    names = [name for name in RECIPES if recipe.frozen or name not in FINETUNING_RECIPES]
+    differences = {name: recipe_differences(recipe_named(name, recipe), recipe) for name in names}
+    return min(differences.items(), key=lambda item: len(item[1]))

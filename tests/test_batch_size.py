@@ -59,6 +59,9 @@ def test_only_linear_scaling_to_a_larger_batch_adds_a_warmup_of_five_epochs() ->
     assert warmup(129, "linear") == 5
     assert warmup(256, "linear", warmup=1) == 5
     assert warmup(256, "linear", warmup=7) == 7
+    assert warmup(256, "linear", epochs=6) == 5
+    assert warmup(256, "linear", epochs=5) == pytest.approx(5 * 5 / 90)  # the share of the paper's ninety epochs
+    assert warmup(256, "linear", epochs=2, warmup=1) == 1
     assert warmup(64, "linear", warmup=1) == 1
     assert warmup(256, "sqrt", warmup=1) == 1
     assert warmup(256, "linear", schedule="fold") == 0  # which allows none
@@ -76,12 +79,6 @@ def test_without_a_rule_or_another_batch_size_the_rates_do_not_change(rule: Any)
         (0, "linear", {}, "batch_size must be a whole number of at least 1; got 0"),
         (256.0, "linear", {}, "batch_size must be of type int; got 256.0"),
         (256, "cubic", {}, """rule must be "linear", "sqrt" or None; got 'cubic'"""),
-        (
-            256,
-            "linear",
-            {"epochs": 5},
-            'epochs must be above 5, the epochs of the warm-up of "linear" ("sqrt" has no warm-up); got 5',
-        ),
     ],
 )
 def test_an_invalid_batch_size_is_refused(batch_size: Any, rule: Any, fields: Any, message: str) -> None:

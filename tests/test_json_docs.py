@@ -75,8 +75,8 @@ def test_predict_and_similar(
 def test_metrics(uninterrupted: Path) -> None:
     lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
     title = "`RUN/metrics.jsonl`"
-    for table, event in enumerate(("start", "step", "epoch")):
-        optional = {"from", "taken"} if event == "start" else set()
+    for table, event in enumerate(("start", "step", "epoch", "end")):
+        optional = {"from", "taken", "hours"} if event == "start" else set()
         assert keys(line for line in lines if line["event"] == event) == documented(title, table) - optional
 
 

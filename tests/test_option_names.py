@@ -10,7 +10,9 @@ from alexnet.cli.option_names import with_option_names
     ("command", "message", "expected"),
     [
         ("train", "keep it: prepare another with `size=32`", "keep it: prepare another with --size 32"),
-        ("train", "such as `learning_rate=0.002`", "such as --set learning_rate=0.002"),
+        ("train", "such as `learning_rate=0.002`", "such as --learning-rate 0.002"),
+        ("train", "such as `momentum=0.8`", "such as --set momentum=0.8"),
+        ("train", "seed must be smaller", "seed must be smaller"),  # unless --seed was typed
         ("train", "use `net.activation='tanh'`", "use --set net.activation=tanh"),
         ("train", "with `start_from=runs/a`", "with --from runs/a"),
         ("train", "go on without `start_from`", "go on without --from"),
@@ -37,3 +39,8 @@ from alexnet.cli.option_names import with_option_names
 )
 def test_parameters_become_options(command: str, message: str, expected: str) -> None:
     assert with_option_names(message, build_parser(), command) == expected
+
+
+def test_a_field_of_the_recipe_that_was_typed_as_an_option_is_named_so() -> None:
+    message = with_option_names("seed must be smaller", build_parser(), "train", ["seed"])
+    assert message == "--seed must be smaller"

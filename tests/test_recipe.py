@@ -106,8 +106,14 @@ def test_any_recipe_is_read_back_from_json_and_from_settings(recipe: Recipe) -> 
     ("data", "message"),
     [
         ([], "recipe must be an object with the fields of Recipe; got []"),
-        ({"rate": 0.1}, "recipe must be an object with no other fields than net, store_size, .*; got 'rate'"),
-        ({"net": {"towres": 2}}, "net must be an object with no other fields than .*; got 'towres'"),
+        (
+            {"rate": 0.1},
+            "recipe must be an object with no other fields than net, .*; got 'rate': did you mean bias_rate?",
+        ),
+        (
+            {"net": {"towres": 2}},
+            "net must be an object with no other fields than .*; got 'towres': did you mean towers?",
+        ),
         ({"net": 3}, "net must be an object with the fields of Net; got 3"),
         ({"net": {"conv1": {}}}, "net.conv1 must have every field of Conv: .*maps.*"),
         ({"batch_size": 1.5}, "batch_size must be of type int; got 1.5"),
@@ -132,7 +138,7 @@ def test_json_of_another_type_is_refused_with_field_rule_and_value(data: Any, me
 
 def escape(message: str) -> str:
     """Return a regular expression for a message in which only .* is special."""
-    for character in "()[]":
+    for character in "()[]?":
         message = message.replace(character, "\\" + character)
     return message
 
@@ -150,7 +156,7 @@ def test_text_that_is_not_json_is_refused(text: str) -> None:
         (Recipe, {"epochs": 0}, "epochs must be a whole number of at least 1; got 0"),
         (Recipe, {"patience": 0}, "patience must be a whole number of at least 1; got 0"),
         (Recipe, {"falls": -1}, "falls must be a whole number of at least 0; got -1"),
-        (Recipe, {"seed": -1}, "seed must be a whole number of at least 0; got -1"),
+        (Recipe, {"seed": -1}, "seed must be a whole number from 0 to .*; got -1"),
         (Recipe, {"momentum": 1.0}, "momentum must be at least 0 and below 1; got 1.0"),
         (Recipe, {"learning_rate": 0.0}, "learning_rate must be a finite number above 0; got 0.0"),
         (Recipe, {"learning_rate": math.inf}, "learning_rate must be a finite number above 0; got inf"),
@@ -263,15 +269,27 @@ def test_settings_change_only_the_fields_they_name() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("learning_rate", "--set must be of the form field=value; got 'learning_rate'"),
-        ("=3", "--set must be of the form field=value; got '=3'"),
-        ("rate=3", "--set must name a field of the recipe (net, store_size, .*); got 'rate'"),
+        ("learning_rate", "settings must be of the form field=value; got 'learning_rate'"),
+        ("=3", "settings must be of the form field=value; got '=3'"),
         (
-            "net.fc6.drop=0",
-            "--set must name a field of the recipe (units, dropout, deviation, bias); got 'net.fc6.drop'",
+            "rate=3",
+            "settings must name a field of the recipe (net, .*); got 'rate': did you mean bias_rate?",
         ),
-        ("net.conv6.maps=4", "--set must name a field of the recipe (.*); got 'net.conv6.maps'"),
-        ("seed.x=1", "--set must name a field of the recipe (.*); got 'seed.x'"),
+        (
+            "learning-rate=3",
+            "settings must name a field of the recipe (.*); got 'learning-rate': did you mean learning_rate?",
+        ),
+        (
+            "net.fc6.dropuot=0",
+            "settings must name a field of net.fc6 (units, dropout, deviation, bias); got 'net.fc6.dropuot': did you "
+            "mean dropout?",
+        ),
+        (
+            "net.fcc6.dropout=0",
+            "settings must name a field of net (image_size, .*); got 'net.fcc6.dropout': did you mean fc6?",
+        ),
+        ("net.conv6.maps=4", "settings must name a field; net.conv6 is null, without fields; got 'net.conv6.maps'"),
+        ("seed.x=1", "settings must name a field; seed is 0, without fields; got 'seed.x'"),
         ("seed=one", "seed must be of type int; got 'one'"),
         ("epochs=1e2", "epochs must be of type int; got 100.0"),
         ("learning_rate=-1", "learning_rate must be a finite number above 0; got -1.0"),

@@ -2,6 +2,7 @@
 
 import argparse
 
+from alexnet.cli.messages import typed_options
 from alexnet.cli.options import add_run, parse_output
 
 SUMMARY = "write a trained net as ONNX, torch.export, safetensors or a folder for a model hub"
@@ -27,6 +28,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     from alexnet.convert.export import export
 
+    if "opset" in typed_options(options) and not options.onnx:
+        raise ValueError("--opset must be given with an ONNX file to write; name FILE.onnx")
     paths = export(
         options.run,
         onnx=options.onnx,

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from alexnet.cli.options import add_store, parse_output
+from alexnet.cli.options import add_recipe, add_store, load_recipe, parse_output
 
 SUMMARY = "draw pictures of each class, and what augmentation makes of some"
 
@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
     help = "folder to write classes.png and augmentation.png to"
     parser.add_argument("--folder", metavar="FOLDER", type=parse_output, default=Path("look"), help=help)
-    parser.add_argument("--recipe", metavar="NAME", default="photos", help="recipe whose augmentation is drawn")
+    add_recipe(parser, "recipe whose augmentation is drawn", "photos")
     parser.add_argument(
         "--set", metavar="FIELD=VALUE", action="append", default=[], help="change a field of the recipe; repeatable"
     )
@@ -23,11 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     from alexnet.data.prepare.on_demand import open_training_store
-    from alexnet.recipes import recipe_named
     from alexnet.results.contact_sheets import draw_augmentation, draw_classes
     from alexnet.results.figures import to_png
 
-    recipe = recipe_named(options.recipe).with_settings(options.set)
+    recipe = load_recipe(options.recipe).with_settings(options.set)
     store = open_training_store(options.store, options.folder, recipe.store_size)
     figures = {"classes": draw_classes(store, seed=options.seed)}
     if "train" in store.splits:

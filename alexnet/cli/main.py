@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 from alexnet.cli import (
     check,
@@ -31,9 +31,11 @@ from alexnet.cli import (
     train,
     verify,
 )
-from alexnet.cli.messages import one_line, print_error
+from alexnet.cli.chosen_recipe import join_all_but
+from alexnet.cli.messages import advise, one_line, print_error, typed_options
 from alexnet.cli.option_names import with_option_names
-from alexnet.utils.processes import ReportedElsewhere, is_local_main_process, wait_for_report
+from alexnet.cli.parser import CommandParser
+from alexnet.utils.processes import ReportedElsewhere, report_once, wait_for_report, world_size
 
 # In the order of `alexnet --help`. A command's module imports what it needs when it runs, so that --help is instant.
 _COMMANDS: dict[str, ModuleType] = {
@@ -56,6 +58,7 @@ _COMMANDS: dict[str, ModuleType] = {
     "figures": figures,
     "verify": verify,
 }
+_PARALLEL_COMMANDS = ("prepare", "train", "evaluate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser, options = build_parser(), argparse.Namespace()
     try:
-        parser.parse_args(train.join_all_but(sys.argv[1:] if arguments is None else arguments), options)
+        parser.parse_args(join_all_but(sys.argv[1:] if arguments is None else arguments), options)
+        _check_processes(options.command)
         status: int = options.run_command(options)
         sys.stdout.flush()
         return status
@@ -86,18 +90,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("ALEXNET_DEBUG"):
             raise
-        print_error(with_option_names(one_line(error), parser, options.command))
+        message = with_option_names(one_line(error), parser, options.command, typed_options(options))
+        print_error(message + advise(error))
         return 2
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError" or os.environ.get("ALEXNET_DEBUG"):
             raise
-        print_error(f"the device has too little memory: train with a smaller --set batch_size ({one_line(error)})")
+        print_error(f"the device has too little memory: train with a smaller --batch-size ({one_line(error)})")
         return 2
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; `run_command` of what it parses is the function to call."""
-    parser = _Parser(
+    parser = CommandParser(
         prog="alexnet", description='The paper "ImageNet Classification with Deep CNNs" (2012) as one program.'
     )
     parser.add_argument("-V", "--version", action=_VersionAction, nargs=0, help="print the version")
@@ -112,13 +117,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are reported once, although several processes have the same command line."""
-
-    def error(self, message: str) -> NoReturn:
-        if not is_local_main_process():
-            raise ReportedElsewhere
-        super().error(message)
+def _check_processes(command: str) -> None:
+    """Raise a ValueError if torchrun has started several processes for a command that would do its work in each."""
+    if world_size() > 1 and command not in _PARALLEL_COMMANDS:
+        raise report_once(
+            ValueError(
+                f"`alexnet {command}` must be started as one process; torchrun has started {world_size()}: start it "
+                f"without torchrun ({', '.join(_PARALLEL_COMMANDS)} share their work)"
+            )
+        )
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -7,6 +7,7 @@ without one; or as the first word, before "must".
 import argparse
 import dataclasses
 import re
+from collections.abc import Collection
 
 _PARAMETER = re.compile(r"`([a-z_][\w.]*)(?:=([^`]*))?`")
 _FIRST_WORD = re.compile(r"[a-z_]+(?= must )")
@@ -14,13 +15,15 @@ _FIRST_WORD = re.compile(r"[a-z_]+(?= must )")
 _OTHER_NAMES = {"store": "--data", "settings": "--set", "pretraining_data": "--more", "graph": "--no-graph"}
 
 
-def with_option_names(message: str, parser: argparse.ArgumentParser, command: str) -> str:
+def with_option_names(message: str, parser: argparse.ArgumentParser, command: str, typed: Collection[str] = ()) -> str:
     """Return a message with the options of the command line in place of the parameters that it names.
 
     Args:
         message: The message of an exception.
         parser: The parser of all commands.
         command: The command that raised it; its advice may name options of other commands, too.
+        typed: The names of the options on the command line. A field of the recipe that is the first word keeps its name
+            unless it is among them: it was given with --set, or not at all.
     """
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     own = {action.dest: action for action in commands.choices[command]._actions}
@@ -37,7 +40,8 @@ def with_option_names(message: str, parser: argparse.ArgumentParser, command: st
         return f"--set {name}={value}" if value and _is_recipe_field(name) else match[0]
 
     first = _FIRST_WORD.match(message)
-    if first and (first[0] in _OTHER_NAMES or (first[0] in own and own[first[0]].option_strings)):
+    is_field = first is not None and "set" in own and first[0] not in typed and _is_recipe_field(first[0])
+    if first and not is_field and (first[0] in _OTHER_NAMES or (first[0] in own and own[first[0]].option_strings)):
         message = options[first[0]] + message[first.end() :]
     return _PARAMETER.sub(replace, message)
 

@@ -2,6 +2,10 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from alexnet.recipe import Recipe
 
 # What options are added to: a command's parser, or a group of its options.
 _Options = argparse._ActionsContainer
@@ -44,6 +48,31 @@ def parse_run(text: str) -> Path:
     except ValueError:
         message = f"{text} must be a folder on this machine, not an address: copy a run from and to its address"
         raise argparse.ArgumentTypeError(message) from None
+
+
+def load_recipe(text: str, origin: "Recipe | None" = None) -> "Recipe":
+    """Return the recipe that the option --recipe names: by its name, or as a file or a run's folder.
+
+    Args:
+        text: The value of the option.
+        origin: The recipe of the run that start values are taken from, as for `recipe_named`.
+
+    Raises:
+        ValueError: There is no such recipe, or the file has none.
+    """
+    from alexnet.recipe import Recipe
+    from alexnet.recipes import RECIPES, recipe_named
+
+    path = Path(text)
+    if text not in RECIPES and (path.exists() or path.suffix == ".json" or len(path.parts) > 1):
+        return Recipe.load(path / "recipe.json" if path.is_dir() else path)
+    return recipe_named(text, origin)
+
+
+def add_recipe(options: _Options, help: str, default: str | None = None) -> None:
+    """Add the option --recipe."""
+    help = f"{help}: a name of `alexnet recipes`, a .json file of a recipe, or the folder of a run that has one"
+    options.add_argument("--recipe", metavar="NAME|FILE", default=default, help=help)
 
 
 def add_run(options: _Options, help: str = "folder of a trained net, written by `alexnet train`") -> None:

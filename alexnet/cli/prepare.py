@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
+from alexnet.cli.messages import typed_options
 from alexnet.cli.options import add_workers, parse_output
-from alexnet.utils.processes import ReportedElsewhere, is_main_process, world_size
+from alexnet.utils.processes import ReportedElsewhere, is_main_process, report_once, world_size
 
 SUMMARY = "turn a folder of pictures into a store of square pictures"
 
@@ -61,6 +62,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     from alexnet.data.prepare.prepare import prepare
 
+    _check_use(options)
     try:
         summary = prepare(
             options.source,
@@ -85,3 +87,17 @@ def run(options: argparse.Namespace) -> int:
     if is_main_process():
         print(summary)
     return 0
+
+
+def _check_use(options: argparse.Namespace) -> None:
+    """Raise a ValueError if an option would have no effect."""
+    if "held_out" not in typed_options(options):
+        return
+    for option, is_given in (
+        ("--train-per-class", options.train_per_class is not None),
+        ("--test 1", options.test == 1),
+    ):
+        if is_given:
+            raise report_once(
+                ValueError(f"--held-out must be left out with {option}, which makes all other pictures test; got both")
+            )

@@ -1,22 +1,47 @@
 """`alexnet recipes [NAME]`."""
 
 import argparse
+import json
+import shutil
+import textwrap
+
+from alexnet.cli.options import load_recipe
 
 SUMMARY = "list the recipes, or print one of them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments and options."""
-    parser.add_argument("name", metavar="NAME", nargs="?", help="recipe to print in full, as JSON")
+    help = "recipe to print in full, as JSON: a name, a .json file, or the folder of a run"
+    parser.add_argument("name", metavar="NAME", nargs="?", help=help)
+    parser.add_argument(
+        "--explain", action="store_true", help="print each field of the recipe with its value, its default and meaning"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from alexnet.recipes import RECIPES, recipe_named
+    from alexnet.recipes import RECIPES
 
-    if options.name:
-        print(recipe_named(options.name).to_json())
-        return 0
-    for name, build in RECIPES.items():
-        print(f"{name:22} {(build.__doc__ or '').splitlines()[0]}")
+    if options.explain and not options.name:
+        raise ValueError(f"--explain must be given with the NAME of a recipe, one of {', '.join(RECIPES)}")
+    if options.explain:
+        _explain(options.name)
+    elif options.name:
+        print(load_recipe(options.name).to_json())
+    else:
+        for name, build in RECIPES.items():
+            print(f"{name:22} {(build.__doc__ or '').splitlines()[0]}")
     return 0
+
+
+def _explain(name: str) -> None:
+    """Print the fields of a recipe; what `--set` takes is at the start of the line."""
+    from alexnet.cli.field_docs import explain_recipe
+
+    width = shutil.get_terminal_size((100, 24)).columns
+    for field in explain_recipe(load_recipe(name)):
+        default = "" if field.value == field.default else f"   (default {json.dumps(field.default)})"
+        print(f"{field.path}={json.dumps(field.value)}{default}")
+        if field.meaning:
+            print(textwrap.fill(field.meaning, width, initial_indent="    ", subsequent_indent="    "))

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from alexnet.cli.options import add_data, add_device, add_workers, parse_output, parse_store
+from alexnet.cli.messages import typed_options
+from alexnet.cli.options import add_data, add_device, add_recipe, add_workers, load_recipe, parse_output, parse_store
 
 SUMMARY = "reproduce a figure or a table of the paper"
 
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="folder for nets, tables and figures",
     )
-    parser.add_argument("--recipe", metavar="NAME", help="recipe to vary (default: the experiment's own)")
+    add_recipe(parser, "recipe to vary (default: the experiment's own)")
     parser.add_argument("--epochs", type=int, metavar="N", help="shorten each training to N epochs")
     parser.add_argument("--seeds", type=int, metavar="N", help="train each net N times (default: the experiment's own)")
     parser.add_argument(
@@ -34,9 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     from alexnet.experiments import describe_experiments, reproduce
-    from alexnet.recipes import recipe_named
 
     if options.name is None:
+        for option in typed_options(options).values():
+            raise ValueError(f"{option} must be given with the NAME of an experiment, one of the list")
         for name, claim in describe_experiments().items():
             print(f"{name:20} {claim}")
         return 0
@@ -45,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         options.folder,
         options.data,
         pretraining_data=options.more,
-        recipe=recipe_named(options.recipe) if options.recipe else None,
+        recipe=load_recipe(options.recipe) if options.recipe else None,
         epochs=options.epochs,
         seeds=options.seeds,
         only=options.only,

@@ -1,32 +1,26 @@
 """`alexnet train STORE RUN` (sections 5 and 6)."""
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import replace
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from alexnet.cli.messages import print_error
-from alexnet.cli.options import add_device, add_process_group, add_run, add_store, add_workers, parse_run
+from alexnet.cli.chosen_recipe import choose_recipe
+from alexnet.cli.messages import print_error, typed_options
+from alexnet.cli.options import add_device, add_process_group, add_recipe, add_run, add_store, add_workers, parse_run
 from alexnet.utils.processes import is_main_process, report_once_per_machine
 
 if TYPE_CHECKING:
-    from alexnet.recipe import Recipe
     from alexnet.training.train import Outcome
 
 SUMMARY = "train a net on a store, or continue a run"
-_ALL_BUT = "all-but"
+_HANG_SECONDS = 300
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments and options."""
     add_store(parser)
     add_run(parser, "folder for the net, its metrics and its report; a run that was stopped is continued")
-    parser.add_argument(
-        "--recipe",
-        metavar="NAME",
-        help="recipe, see `alexnet recipes` (default: the run's own, or photos, or with --from photos-finetune)",
-    )
+    add_recipe(parser, "recipe (default: the run's own, or photos, or with --from photos-finetune)")
+    _add_recipe_options(parser)
     parser.add_argument(
         "--set", metavar="FIELD=VALUE", action="append", default=[], help="change a field of the recipe; repeatable"
     )
@@ -47,10 +41,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_process_group(parser).add_argument(
         "--hang-seconds",
         type=float,
-        default=300,
         metavar="S",
-        help="end all processes if one makes no progress for this time, in seconds",
+        help=f"end all processes if one makes no progress for this time, in seconds (default: {_HANG_SECONDS})",
     )
+
+
+def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("fields of the recipe", "Each in place of --set FIELD=VALUE.")
+    group.add_argument("--epochs", type=int, metavar="N", help="passes through the training pictures, at most")
+    group.add_argument("--learning-rate", type=float, metavar="RATE", help="learning rate after the warm-up")
+    group.add_argument("--seed", type=int, metavar="N", help="seed of all that is drawn at random")
+    help = (
+        "epochs without a lower validation error after which the training ends; with schedule plateau the rate falls, "
+        "with fold the validation pictures are added"
+    )
+    group.add_argument("--patience", type=int, metavar="N", help=help)
+    help = "train fewer epochs than the recipe has if they would take longer, judged by the time of some first steps"
+    parser.add_argument("--hours", type=float, metavar="H", help=help)
 
 
 def _add_pretraining_group(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +102,10 @@ def run(options: argparse.Namespace) -> int:
     from alexnet.training.train import train
 
     try:
-        recipe = _choose_recipe(options)
+        _check_use(options)
+        recipe = choose_recipe(options)
+        if recipe and not recipe.frozen_front and "cache_gb" in typed_options(options):
+            raise ValueError("--cache-gb must be left out if the first layers are not frozen; use --freeze LAYERS")
     except ValueError as error:
         raise report_once_per_machine(error) from None
     store = store_to_train_on(options.store, options.run, recipe.store_size if recipe else None)
@@ -105,10 +115,11 @@ def run(options: argparse.Namespace) -> int:
         recipe,
         start_from=options.start_from,
         take=options.take.split(",") if options.take else (),
+        hours=options.hours,
         device=options.device,
         parallel=options.parallel,
         micro_batch=options.micro_batch,
-        hang_seconds=options.hang_seconds,
+        hang_seconds=_HANG_SECONDS if options.hang_seconds is None else options.hang_seconds,
         workers=options.workers,
         cache_gb=options.cache_gb,
         checkpoint_minutes=options.checkpoint_minutes,
@@ -128,6 +139,14 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_use(options: argparse.Namespace) -> None:
+    """Raise a ValueError if an option would have no effect."""
+    if options.hang_seconds is not None and options.parallel == "none":
+        raise ValueError("--hang-seconds must be given with several processes; use torchrun and --parallel")
+    if options.take and not options.start_from:
+        raise ValueError("--take must be given with the run to take layers from; use --from RUN")
+
+
 def _describe_outcome(outcome: "Outcome") -> str:
     """Return the epochs and the error of a finished training, in a line."""
     from alexnet.training.error_rates import split_adjective
@@ -139,103 +158,3 @@ def _describe_outcome(outcome: "Outcome") -> str:
     assert outcome.error is not None
     error = format_error_rate(outcome.error, outcome.images)
     return f"{epochs}, top-1 error of the {checkpoint} checkpoint {error} on {pictures}"
-
-
-def _choose_recipe(options: argparse.Namespace) -> "Recipe | None":
-    """Return the recipe that the options ask for.
-
-    Returns:
-        The recipe; None for the run's own, or, in all processes but the main one, for the main process's.
-
-    Raises:
-        ValueError: No such recipe, or options that it does not allow.
-    """
-    from alexnet.recipe import Recipe
-
-    path = options.run / "recipe.json"
-    changes = (options.set, options.batch_size, options.scale_rate, options.freeze, options.taken_rate is not None)
-    if options.recipe is None and not any(changes) and (path.exists() or not is_main_process()):
-        return None
-    if options.start_from and not is_main_process():  # that run is read by the main process only
-        return None
-    if options.recipe is None and path.exists():
-        recipe = Recipe.from_json(path.read_text(encoding="utf-8"))
-    else:
-        recipe = _named_recipe(options)
-    recipe = recipe.with_settings(options.set)
-    if options.scale_rate and not options.batch_size:
-        raise ValueError("--scale-rate must be given with the --batch-size to scale to")
-    if options.batch_size:
-        recipe = recipe.with_batch(options.batch_size, options.scale_rate)
-    if options.freeze:
-        recipe = replace(recipe, frozen=parse_frozen(options.freeze, recipe.net.layers()))
-    return recipe if options.taken_rate is None else _with_taken_rate(recipe, options)
-
-
-def _named_recipe(options: argparse.Namespace) -> "Recipe":
-    """Return the recipe of the name that is given, or `photos`; `photos-finetune` for a run with another net."""
-    from alexnet.recipes import recipe_named
-    from alexnet.training.finetune import read_origin_recipe
-
-    if not options.start_from:
-        return recipe_named(options.recipe or "photos")
-    origin = read_origin_recipe(options.start_from)
-    name = options.recipe or ("photos" if origin.net == recipe_named("photos").net else "photos-finetune")
-    if not options.recipe:
-        print_error(f"no --recipe is given: {name} is used, for the net of {options.start_from}")
-    return recipe_named(name, origin)
-
-
-def join_all_but(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with "--freeze all-but LAYERS" as two arguments, as the parser takes it."""
-    joined: list[str] = []
-    for argument in arguments:
-        if joined and (joined[-2:] == ["--freeze", _ALL_BUT] or joined[-1] == f"--freeze={_ALL_BUT}"):
-            joined[-1] += f" {argument}"
-        else:
-            joined.append(argument)
-    return joined
-
-
-def parse_frozen(text: str, layers: Sequence[str]) -> tuple[str, ...]:
-    """Return the layers that the value of --freeze names, in order.
-
-    Args:
-        text: Names with commas between them; "..." stands for those between its neighbours. "all-but " before them
-            means all other layers.
-        layers: The names of the net's layers, in order.
-
-    Raises:
-        ValueError: It is not of this form, or names another layer.
-    """
-    from alexnet.checked import require
-
-    is_all_but = text.startswith(f"{_ALL_BUT} ")
-    names = text.removeprefix(f"{_ALL_BUT} ").split(",")
-    for name in names:
-        require(name in (*layers, "..."), "--freeze", f"names of layers ({', '.join(layers)}), or all-but them", name)
-    for before, after in pairwise(["...", *names, "..."]):
-        require(before != "..." or after != "...", "--freeze", 'with a layer before and after "..."', text)
-    selected = {*names}
-    for position, name in enumerate(names):
-        if name == "...":
-            first, last = layers.index(names[position - 1]), layers.index(names[position + 1])
-            selected |= {*layers[first:last]}
-    return tuple(name for name in layers if (name in selected) != is_all_but)
-
-
-def _with_taken_rate(recipe: "Recipe", options: argparse.Namespace) -> "Recipe":
-    """Return a recipe with the factor --taken-rate for each layer that all of is taken from the run given by --from."""
-    from alexnet.data.prepare.on_demand import read_classes
-    from alexnet.training.finetune import fitting_layers, load_origin
-
-    if not options.start_from:
-        raise ValueError("--taken-rate must be given with the run to take layers from; use --from RUN")
-    origin, classes = load_origin(options.start_from), read_classes(options.store)
-    taken = fitting_layers(origin, recipe.net, classes, options.take.split(",") if options.take else ())
-    factors = {
-        name: options.taken_rate
-        for name in taken
-        if name in recipe.trained_layers and (name != "fc8" or origin.classes == classes)
-    }
-    return replace(recipe, rate_factors=recipe.rate_factors | factors)

@@ -2,11 +2,11 @@
 
 import dataclasses
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet.checked import require
+from alexnet.checked import require, suggest
 from alexnet.data.prepare.on_demand import open_training_store
 from alexnet.data.sources.base import SourceOptions
 from alexnet.data.store.store import Store
@@ -18,6 +18,8 @@ from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES, recipe_named
 from alexnet.utils.files import local_path
 
+# Arguments of `reproduce` that an experiment has no use for; only table2 has one for `pretraining_data`.
+_UNUSED = {"figure2": ("data", "epochs", "seeds", "device", "workers"), "figure4": ("seeds",)}
 EXPERIMENTS = {
     "figure1": "alexnet.experiments.figure1",
     "cifar-normalisation": "alexnet.experiments.cifar_normalisation",
@@ -70,13 +72,27 @@ def reproduce(
         FileNotFoundError: No store is given, or there is none; the message says what to get.
     """
     if name not in EXPERIMENTS:
-        raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}; got {name!r}")
+        close = suggest(name, EXPERIMENTS)
+        raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}; got {name!r}{close}")
     folder = local_path(folder)
+    _check_use(
+        name,
+        {
+            "data": data,
+            "pretraining_data": pretraining_data,
+            "epochs": epochs,
+            "seeds": seeds,
+            "device": device,
+            "workers": workers,
+        },
+    )
     module: Any = importlib.import_module(EXPERIMENTS[name])
     dataset: PaperDataset | None = module.DATASET
     require(only is None or name == "claims", "only", "used with the experiment claims only", only)
     if data is None and dataset is not None:
-        raise FileNotFoundError(f"{name} needs a store (--data) {dataset.instructions()}; or any other, as a stand-in")
+        raise FileNotFoundError(
+            f"data must be given for {name}: a store {dataset.instructions()}; or any other, as a stand-in"
+        )
     experiment = Experiment(
         folder / name,
         None,
@@ -106,6 +122,15 @@ def reproduce(
         result.command += f" --recipe {next((n for n in RECIPES if recipe_named(n) == recipe), '(one of its own)')}"
     result.write(experiment.folder)
     return result
+
+
+def _check_use(name: str, arguments: Mapping[str, Any]) -> None:
+    """Raise a ValueError if an argument is given for which an experiment has no use."""
+    unused = (*_UNUSED.get(name, ()), *(() if name == "table2" else ("pretraining_data",)))
+    for argument in unused:
+        value = arguments[argument]
+        if value is not None:
+            raise ValueError(f"{argument} must be left out for {name}, which has no use for it; got {value}")
 
 
 def _open_pictures(experiment: Experiment, module: Any, dataset: PaperDataset, data: str | Path, stores: Path) -> Store:

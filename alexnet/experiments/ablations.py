@@ -95,7 +95,10 @@ def run(experiment: Experiment) -> ExperimentResult:
     measures = ("top-1 error (%)", "top-5 error (%)")
     result = ExperimentResult("What each part is worth", experiment.describe_data(), measures)
     # All recipes are made before the first is trained: an error in one must not come after days.
-    for name, recipe in list_recipes(experiment, base).items():
+    recipes = list_recipes(experiment, base)
+    different = [recipe for recipe in recipes.values() if format_settings(base, recipe)]
+    experiment.net_count = (1 + len(different)) * (experiment.seeds or 1)
+    for name, recipe in recipes.items():
         settings = format_settings(base, recipe)
         if name != "the net" and not settings:
             result.notes.append(f"{name}: the recipe has it so already.")

@@ -51,6 +51,7 @@ def run(experiment: Experiment) -> ExperimentResult:
     if fixed:
         nets = [(name, with_fixed_schedule(recipe), paper) for name, recipe, paper in nets]
     result = ExperimentResult("Normalisation on CIFAR-10 (4.3)", experiment.describe_data(), ("test error (%)",))
+    experiment.net_count = len(nets) * (experiment.seeds or 1)
     for name, recipe, paper in nets:
         measured = []
         for seed in range(experiment.seeds or 1):

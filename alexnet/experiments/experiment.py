@@ -1,6 +1,6 @@
 """What the experiments share: they train each net once, keep its predictions and measure its errors."""
 
-import dataclasses
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
 from alexnet.results.evaluate import evaluate
 from alexnet.results.run_history import RunHistory
+from alexnet.training.divergence import DivergenceError
 from alexnet.training.inference import default_views
 from alexnet.training.train import train
+from alexnet.utils.console import format_error
 
 _TOP5_CLASSES = 10  # with fewer classes, five guesses are more than half of them
 
@@ -46,6 +48,7 @@ class Experiment:
         device, workers: As for `train`.
 
     Attributes:
+        net_count: How many nets the experiment trains, once it has said so; for the messages.
         stand_in: Whether the pictures stand in for those that the paper used.
         recipe_name: The name of the experiment's own recipe, once `base_recipe` has chosen one; else None.
     """
@@ -70,6 +73,8 @@ class Experiment:
         self.pretraining_store, self.recipe, self.epochs, self.seeds = pretraining_store, recipe, epochs, seeds
         self.only, self.device, self._workers = only, device, workers
         self.recipe_name: str | None = None
+        self.net_count: int | None = None
+        self._trained = 0
         self.stand_in = False
         if store is not None:
             self.use_store(store)
@@ -128,19 +133,27 @@ class Experiment:
 
         Raises:
             TrainingInterrupted: A signal stopped the training; the same command resumes it.
+            DivergenceError: The loss is not finite.
         """
         if not full_length:
             recipe = self.shorten(recipe)
         self.check_store_size([recipe], store)
         run = self.folder / name
-        outcome = train(store or self.store, run, recipe, device=self.device, workers=self._workers, **options)
+        self._trained += 1
+        count = f"net {self._trained}{f' of {self.net_count}' if self.net_count else ''}: {name}"
+        print(f"{count}, seed {recipe.seed}", file=sys.stderr)
+        try:
+            outcome = train(store or self.store, run, recipe, device=self.device, workers=self._workers, **options)
+        except DivergenceError as error:
+            print(f"{count} has diverged: {format_error(error, with_type=False, limit=None)}", file=sys.stderr)
+            raise
         if not outcome.finished:
             raise TrainingInterrupted(outcome.signal)
         return run
 
     def shorten(self, recipe: Recipe) -> Recipe:
         """Return a recipe shortened to the experiment's epochs, if it has any."""
-        return recipe if self.epochs is None else shorten_schedule(recipe, self.epochs)
+        return recipe if self.epochs is None else recipe.with_epochs(self.epochs)
 
     def check_store_size(self, recipes: Iterable[Recipe], store: Store | None = None) -> None:
         """Check that recipes can be trained on a store, before the first of them is.
@@ -153,7 +166,7 @@ class Experiment:
             if recipe.store_size != store.size:
                 raise ValueError(
                     f"store {store.path} must have pictures of the recipe's store_size {recipe.store_size}; got "
-                    f"{store.size}: prepare another with --size {recipe.store_size}, or name another --recipe"
+                    f"{store.size}: prepare another with `size={recipe.store_size}`, or name another recipe"
                 )
 
     def test_split(self) -> str:
@@ -221,15 +234,3 @@ class Experiment:
 def training_errors(run: Path) -> list[float]:
     """Return the training error of each epoch of a run, measured during training, as a fraction."""
     return [float(line["train_error"]) for line in RunHistory.read(run).epochs]
-
-
-def shorten_schedule(recipe: Recipe, epochs: int) -> Recipe:
-    """Return a recipe whose schedule takes this number of epochs, all its times in proportion."""
-    share = epochs / recipe.epochs
-    return dataclasses.replace(
-        recipe,
-        epochs=epochs,
-        warmup=recipe.warmup * share,
-        patience=max(1, round(recipe.patience * share)),
-        changes=tuple(dataclasses.replace(change, epoch=change.epoch * share) for change in recipe.changes),
-    )

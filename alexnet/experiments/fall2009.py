@@ -34,7 +34,9 @@ def run(experiment: Experiment) -> ExperimentResult:
     measures = ("top-1 error (%)", "top-5 error (%)")
     result = ExperimentResult("Fall 2009, half to test", experiment.describe_data(), measures)
     result.rows.append(ResultRow("others (Mensink and others 2012)", (78.1, 60.9)))
-    runs = [experiment.train(name, recipe) for name, recipe in list_trainings(experiment).items()]
+    trainings = list_trainings(experiment)
+    experiment.net_count = len(trainings)
+    runs = [experiment.train(name, recipe) for name, recipe in trainings.items()]
     errors = [experiment.evaluate([run], 10) for run in runs]
     result.rows.append(experiment.error_row("CNN with conv6", (67.4, 40.9), errors))
     train, test = len(experiment.store.split("train")), len(experiment.store.validation())

@@ -96,6 +96,8 @@ def run(experiment: Experiment) -> ExperimentResult:
     measures = ("epochs to 25 % training error",)
     result = ExperimentResult("Figure 1: ReLU against tanh", experiment.describe_data(), measures)
     epochs = experiment.epochs or EPOCHS
+    searched = len(RATES) + sum(left for *_, left in ROUNDS[:-1])
+    experiment.net_count = len(_NAMES) * (searched + (experiment.seeds or 1))
     curves: dict[str, list[list[float]]] = {}
     means = []
     for activation in ("relu", "tanh"):

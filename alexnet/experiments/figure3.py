@@ -60,7 +60,8 @@ def run(experiment: Experiment) -> ExperimentResult:
     require(base.net.towers > 1, "net.towers", "at least 2, to be compared", base.net.towers)
     measures = ("colour share, tower that sees less (%)", "tower that sees more (%)", "as different by chance (%)")
     result = ExperimentResult("Figure 3: the kernels of conv1", experiment.describe_data(), measures)
-    for seed in range(experiment.seeds or 3):
+    experiment.net_count = experiment.seeds or 3
+    for seed in range(experiment.net_count):
         trained = experiment.train(f"net-{seed}", replace(base, seed=seed))
         weights = load_best(trained).net().layers()["conv1"].weight.detach().numpy()
         shares = colour_shares(weights)

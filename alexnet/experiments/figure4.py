@@ -59,6 +59,7 @@ def precision_at_k(neighbours: np.ndarray, labels: np.ndarray, train_labels: np.
 def run(experiment: Experiment) -> ExperimentResult:
     """Train a net, draw both parts of the figure, and compare the three ways to search."""
     import_faiss()  # if it is missing, the error must come before the training
+    experiment.net_count = 1
     run_folder = experiment.train("net-0", experiment.base_recipe("photos", "alexnet-2012-run-2010"))
     test, train = experiment.store.split(experiment.test_split()), experiment.store.split("train")
     queries = balanced_sample(test.labels, min(_QUERIES, len(test)), 0)

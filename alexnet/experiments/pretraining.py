@@ -27,7 +27,7 @@ from alexnet.data.prepare.prepare import prepare
 from alexnet.data.sources.subset import StoreSubset
 from alexnet.data.store.base import Split
 from alexnet.data.store.store import Store
-from alexnet.experiments.experiment import Experiment, shorten_schedule
+from alexnet.experiments.experiment import Experiment
 from alexnet.experiments.paper_datasets import CALTECH101
 from alexnet.experiments.result import ExperimentResult, ResultRow, format_settings, to_percent
 from alexnet.experiments.table2 import finetuning_recipe
@@ -152,7 +152,7 @@ def _pretrain(experiment: Experiment, base: Recipe, seed: int) -> Iterator[_Trai
         pictures = str(count or "all")
         store = _prepare_subset(experiment, f"new-{seed}-{pictures}", new_classes, count, seed)
         epochs = round(base.epochs * len(labels) / len(store.split("train")))
-        finetuning, scratch = (shorten_schedule(recipe, epochs) for recipe in (finetuning_recipe(base), base))
+        finetuning, scratch = (recipe.with_epochs(epochs) for recipe in (finetuning_recipe(base), base))
         yield _Training(_PRETRAINED, pictures, store, finetuning, {"start_from": pretrained, "take": layers})
         yield _Training(_SCRATCH, pictures, store, scratch, {})
 
@@ -161,7 +161,7 @@ def run(experiment: Experiment) -> ExperimentResult:
     """Pre-train, fine-tune and train from scratch for each seed, and compare the errors on the new classes."""
     base = experiment.base_recipe("photos")
     _check(experiment, base)
-    base = base if experiment.epochs is None else shorten_schedule(base, experiment.epochs)
+    base = base if experiment.epochs is None else base.with_epochs(experiment.epochs)
     title = "Pre-training, then few pictures of new classes (7)"
     result = ExperimentResult(title, experiment.describe_data(), ("top-1 error (%)",))
     errors: _Errors = {}

@@ -34,6 +34,7 @@ def run(experiment: Experiment) -> ExperimentResult:
     """Train the net, and evaluate it with ten views and with one."""
     trainings = list_trainings(experiment)
     base = trainings["cnn-0"]
+    experiment.net_count = len(trainings)
     measures = ("top-1 error (%)", "top-5 error (%)")
     result = ExperimentResult("Table 1: ILSVRC-2010", experiment.describe_data(), measures)
     result.rows = [ResultRow(name, paper) for name, paper in _OTHER_METHODS.items()]

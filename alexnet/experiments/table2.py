@@ -72,7 +72,9 @@ def run(experiment: Experiment) -> ExperimentResult:
     result = ExperimentResult("Table 2: ILSVRC-2012", experiment.describe_data(), measures)
     if experiment.pretraining_store is not None:
         experiment.check_store_size([base], experiment.pretraining_store)
-    runs = [experiment.train(f"cnn-{seed}", replace(base, seed=seed)) for seed in range(experiment.seeds or _NETS)]
+    first_count = experiment.seeds or _NETS
+    experiment.net_count = first_count + (2 * _PRETRAINED_NETS if experiment.pretraining_store is not None else 0)
+    runs = [experiment.train(f"cnn-{seed}", replace(base, seed=seed)) for seed in range(first_count)]
 
     def errors(averaged: Sequence[Path]) -> Mapping[str, Any]:
         return experiment.evaluate(averaged, 10)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from alexnet.checked import require
 from alexnet.utils.device import has_bfloat16
+from alexnet.utils.progress import Progress
 
 _HIDDEN_UNITS = 512
 STEPS, _BATCH_SIZE, _LEARNING_RATE = 3000, 256, 1e-3
@@ -75,7 +76,7 @@ class Fit:
 
 
 def train_autoencoder(
-    activities: np.ndarray, bits: int, *, seed: int = 0, steps: int | None = None
+    activities: np.ndarray, bits: int, *, seed: int = 0, steps: int | None = None, progress: bool = False
 ) -> tuple[Autoencoder, Fit]:
     """Train an autoencoder on activities with Adam, in bfloat16 where the CPU has it.
 
@@ -84,6 +85,7 @@ def train_autoencoder(
         bits: The length of a code.
         seed: The seed of the start values and of the batches.
         steps: The number of batches; STEPS by default.
+        progress: Whether to show progress on standard error.
 
     Raises:
         ValueError: `bits` is not a multiple of 8, or there are fewer than two activities.
@@ -100,14 +102,16 @@ def train_autoencoder(
     fast = has_bfloat16(torch.device("cpu"))
     optimiser = torch.optim.Adam(net.parameters(), lr=_LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for _, batch in zip(range(steps), _random_batches(activities, generator, _BATCH_SIZE), strict=False):
-        target = net.normalise(torch.from_numpy(batch))
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
-            loss = (net(target) - target).square().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
+    with Progress(f"autoencoder of {bits} bits", steps, "steps", shown=progress) as bar:
+        for _, batch in zip(range(steps), _random_batches(activities, generator, _BATCH_SIZE), strict=False):
+            target = net.normalise(torch.from_numpy(batch))
+            with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+                loss = (net(target) - target).square().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            bar.update()
     with torch.no_grad():
         target = net.normalise(sample)
         unexplained = (net(target) - target).square().mean() / target.square().mean().clamp_min(1e-12)

@@ -1,14 +1,13 @@
 """The errors of trained nets on a store: from one view or several, of one net or an average (sections 3, 5.1, 7)."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from alexnet.checked import require
 from alexnet.data.loading.views import check_view_count, select_views
 from alexnet.data.prepare.on_demand import StoreLocation
 from alexnet.data.store.base import Split
@@ -27,6 +26,7 @@ from alexnet.training.consistency import describe_pictures, versions
 from alexnet.training.inference import default_views, format_views, mean_over_views, predict_batches
 from alexnet.utils.console import note_once
 from alexnet.utils.processes import world_size
+from alexnet.utils.progress import Progress
 
 _HANG_SECONDS = 300  # a process that makes no progress for so long is given up
 
@@ -84,6 +84,9 @@ def evaluate(
         FileNotFoundError: A run has no trained net, or there is no store.
     """
     paths = [Path(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
+    require(
+        weights_on is None or len(paths) > 1, "weights_on", "left out for one run, which needs no weights", weights_on
+    )
     outputs = {"save": save, "per_class": per_class, "predictions": predictions, "confusion": confusion}
     files = EvaluationFiles({name: Path(file) for name, file in outputs.items() if file is not None}, force)
     if world_size() == 1:  # before pictures are prepared; of several processes the main one checks
@@ -235,7 +238,7 @@ def predict_split(
         split: The pictures.
         views: 1, 9 or 10.
         team: The processes that share the work; their groups are formed for the net.
-        progress: Whether to show a bar on standard error if that is a terminal.
+        progress: Whether to show progress on standard error.
 
     Returns:
         By number of views, 1 and `views`: (N, classes) float32 on the CPU, the mean over the views.
@@ -244,8 +247,7 @@ def predict_split(
     team.shard_model(net)
     net.to_channels_last(team.device)
     group = team.data_group
-    shown = progress and team.is_main and sys.stderr.isatty()
-    with tqdm(total=len(split), desc=format_views(views), unit="picture", leave=False, disable=not shown) as bar:
+    with Progress(format_views(views), len(split), "pictures", shown=progress and team.is_main) as bar:
         mean, recipe = checkpoint.statistics.mean, checkpoint.recipe
         for local, _ in predict_batches(net, split, mean, recipe, views=views, shard=group.rank, num_shards=group.size):
             team.watchdog.report_progress(len(means), "evaluation")

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from tqdm import tqdm
 
 from alexnet.checked import require
 from alexnet.data.loading.augment import centre_mean
@@ -31,6 +30,7 @@ from alexnet.utils.checksums import BLANK_CHECKSUM, Digest, checksum, is_whole, 
 from alexnet.utils.console import format_error
 from alexnet.utils.device import choose_device
 from alexnet.utils.files import explain_full_disk, replace_folder, write_atomic
+from alexnet.utils.progress import Progress
 
 _FORMAT = 1
 _BATCH = 128
@@ -221,7 +221,7 @@ def build_index(
         bits: The length of the binary codes; the autoencoder that makes them is trained on these activities.
         seed: The seed of the autoencoder.
         device: The device to compute on; by default the first GPU, or the CPU if there is none.
-        progress: Whether to show a bar on standard error if that is a terminal.
+        progress: Whether to show progress on standard error.
 
     Returns:
         The folder of the index.
@@ -292,10 +292,7 @@ def write_activities(path: Path, features: Features, split: Split, progress: boo
         (N, width) float32.
     """
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False}
-    with (
-        path.open("wb") as file,
-        tqdm(total=len(split), unit="picture", leave=False, disable=None if progress else True) as bar,
-    ):
+    with path.open("wb") as file, Progress("activities", len(split), "pictures", shown=progress) as bar:
         np.lib.format.write_array_header_1_0(file, header | {"shape": (len(split), features.width)})
         for start in range(0, len(split), _BATCH):
             stop = min(start + _BATCH, len(split))

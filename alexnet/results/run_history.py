@@ -83,7 +83,7 @@ class RunHistory:
             raise ValueError(
                 f'{path} must begin with a line of event "start"; there is none: train in a new RUN folder'
             )
-        recipe = Recipe.from_json((run / "recipe.json").read_text(encoding="utf-8"))
+        recipe = Recipe.load(run / "recipe.json")
         return cls(recipe, start, [steps[n] for n in sorted(steps)], [epochs[n] for n in sorted(epochs)])
 
 

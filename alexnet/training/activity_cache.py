@@ -23,6 +23,7 @@ from alexnet.data.loading.loader import Batch, Loader
 from alexnet.data.loading.views import make_view_batch, select_views
 from alexnet.data.store.base import Split
 from alexnet.data.store.store import Store
+from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.front import split_net
 from alexnet.recipe import Recipe
@@ -75,7 +76,7 @@ class ActivityCache:
         side = recipe.net.image_size
         example = self._compute(torch.zeros(1, 3, side, side, device=self._device))
         self._shape, self._row_bytes = tuple(example.shape[1:]), example[0].nbytes
-        limit = min(gigabytes * _GIGABYTE, _SHARE_OF_FREE_DISK * shutil.disk_usage(folder).free)
+        limit = room_for_activities(folder, gigabytes)
         self._row_count = self._validation + recipe.augmentations * self._train
         self._kept_rows = min(self._row_count, int(limit / self._row_bytes))
         self._file = ActivityFile(folder, self._kept_rows, self._shape, example.dtype)
@@ -125,8 +126,8 @@ class ActivityCache:
         if self._kept_rows == self._row_count:
             return f"{line}, {self._row_count * gigabytes:.2g} GB"
         return (
-            f"{line}; only {self._kept_rows * gigabytes:.2g} of {self._row_count * gigabytes:.2g} GB fit (--cache-gb, "
-            "free disk), the others are computed in each epoch"
+            f"{line}; only {self._kept_rows * gigabytes:.2g} of {self._row_count * gigabytes:.2g} GB fit (limit of "
+            "the cache, free disk), the others are computed in each epoch"
         )
 
     def _rows(self, indices: np.ndarray, epoch: int) -> np.ndarray:
@@ -169,8 +170,20 @@ class ActivityCache:
         return activities
 
 
+def room_for_activities(folder: Path, gigabytes: float) -> float:
+    """Return how many bytes of activities may be kept on the disk of a folder."""
+    return min(gigabytes * _GIGABYTE, _SHARE_OF_FREE_DISK * shutil.disk_usage(folder).free)
+
+
+def can_keep_activities(recipe: Recipe, gigabytes: float, team: Team) -> bool:
+    """Return whether the activities of frozen layers can be kept, if the recipe has a number of augmentations."""
+    if not recipe.frozen_front or not gigabytes or team.world_size > 1 or recipe.folds_in_validation:
+        return False
+    return recipe.balance != "sampling"  # a picture that is drawn twice in an epoch has two augmentations in it
+
+
 def make_activity_cache(
-    checkpointer: Checkpointer, *, gigabytes: float, micro_batch: int, progress: bool
+    checkpointer: Checkpointer, gigabytes: float, *, micro_batch: int, progress: bool
 ) -> ActivityCache | None:
     """Return the cache of a training, or None where nothing is kept.
 
@@ -181,15 +194,13 @@ def make_activity_cache(
     """
     recipe, store = checkpointer.recipe, checkpointer.store
     front = recipe.frozen_front
-    if not front or not gigabytes or checkpointer.team.world_size > 1 or recipe.folds_in_validation:
-        return None
-    if recipe.balance == "sampling":  # a picture that is drawn twice in an epoch has two augmentations in it
+    if not can_keep_activities(recipe, gigabytes, checkpointer.team):
         return None
     if recipe.augmentations is None:
         if progress:
             note_once(
-                f"in each epoch the pictures go through the frozen layers {front[0]} to {front[-1]}: --set "
-                "augmentations=10 gives each picture ten different augmentations, whose activities are kept"
+                f"in each epoch the pictures go through the frozen layers {front[0]} to {front[-1]}; "
+                "augmentations=10 in the recipe gives each picture ten augmentations, whose activities are kept"
             )
         return None
     mean, folder = checkpointer.statistics.mean, checkpointer.run

@@ -196,7 +196,7 @@ def open_run(checkpointer: Checkpointer, tensorboard: bool) -> Iterator[tuple[Tr
         with team.raise_together():
             if team.is_main:
                 stack.enter_context(exclusive_lock(run))
-                if not (run / "recipe.json").exists():
+                if not list_checkpoints(run):  # that of a start that failed is replaced
                     write_atomic(run / "recipe.json", f"{checkpointer.recipe.to_json()}\n".encode())
         state = checkpointer.resume()
         with team.raise_together():

@@ -47,8 +47,8 @@ def check_finite(name: str, value: float, recipe: Recipe, *, epoch: int, step: i
 
 def advise_lower_rate(recipe: Recipe) -> str:
     """Return what to try after a divergence."""
-    lower = f"such as --set learning_rate={recipe.learning_rate / 5:.1g}"
-    return f"start a new run with a lower rate, {lower}, or go on with --on-divergence retry"
+    lower = f"such as `learning_rate={recipe.learning_rate / 5:.1g}`"
+    return f"start a new run with a lower rate, {lower}, or go on with `on_divergence='retry'`"
 
 
 def weights_not_finite(net: AlexNet) -> list[str]:

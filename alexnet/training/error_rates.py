@@ -13,6 +13,7 @@ from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.inference import mean_over_views, predict_batches
 from alexnet.utils.intervals import wilson_interval
+from alexnet.utils.progress import Progress
 
 # What the pictures of a split are called in messages, curves and reports.
 _ADJECTIVES = {"train": "training", "val": "validation", "test": "test", "train+val": "training"}
@@ -118,6 +119,7 @@ def measure_errors(
     views: int = 1,
     team: Team | None = None,
     step: int = 0,
+    bar: Progress | None = None,
 ) -> ErrorRates:
     """Measure the error rates of a network on a split. Each picture counts once, however many processes share the work.
 
@@ -125,22 +127,27 @@ def measure_errors(
         net, split, mean, recipe, views: As for `predict_batches`.
         team: The processes, all of which must call this.
         step: Number of the last training step, for the watchdog's messages.
+        bar: Shows how many pictures have been measured.
     """
     team = team or Team()
     group = team.data_group
     predictions = predict_batches(net, split, mean, recipe, views=views, shard=group.rank, num_shards=group.size)
-    return sum_errors(predictions, team, step)
+    return sum_errors(predictions, team, step, bar)
 
 
-def sum_errors(predictions: Iterable[tuple[Tensor, Tensor]], team: Team, step: int = 0) -> ErrorRates:
+def sum_errors(
+    predictions: Iterable[tuple[Tensor, Tensor]], team: Team, step: int = 0, bar: Progress | None = None
+) -> ErrorRates:
     """Return the error rates over batches of predictions.
 
     Args:
         predictions: Probabilities (n, views, classes) and labels (n,) of this process's pictures.
-        team, step: As for `measure_errors`.
+        team, step, bar: As for `measure_errors`.
     """
     counts = torch.zeros((), dtype=torch.float64)
     for probabilities, labels in predictions:
         team.watchdog.report_progress(step, "validation")
         counts = counts + _count_errors(mean_over_views(probabilities), labels)
+        if bar is not None:
+            bar.update(len(labels) * team.data_group.size)
     return ErrorRates.from_counts(team.all_reduce(counts * team.adds_metrics))

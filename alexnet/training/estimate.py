@@ -15,7 +15,7 @@ from alexnet.training.step import EAGER_STEPS, Step
 from alexnet.utils.device import choose_device
 
 _MEASURED_STEPS = {"cpu": 2, "cuda": 20}
-_FORWARD_SHARE = 1 / 3  # of a step's arithmetic: a backward pass is twice a forward one
+FORWARD_SHARE = 1 / 3  # of a step's arithmetic: a backward pass is twice a forward one
 _CHECKPOINTS = 2  # kept by default; each has weights and velocities
 
 
@@ -48,7 +48,7 @@ def estimate_training(
     with torch.random.fork_rng(devices=[chosen] if chosen.type == "cuda" else []):
         net = AlexNet(classes, recipe.net).to_channels_last(chosen)
         seconds_per_picture = _time_step(net, recipe) / recipe.batch_size
-    pictures = train_count + _FORWARD_SHARE * val_count
+    pictures = train_count + FORWARD_SHARE * val_count
     parameters = sum(parameter.numel() for parameter in net.parameters())
     disk_bytes = 4 * parameters * (2 * _CHECKPOINTS + (1 if val_count else 0))
     return TrainingEstimate(recipe.epochs * pictures * seconds_per_picture, disk_bytes)
@@ -77,15 +77,15 @@ def _time_step(net: AlexNet, recipe: Recipe) -> float:
     steps = _MEASURED_STEPS[net.device.type]
     for _ in range(EAGER_STEPS + 2 if net.device.type == "cuda" else 1):  # until all is compiled and captured
         step(images, labels)
-    _synchronise(net.device)
+    synchronise(net.device)
     start = time.perf_counter()
     for _ in range(steps):
         step(images, labels)
-    _synchronise(net.device)
+    synchronise(net.device)
     return (time.perf_counter() - start) / steps
 
 
-def _synchronise(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
     """Wait until a GPU has computed all that was launched."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -87,7 +87,7 @@ def read_origin_recipe(run: str | Path) -> Recipe:
         FileNotFoundError: `run` holds no trained net.
     """
     best_checkpoint(Path(run))
-    return Recipe.from_json((Path(run) / "recipe.json").read_text(encoding="utf-8"))
+    return Recipe.load(Path(run) / "recipe.json")
 
 
 def fitting_layers(

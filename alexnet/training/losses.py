@@ -96,6 +96,11 @@ class DelayedLosses:
         for name, value in zip(_TOTALS, (loss * pictures, errors, pictures, loss, 1), strict=True):
             self.state.totals[name] += value
 
+    def describe(self) -> str:
+        """Return the mean loss of the epoch so far in words; "" before a step has been read."""
+        totals = self.state.totals
+        return f"loss {totals['loss'] / totals['pictures']:.3f}" if totals["pictures"] else ""
+
     def recent_mean(self) -> float:
         """Return the mean loss of the steps since the last call, as far as they have been read."""
         totals = self.state.totals

@@ -80,6 +80,18 @@ class MetricsWriter:
             self._tensorboard.close()
 
 
+def check_planned_hours(run: Path, hours: float) -> None:
+    """Raise a ValueError unless the epochs of a run that has begun were planned for this time."""
+    with (run / "metrics.jsonl").open(encoding="utf-8") as file:
+        planned = json.loads(file.readline()).get("hours")
+    if planned != hours:
+        begun = "without hours" if planned is None else f"with `hours={planned:g}`"
+        raise ValueError(
+            f"hours must be those that run {run} was planned for; it was begun {begun}; got {hours:g}: leave `hours` "
+            "out to go on, or use another RUN folder"
+        )
+
+
 def start_metrics(recipe: Recipe, store: Store, team: Team) -> dict[str, Any]:
     """Return the values of the line "start": the data, the size of the net, the hardware."""
     with torch.device("meta"):  # the full net, of which a process may have a shard only

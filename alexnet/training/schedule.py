@@ -123,8 +123,10 @@ class Schedule:
         """Return the pictures to train on in the coming epoch, and those to validate on after it."""
         return store.split("train"), store.validation()
 
-    def observe(self, epoch: int, error: float) -> None:
+    def observe(self, epoch: int, error: float) -> None:  # noqa: ARG002, overridden
         """Take the validation error (of a store without "val": the test error) after so many epochs."""
+        if self.recipe.early_stopping:
+            self.plateau.observe(error)
 
     def may_select_best(self, validation: Split) -> bool:
         """Return whether the lowest error on this split selects the net to predict with, rather than the last epoch.
@@ -133,10 +135,27 @@ class Schedule:
         """
         return validation.name == "val"
 
-    def is_finished(self, epoch: int, train_error: float) -> bool:
-        """Return whether the training ends after so many epochs, the last of which had this training error."""
-        target = self.recipe.until_train_error
-        return (target is not None and train_error <= target) or self._elapsed(epoch) >= self.recipe.epochs
+    def end_reason(self, epoch: int, train_error: float) -> str | None:
+        """Return why the training ends after so many epochs, the last of which had this training error, or None."""
+        recipe, target = self.recipe, self.recipe.until_train_error
+        if target is not None and train_error <= target:
+            return f"the training error is at most {target:.0%}"
+        if self.plateau.ended and recipe.early_stopping:
+            return f"for {recipe.patience} epochs the validation error was not lower than {self.plateau.best:.1%}"
+        return f"all {recipe.epochs} epochs are done" if self._elapsed(epoch) >= recipe.epochs else None
+
+    def may_end_early(self) -> bool:
+        """Return whether the training may end before its last epoch."""
+        return self.recipe.early_stopping or self.recipe.until_train_error is not None
+
+    def describe_length(self) -> str:
+        """Return in words how many epochs the training takes at most."""
+        recipe, target = self.recipe, self.recipe.until_train_error
+        ends = [f"once the training error is at most {target:.0%}"] if target is not None else []
+        if recipe.early_stopping:
+            ends.append(f"once the validation error was not lower for {recipe.patience} epochs")
+        epochs = f"{'at most ' if ends else ''}{recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}"
+        return f"{epochs}, fewer {' or '.join(ends)}" if ends else epochs
 
     def total_epochs(self) -> int | None:
         """Return how many epochs the training takes at most; None while that is not known."""
@@ -148,7 +167,7 @@ class Schedule:
 
     def _falls(self) -> int:
         """How often a plateau lowers the rate before the next one ends the training."""
-        return self.recipe.falls
+        return 0 if self.recipe.early_stopping else self.recipe.falls
 
     def _elapsed(self, epoch: float, fraction: float = 0.0) -> float:
         """The time, in epochs, from which the recipe's changes, warm-up and end are counted."""
@@ -174,9 +193,23 @@ class PlateauSchedule(Schedule):
         """Take the validation error."""
         self.plateau.observe(error)
 
-    def is_finished(self, epoch: int, train_error: float) -> bool:
-        """Return whether the last plateau, the last epoch or the target has been reached."""
-        return self.plateau.ended or super().is_finished(epoch, train_error)
+    def end_reason(self, epoch: int, train_error: float) -> str | None:
+        """Return why the training ends: the last plateau, the last epoch or the target has been reached."""
+        if self.plateau.ended:
+            return f"the validation error has stopped improving, after {self.plateau.fallen} falls of the rate"
+        return super().end_reason(epoch, train_error)
+
+    def may_end_early(self) -> bool:
+        """Return True: the last plateau may come at any time."""
+        return True
+
+    def describe_length(self) -> str:
+        """Return in words how many epochs the training takes at most."""
+        recipe = self.recipe
+        return (
+            f"at most {recipe.epochs} epochs; the rate falls each time that the validation error was not lower for "
+            f"{recipe.patience} epochs, {recipe.falls} times before the end"
+        )
 
 
 class ChangesSchedule(Schedule):
@@ -214,6 +247,16 @@ class FoldInSchedule(Schedule):
     def may_select_best(self, validation: Split) -> bool:  # noqa: ARG002
         """Return False: pictures that will be trained on select no net."""
         return False
+
+    def describe_length(self) -> str:
+        """Return in words how many epochs the training takes: before the folding their number is not known."""
+        recipe = self.recipe
+        if self.folded is not None:
+            return f"{recipe.epochs} epochs from epoch {self.folded} on, with the validation pictures"
+        return (
+            f"as many epochs as it takes until the validation error was not lower for {recipe.patience}, and then "
+            f"{recipe.epochs} more with the validation pictures (schedule fold)"
+        )
 
     def total_epochs(self) -> int | None:
         """Return the epochs up to the folding and after it; None before."""

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,15 +15,18 @@ from alexnet.data.store.store import Store
 from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.weight_files import list_checkpoints
-from alexnet.recipe import Recipe, recipe_differences
+from alexnet.recipe import Recipe, format_differences, recipe_differences
 from alexnet.training.checkpoint import load_mean
 from alexnet.training.consistency import shared_settings
 from alexnet.training.finetune import Taken, origin_mean, take_weights
+from alexnet.training.metrics import check_planned_hours
 from alexnet.training.precision import uses_bfloat16
 from alexnet.utils.memory import keep_freed_memory
 
 
-def sync_recipe(team: Team, run: Path, recipe: Recipe | None, store: Store, micro_batch: int | None) -> Recipe:
+def sync_recipe(
+    team: Team, run: Path, recipe: Recipe | None, store: Store, micro_batch: int | None, hours: float | None = None
+) -> Recipe:
     """Resolve the recipe in the main process, check that all processes train the same, and form their groups.
 
     Args:
@@ -31,23 +35,26 @@ def sync_recipe(team: Team, run: Path, recipe: Recipe | None, store: Store, micr
         recipe: The recipe that the caller asks for; None for the run's own.
         store: The store to train on.
         micro_batch: The micro-batch that the caller asks for.
+        hours: The time that the caller asks for; a run that has begun keeps the epochs that were planned for it.
 
     Returns:
         The recipe to train by.
 
     Raises:
+        OtherRecipeError: The run was begun with another recipe.
         ValueError: As `_resolve_recipe`; or the processes differ in what they are to train, or do not suit the scheme.
     """
     with team.raise_together():
-        resolved = _resolve_recipe(run, recipe, store) if team.is_main else None
+        resolved = _resolve_recipe(run, recipe, store, hours) if team.is_main else None
     agreed: Recipe = team.broadcast(resolved)
-    is_new = not team.broadcast((run / "recipe.json").exists())
+    is_new = not team.broadcast(has_begun(run))
     with team.raise_together():
         store.validation()
     settings = {
         "parallel": team.scheme,
         "micro_batch": micro_batch,
-        "the precision (to fix it, use --set precision=float32)": (
+        "hours": hours,
+        "the precision (to fix it, use `precision=float32`)": (
             "bfloat16" if uses_bfloat16(team.device, agreed) else "float32"
         ),
     }
@@ -57,51 +64,91 @@ def sync_recipe(team: Team, run: Path, recipe: Recipe | None, store: Store, micr
         if is_new and agreed.batch_size % team.data_group.size:  # a run may be resumed with fewer processes
             raise ValueError(
                 f"batch_size must be divisible by the {team.data_group.size} processes that share a batch; got "
-                f"{agreed.batch_size}: change --nproc-per-node, or use --batch-size"
+                f"{agreed.batch_size}: change --nproc-per-node, or use another `batch_size`"
             )
     return agreed
 
 
-def _resolve_recipe(run: Path, recipe: Recipe | None, store: Store) -> Recipe:
+class OtherRecipeError(ValueError):
+    """A run was begun with another recipe.
+
+    Args:
+        run: The run's folder.
+        differences: The fields, with the run's values and those that are asked for, as of `recipe_differences`.
+    """
+
+    def __init__(self, run: Path, differences: Sequence[tuple[str, Any, Any]]) -> None:
+        super().__init__(
+            f"run {run} was begun with another recipe, {format_differences(differences)}: leave these out to go on, or "
+            "use another RUN folder"
+        )
+        self.run = run
+
+
+def has_begun(run: Path) -> bool:
+    """Return whether a run has a checkpoint; a start that failed before the first one binds nobody."""
+    return bool(list_checkpoints(run)) or (run / "checkpoints" / "best.safetensors").exists()
+
+
+def _resolve_recipe(run: Path, recipe: Recipe | None, store: Store, hours: float | None) -> Recipe:
     """Return the recipe to train by: that of the run if it has begun, else the one that the caller asks for.
 
     Args:
         run: The run's folder.
         recipe: The recipe that the caller asks for; None for the run's own.
         store: The store to train on.
+        hours: The time that the caller asks for.
 
     Raises:
         ValueError: There is no recipe, or two that differ; the store does not suit it; the folder is no run.
     """
     path = run / "recipe.json"
-    saved = Recipe.from_json(path.read_text(encoding="utf-8")) if path.exists() else None
-    if saved and recipe and recipe != saved:
-        fields = dict.fromkeys(path.partition(".")[0] for path, _, _ in recipe_differences(saved, recipe))
-        raise ValueError(
-            f"run {run} was begun with another recipe (differs in {', '.join(fields)}): use another RUN folder"
-        )
-    resolved = saved or recipe
+    saved = Recipe.load(path) if path.exists() else None
+    if saved and has_begun(run):
+        if hours is not None:
+            check_planned_hours(run, hours)
+        asked = recipe if recipe is None or hours is None else recipe.with_epochs(saved.epochs)
+        if asked not in (None, saved):
+            raise OtherRecipeError(run, recipe_differences(saved, asked))
+        recipe = saved
+    resolved = recipe or saved
     if resolved is None:
-        raise ValueError(f"run {run} has no recipe.json yet: name a recipe with --recipe NAME")
-    size = resolved.store_size
+        raise ValueError(f"run {run} must have a recipe.json, or be given a recipe; it has none: name a recipe")
+    _check_store(resolved, store)
+    others = {p.name for p in run.iterdir()} - {"recipe.json.part"} if run.is_dir() else run.exists()
+    if saved is None and others:
+        raise ValueError(f"run {run} must be a new or empty folder, or a run; it holds other files: use another RUN")
+    return resolved
+
+
+def _check_store(recipe: Recipe, store: Store) -> None:
+    """Check that a recipe can be trained on a store.
+
+    Raises:
+        ValueError: The size of its pictures is another, or a split is missing.
+    """
+    size = recipe.store_size
     if store.size != size:
+        advice = f"prepare another with `size={size}`, or name the pictures instead of the store"
+        if recipe.net.image_size <= store.size <= 2 * recipe.net.image_size:
+            advice += f", or train a new run with `store_size={store.size}`"
         raise ValueError(
-            f"store {store.path} must hold pictures of the recipe's store_size {size}; got {store.size}: "
-            f"prepare another with --size {size}, or train a new run with --set store_size={store.size}"
+            f"store {store.path} must hold pictures of the recipe's store_size {size}; got {store.size}: {advice}"
         )
     if "train" not in store.splits:
         raise ValueError(
             f"store {store.path} must have train pictures; it has {', '.join(store.splits)}: prepare another"
         )
-    if resolved.folds_in_validation and "val" not in store.splits:
+    if recipe.folds_in_validation and "val" not in store.splits:
         raise ValueError(
             f'store {store.path} must have val pictures for schedule "fold"; it has {", ".join(store.splits)}: prepare '
-            "another (CIFAR-10 with --val-batch 5), or use --set schedule=changes"
+            "another (CIFAR-10 with `val_batch=5`), or use `schedule=changes`"
         )
-    others = {p.name for p in run.iterdir()} - {"recipe.json.part"} if run.is_dir() else run.exists()
-    if saved is None and others:
-        raise ValueError(f"run {run} must be a new or empty folder, or a run; it holds other files: use another RUN")
-    return resolved
+    if recipe.early_stopping and "val" not in store.splits:
+        raise ValueError(
+            f"store {store.path} must have val pictures for early_stopping, since test pictures stop no training; it "
+            f"has {', '.join(store.splits)}: prepare another with `held_out=0.1`, or leave `patience` out"
+        )
 
 
 def resolve_statistics(
@@ -131,11 +178,16 @@ def resolve_statistics(
             checkpoints = list_checkpoints(run)
             if not checkpoints and start_from is None:
                 raise ValueError(
-                    'a recipe with mean "start" must be given a run to start from; got none: use --from RUN, with a '
-                    "run that was trained or imported"
+                    'a recipe with mean "start" must be given a run to start from; got none: name one that '
+                    "was trained or imported, with `start_from=RUN`"
                 )
             mean = load_mean(checkpoints[-1]) if checkpoints else origin_mean(start_from or "", store.size)
     return dataclasses.replace(store.statistics, mean=team.broadcast(mean))
+
+
+def default_workers(team: Team) -> int:
+    """Return how many threads make batches: a GPU needs all cores for it, for a CPU one thread suffices."""
+    return team.num_threads() if team.device.type == "cuda" else 1
 
 
 def build_net(
@@ -179,8 +231,8 @@ def _has_begun_from(run: Path, start_from: str | Path) -> bool:
         origin = json.loads(file.readline()).get("from")
     if origin != str(start_from):
         raise ValueError(
-            f"run {run} was begun from {origin or 'start values that were drawn'}, not from {start_from}: go on "
-            "without --from, or use another RUN folder"
+            f"run {run} was begun from {origin or 'start values that were drawn'}, not from {start_from}: leave "
+            "`start_from` out to go on, or use another RUN folder"
         )
     return True
 

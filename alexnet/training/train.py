@@ -24,21 +24,24 @@ from alexnet.training.activity_cache import ActivityCache, make_activity_cache
 from alexnet.training.checkpoint import TrainState
 from alexnet.training.checkpointer import Checkpointer, open_run
 from alexnet.training.class_weights import class_weights
+from alexnet.training.description import print_start
 from alexnet.training.divergence import DivergenceError, check_finite, save_batch, weights_not_finite
 from alexnet.training.error_rates import ErrorRates, measure_errors, sum_errors
 from alexnet.training.finetune import Taken
 from alexnet.training.losses import DelayedLosses
 from alexnet.training.metrics import EpochStats, MetricsWriter, epoch_metrics, start_metrics
+from alexnet.training.plan import Rehearsal, plan_epochs
 from alexnet.training.precision import note_missing_bfloat16
-from alexnet.training.progress import print_epoch, progress_bar
+from alexnet.training.progress import TimeLeft, epoch_progress, print_epoch
 from alexnet.training.retry import go_back
 from alexnet.training.schedule import Schedule, make_schedule
-from alexnet.training.setup import build_net, check_options, resolve_statistics, sync_recipe
+from alexnet.training.setup import build_net, check_options, default_workers, has_begun, resolve_statistics, sync_recipe
 from alexnet.training.sgd import SGD, parameter_groups, set_learning_rates
 from alexnet.training.signals import StopRequest, stop_on_signal
 from alexnet.training.step import Step
 from alexnet.utils.files import local_path
 from alexnet.utils.processes import report_once
+from alexnet.utils.progress import Progress
 
 STEPS_PER_LINE = 50  # steps between two lines "step" in metrics.jsonl
 
@@ -87,6 +90,7 @@ class Training:
         workers: Threads that make batches.
         show_progress: Whether this process shows the progress on standard error.
         start_time: When the training would have started if it had run without a break, on the monotonic clock.
+        time_left: Says how long the training will take.
     """
 
     recipe: Recipe
@@ -105,6 +109,7 @@ class Training:
     workers: int
     show_progress: bool
     start_time: float
+    time_left: TimeLeft
 
 
 def train(
@@ -114,6 +119,7 @@ def train(
     *,
     start_from: str | Path | None = None,
     take: Sequence[str] = (),
+    hours: float | None = None,
     device: str | torch.device | None = None,
     parallel: str = "none",
     micro_batch: int | None = None,
@@ -139,6 +145,8 @@ def train(
         recipe: What to train and how; None for the recipe that `run` was begun with.
         start_from: Another run, from whose net a new run takes start values (7: pre-training).
         take: Names of the layers to take from it; by default all that fit.
+        hours: The time in which a new run is to end: it trains fewer epochs than the recipe has if they would take
+            longer (`plan_epochs`). A resumed run keeps their number, which is in recipe.json.
         device: The device; by default the first GPU or else the CPU, with several processes a GPU each.
         parallel: How the processes of torchrun share the work (4.2): "data", "towers" or "hybrid", see `Team` in
             alexnet.distributed.team. A run may be resumed under another scheme, with another number of processes.
@@ -175,10 +183,15 @@ def train(
                 keep, workers, cache_gb, checkpoint_minutes, micro_batch, start_from, take, on_divergence
             )  # fmt: skip
             store = store if isinstance(store, Store) else Store(store)
-        recipe = sync_recipe(team, run, recipe, store, micro_batch)
+        recipe = sync_recipe(team, run, recipe, store, micro_batch, hours)
         if progress and team.is_main:
             note_missing_bfloat16(team.device, recipe)
+        workers = default_workers(team) if workers is None else workers
         statistics = resolve_statistics(team, run, recipe, store, start_from)
+        shown = progress and team.is_main
+        if hours is not None and not team.broadcast(has_begun(run)):
+            arguments = start_from, take, micro_batch, workers, cache_gb, graph
+            recipe = plan_epochs(Rehearsal(team, run, recipe, store, statistics, *arguments), hours, progress=shown)
         with stop_on_signal() as stop:
             while True:
                 net, taken = build_net(team, run, recipe, store, start_from, take)
@@ -195,22 +208,21 @@ def train(
                     default = math.ceil(recipe.batch_size / team.data_group.size)
                     state.micro_batch = state.micro_batch or micro_batch or default
                     pictures = micro_batch or state.micro_batch
-                    activities = make_activity_cache(
-                        checkpointer, gigabytes=cache_gb, micro_batch=pictures, progress=progress and team.is_main
-                    )
+                    activities = make_activity_cache(checkpointer, cache_gb, micro_batch=pictures, progress=shown)
                     step = Step(
                         net, optimiser, recipe, graph=graph, team=team, micro_batch=pictures,
                         class_weights=class_weights(recipe, store), head=activities.head if activities else None,
                     )  # fmt: skip
                     training = Training(
                         recipe, store, statistics, team, net, optimiser, activities, step, schedule, state, metrics,
-                        checkpointer, stop,
-                        workers=_default_workers(team) if workers is None else workers,
-                        show_progress=progress and team.is_main,
+                        checkpointer, stop, workers=workers, show_progress=shown,
                         start_time=time.monotonic() - state.seconds,
+                        time_left=TimeLeft(schedule, store, is_upper_bound=activities is not None, shown=shown),
                     )  # fmt: skip
+                    if shown:
+                        print_start(checkpointer, schedule, state, taken, start_from)
                     if state.metrics_bytes == 0:
-                        _begin_run(training, start_from, taken, save=on_divergence == "retry")
+                        _begin_run(training, start_from, taken, hours, save=on_divergence == "retry")
                     if run_epochs(training, may_retry=on_divergence == "retry"):
                         break
     stopped_by = None if state.finished else stop.signal or signal.SIGTERM
@@ -289,7 +301,7 @@ def train_epoch(training: Training, split: Split) -> EpochStats | None:
         batches = loader.batches(state.epoch, state.batch, shift_colours)
     losses = DelayedLosses(state, training.recipe, training.team, training.stop)
     start_time, start_pictures = time.monotonic(), state.totals["pictures"]
-    bar = progress_bar(state, schedule.total_epochs(), len(loader), shown=training.show_progress)
+    bar = epoch_progress(state, schedule.total_epochs(), len(loader), shown=training.show_progress)
     training.net.train()
     with contextlib.closing(batches), bar:
         for batch in batches:
@@ -300,7 +312,8 @@ def train_epoch(training: Training, split: Split) -> EpochStats | None:
             state.step, state.batch = state.step + 1, state.batch + 1
             state.seconds = time.monotonic() - training.start_time
             losses.add(loss, errors, batch.total, rates.highest, save=training.checkpointer.is_due())
-            bar.update()
+            bar.update(note=losses.describe())
+            training.time_left.count_step(state, len(loader))
             if state.step % STEPS_PER_LINE == 0:
                 epoch, mean_loss = state.epoch + state.batch / len(loader), losses.recent_mean()
                 training.metrics.write("step", step=state.step, epoch=epoch, rate=rates.highest, loss=mean_loss)
@@ -323,10 +336,13 @@ def validate(training: Training, split: Split, stats: EpochStats) -> ErrorRates:
         DivergenceError: The net puts out something that is not finite.
     """
     state, recipe, mean = training.state, training.recipe, training.statistics.mean
-    if training.activities:
-        errors = sum_errors(training.activities.predict(split), training.team, state.step)
-    else:
-        errors = measure_errors(training.net, split, mean, recipe, team=training.team, step=state.step)
+    with Progress(
+        f"epoch {state.epoch + 1}, {split.name}", len(split), "pictures", shown=training.show_progress
+    ) as bar:
+        if training.activities:
+            errors = sum_errors(training.activities.predict(split), training.team, state.step, bar)
+        else:
+            errors = measure_errors(training.net, split, mean, recipe, team=training.team, step=state.step, bar=bar)
     check_finite("log-probability", errors.log_prob, recipe, epoch=state.epoch, step=state.step, rate=stats.rate)
     return errors
 
@@ -342,10 +358,13 @@ def end_epoch(training: Training, split: Split, stats: EpochStats, errors: Error
     state.epoch_step = state.step
     schedule.observe(state.epoch, errors.top1_error)
     metrics = epoch_metrics(state, stats, split.name, errors)
-    state.finished = schedule.is_finished(state.epoch, metrics["train_error"])
+    reason = schedule.end_reason(state.epoch, metrics["train_error"])
+    state.finished = reason is not None
     training.metrics.write("epoch", **metrics)
+    if reason is not None:
+        training.metrics.write("end", epoch=state.epoch, step=state.step, reason=reason)
     if training.show_progress:
-        print_epoch(metrics, schedule.total_epochs())
+        print_epoch(metrics, schedule.total_epochs(), reason)
     selects_best = schedule.may_select_best(split)
     is_best = selects_best and (state.error is None or errors.top1_error < state.error)
     if is_best or not selects_best:
@@ -354,11 +373,12 @@ def end_epoch(training: Training, split: Split, stats: EpochStats, errors: Error
     return is_best
 
 
-def _begin_run(training: Training, start_from: str | Path | None, taken: Taken, *, save: bool) -> None:
+def _begin_run(
+    training: Training, start_from: str | Path | None, taken: Taken, hours: float | None, *, save: bool
+) -> None:
     """Write the line "start" of metrics.jsonl; save the start values if `save`, or if layers were taken."""
     origin = {"from": str(start_from), "taken": taken.layers, "taken_classes": taken.classes} if taken.layers else {}
-    if taken.layers and training.show_progress:
-        print(taken.describe(str(start_from), len(training.store.classes)), file=sys.stderr)
+    origin |= {} if hours is None else {"hours": hours}
     training.metrics.write("start", **start_metrics(training.recipe, training.store, training.team), **origin)
     if taken.layers or save:  # saved at once, so that whoever resumes the run need not name the other one again
         training.checkpointer.save(training.state, training.schedule, training.metrics)
@@ -377,8 +397,3 @@ def _make_loader(training: Training, split: Split, image_size: int) -> Loader:
         shard=team.data_group.rank,
         num_shards=team.data_group.size,
     )
-
-
-def _default_workers(team: Team) -> int:
-    """Return how many threads make batches: a GPU needs all cores for it, for a CPU one thread suffices."""
-    return team.num_threads() if team.device.type == "cuda" else 1

@@ -52,7 +52,7 @@ def test_cifar10_is_read_from_a_folder_or_an_archive(tmp_path: Path, kind: str) 
     picture = source.read("train", 7)
     assert (picture[:, :, 2].ravel() == rows[7, 1 + 2048 :]).all()
     assert picture.shape == (32, 32, 3)
-    with pytest.raises(ValueError, match=r"for .* folders, but this is CIFAR-10; leave train_per_class=3 out"):
+    with pytest.raises(ValueError, match=r"for .* folders, but this is CIFAR-10; leave `train_per_class=3` out"):
         open_source(path, SourceOptions(train_per_class=3))
 
 
@@ -96,7 +96,7 @@ def test_val_batch_must_be_a_batch_of_cifar10(tmp_path: Path, picture_folder: Pa
             ValueError, match=f"val_batch must be from 1 to 5, CIFAR-10's training batches; got {batch}"
         ):
             open_source(tmp_path, SourceOptions(val_batch=batch))
-    with pytest.raises(ValueError, match=r"val_batch is an option for CIFAR-10, but .*; leave val_batch=5 out"):
+    with pytest.raises(ValueError, match=r"val_batch is an option for CIFAR-10, but .*; leave `val_batch=5` out"):
         open_source(picture_folder, SourceOptions(val_batch=5))
 
 

@@ -55,7 +55,7 @@ def test_lists_of_all_kinds_are_read(tmp_path: Path, name: str, delimiter: str) 
     assert picture_names(source, "val") == [f"all/{n:02d}.jpg" for n in (3, 9, 0, 6)]
     assert source.splits["val"].labels.tolist() == [0, 0, 1, 1]
     assert source.read("val", 1) == b"all/09.jpg"
-    with pytest.raises(ValueError, match="it has a val split of its own; leave train_per_class=1 out"):
+    with pytest.raises(ValueError, match="it has a val split of its own; leave `train_per_class=1` out"):
         open_source(tmp_path / name, SourceOptions(train_per_class=1))
 
 

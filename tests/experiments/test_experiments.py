@@ -11,7 +11,7 @@ from small_experiments import RECIPE, record_trainings
 from alexnet.cli import main
 from alexnet.data.store.store import Store
 from alexnet.experiments import EXPERIMENTS, ablations, describe_experiments, figure1, reproduce
-from alexnet.experiments.experiment import Experiment, shorten_schedule
+from alexnet.experiments.experiment import Experiment
 from alexnet.experiments.paper_datasets import CIFAR10, PaperDataset
 from alexnet.experiments.result import ExperimentResult, ResultRow
 from alexnet.recipe import Change, Recipe
@@ -30,7 +30,7 @@ def test_reproduce_lists_the_experiments_and_refuses_bad_arguments(
     folder = ["--folder", str(tmp_path)]
     for arguments, message in (
         (["figure9"], "experiment must be one of figure1, "),
-        (["figure1"], "figure1 needs a store (--data) prepared from CIFAR-10 (cifar-10-binary.tar.gz, "),
+        (["figure1"], "--data must be given for figure1: a store prepared from CIFAR-10 (cifar-10-binary.tar.gz, "),
         (["ablations"], "ILSVRC2012_img_train.tar"),
         (["ablations", "--data", str(tmp_path / "none")], "no such store"),
         (["ablations", "--data", str(store), "--recipe", "none"], "--recipe must be one of"),
@@ -101,7 +101,7 @@ def test_what_an_experiment_cannot_compare_is_refused(store: Path, tmp_path: Pat
     without = replace(RECIPE, net=replace(RECIPE.net, normalise=None))
     with pytest.raises(ValueError, match=r"net\.normalise must be set, to be left out"):
         reproduce("cifar-normalisation", tmp_path, store, recipe=without, epochs=1)
-    with pytest.raises(ValueError, match=r"store_size 64; got 32: prepare another with --size 64, or name another"):
+    with pytest.raises(ValueError, match=r"store_size 64; got 32: prepare another with `size=64`, or name another"):
         reproduce("table1", tmp_path, store, recipe=replace(RECIPE, store_size=64), epochs=1)
     with pytest.raises(FileNotFoundError, match=r"`size=256`, `held_out=0`, `test=0\.5`"):
         reproduce("fall2009", tmp_path)
@@ -118,16 +118,16 @@ def test_a_larger_set_of_another_size_is_refused_before_anything_is_trained(
 
 
 def test_a_schedule_is_shortened_in_proportion() -> None:
-    recipe = shorten_schedule(recipe_named("cifar10-18pct"), 14)
+    recipe = recipe_named("cifar10-18pct").with_epochs(14)
     assert recipe.epochs == 14
     assert [change.epoch for change in recipe.changes] == pytest.approx([12, 13])
-    assert shorten_schedule(recipe, 140).changes[0].epoch == pytest.approx(120)
-    assert shorten_schedule(replace(RECIPE, patience=6, epochs=90), 15).patience == 1
+    assert recipe.with_epochs(140).changes[0].epoch == pytest.approx(120)
+    assert replace(RECIPE, patience=6, epochs=90).with_epochs(15).patience == 1
 
 
 def test_a_shortened_schedule_keeps_the_rates_and_their_layers() -> None:
     recipe = replace(RECIPE, schedule="changes", changes=(Change(epoch=1, learning_rate=0.1, layers=("conv1",)),))
-    assert shorten_schedule(recipe, 4).changes == (Change(epoch=2, learning_rate=0.1, layers=("conv1",)),)
+    assert recipe.with_epochs(4).changes == (Change(epoch=2, learning_rate=0.1, layers=("conv1",)),)
 
 
 def test_a_net_that_diverges_does_not_end_the_experiment(

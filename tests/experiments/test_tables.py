@@ -10,7 +10,7 @@ from small_experiments import RECIPE, record_trainings
 
 from alexnet.data.store.store import Store
 from alexnet.experiments import ablations, cifar_normalisation, reproduce
-from alexnet.experiments.experiment import Experiment, shorten_schedule
+from alexnet.experiments.experiment import Experiment
 from alexnet.experiments.paper_datasets import ILSVRC2012, PaperDataset
 from alexnet.net_variants import one_gpu_net
 from alexnet.recipe import Recipe, recipe_differences
@@ -96,7 +96,7 @@ def test_cifar_normalisation_compares_nets_with_equal_schedules(
     assert trained == ["with-normalisation-0", "the-net-without-normalisation-0", "the-same-net-without-it-0"]
     assert [row.paper for row in result.rows] == [(11.0,), (13.0,), (None,)]
     without = Recipe.from_json((tmp_path / "cifar-normalisation" / trained[2] / "recipe.json").read_text())
-    assert without == shorten_schedule(replace(fixed, net=replace(fixed.net, normalise=None)), 1)
+    assert without == replace(fixed, net=replace(fixed.net, normalise=None)).with_epochs(1)
 
 
 def test_the_test_pictures_are_evaluated_if_the_validation_pictures_are_folded_in(tmp_path: Path) -> None:

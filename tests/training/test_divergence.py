@@ -50,7 +50,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_step_rate_and_advice(
     message = str(caught.value)
     assert "loss must stay finite; got " in message
     assert "in epoch 2, step 8, at learning rate 1e+30" in message
-    assert "--set learning_rate=" in message
+    assert "`learning_rate=" in message
     assert "\n" not in message
     assert issubclass(DivergenceError, ValueError)
     assert_checkpoints_are_finite(run, [5])

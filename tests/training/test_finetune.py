@@ -192,7 +192,7 @@ def test_frozen_layers_keep_the_weights_taken_and_the_run_resumes_without_the_fi
         patch.setattr("alexnet.training.step.Step.__call__", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(store, stopped, recipe, start_from=first, take=["conv1", "conv2"], progress=False)
-    with pytest.raises(ValueError, match=r"was begun from .*first.*, not from nowhere: go on without --from"):
+    with pytest.raises(ValueError, match=r"was begun from .*first.*, not from nowhere: leave `start_from` out"):
         train(store, stopped, recipe, start_from="nowhere", progress=False)
     train(store, stopped, recipe, start_from=first, progress=False)
     again = weights(load_checkpoint(list_checkpoints(stopped)[-1]).net())

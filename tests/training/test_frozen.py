@@ -12,7 +12,7 @@ import torch
 from conftest import small_net, small_recipe
 from runs import assert_same_run, load_last, read_metrics
 
-from alexnet.cli.train import join_all_but, parse_frozen
+from alexnet.cli.chosen_recipe import join_all_but, parse_frozen
 from alexnet.data.loading.loader import Loader
 from alexnet.data.store.local import LocalSplit
 from alexnet.data.store.store import Store
@@ -198,7 +198,7 @@ def test_a_frozen_front_without_a_number_of_augmentations_keeps_nothing_and_says
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(store, tmp_path / "run", replace(RECIPE, augmentations=None, epochs=1))
-    assert "frozen layers conv1 to conv5: --set augmentations=10 gives" in capsys.readouterr().err
+    assert "frozen layers conv1 to conv5; augmentations=10 in the recipe gives" in capsys.readouterr().err
 
 
 def test_a_disk_without_room_for_the_activities_is_named(

@@ -95,7 +95,7 @@ def test_without_a_run_to_start_from_it_is_refused(
     small = ["--set", "net.conv1.stride=1", "--set", "net.conv1.kernel=5"]
     assert main(["train", str(store), str(tmp_path / "run"), *options, *small]) == 2
     assert (
-        'a recipe with mean "start" must be given a run to start from; got none: use --from' in capsys.readouterr().err
+        'a recipe with mean "start" must be given a run to start from; got none: name one' in capsys.readouterr().err
     )
     assert not (tmp_path / "run").exists()
     assert main(["train", str(store), str(tmp_path / "run"), "--from", str(tmp_path / "nowhere")]) == 2

@@ -98,7 +98,7 @@ def test_a_schedule_continues_from_its_saved_state(name: str, errors: list[float
         decisions: list[tuple[object, ...]] = []
         for epoch in epochs:
             schedule.observe(epoch + 1, errors[epoch])
-            finished, total = schedule.is_finished(epoch + 1, 0.5), schedule.total_epochs()
+            finished, total = schedule.end_reason(epoch + 1, 0.5) is not None, schedule.total_epochs()
             decisions.append((schedule.rates_at(epoch + 1, 0.5), finished, total, schedule.state_dict()))
         return decisions
 
@@ -117,9 +117,9 @@ def test_on_plateaus_the_rate_is_divided_by_ten_for_all_layers_and_biases() -> N
         rates = schedule.rates_at(5.5)
         assert rates.weights == rates.biases == dict.fromkeys(LAYERS, pytest.approx(expected, rel=1e-12))
         assert schedule.shifts_colours_at(5.5)
-        assert not schedule.is_finished(epoch, 0.5)
+        assert schedule.end_reason(epoch, 0.5) is None
         schedule.observe(epoch, 0.6)
-    assert schedule.is_finished(6, 0.5)
+    assert schedule.end_reason(6, 0.5) is not None
 
 
 # Net 145 on ILSVRC-2012 (2012-source.md, "Learning"): from this epoch on, conv1's rate, that elsewhere, colour noise.
@@ -213,16 +213,20 @@ def test_after_the_folding_epochs_and_changes_are_counted_anew() -> None:
     schedule = make_schedule(Recipe(schedule="fold", patience=1, epochs=2, changes=changes))
     schedule.observe(1, 0.5)
     assert schedule.rates_at(1, 0.9).highest == 0.01
-    assert (schedule.total_epochs(), schedule.is_finished(5, 0.5)) == (None, False)
+    assert (schedule.total_epochs(), schedule.end_reason(5, 0.5)) == (None, None)
     schedule.observe(2, 0.5)
     assert [schedule.rates_at(3, fraction).highest for fraction in (0.3, 0.4)] == [0.01, 0.002]
-    assert (schedule.total_epochs(), schedule.is_finished(3, 0.5), schedule.is_finished(4, 0.5)) == (4, False, True)
+    assert (schedule.total_epochs(), schedule.end_reason(3, 0.5), schedule.end_reason(4, 0.5)) == (
+        4,
+        None,
+        "all 2 epochs are done",
+    )
 
 
 def test_the_target_training_error_ends_any_schedule() -> None:
     for name in NAMES:
         schedule = make_schedule(Recipe(schedule=name, until_train_error=0.25))  # type: ignore[arg-type]
-        assert [schedule.is_finished(1, error) for error in (0.26, 0.25)] == [False, True]
+        assert [schedule.end_reason(1, error) for error in (0.26, 0.25)] == [None, "the training error is at most 25%"]
 
 
 def test_every_schedule_that_a_recipe_can_name_has_a_class() -> None:

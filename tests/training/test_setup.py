@@ -26,7 +26,8 @@ def test_another_recipe_in_the_same_run_is_refused(store: Path, uninterrupted: P
     before = (uninterrupted / "metrics.jsonl").read_bytes()
     other = replace(RECIPE, learning_rate=0.02, seed=7)
     with pytest.raises(
-        ValueError, match=r"begun with another recipe \(differs in learning_rate, seed\): use another RUN"
+        ValueError,
+        match=r"begun with another recipe, learning_rate 0.01, not 0.02; seed 0, not 7: leave these out to go on",
     ):
         train(store, uninterrupted, other, progress=False)
     assert (uninterrupted / "metrics.jsonl").read_bytes() == before
@@ -48,7 +49,7 @@ def test_another_store_in_the_same_run_is_refused(store: Path, recipe: Recipe, t
 
 def test_a_store_of_another_size_is_refused_and_leaves_no_run(recipe: Recipe, tmp_path: Path) -> None:
     store = write_store(tmp_path / "store", size=40, train=10, val=5)
-    with pytest.raises(ValueError, match=r"store_size 32; got 40: prepare .*--size 32.*--set store_size=40") as caught:
+    with pytest.raises(ValueError, match=r"store_size 32; got 40: prepare .*size=32.*store_size=40") as caught:
         train(store, tmp_path / "run", recipe, progress=False)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
@@ -71,7 +72,7 @@ def test_a_folder_that_holds_other_files_is_refused(store: Path, recipe: Recipe,
 
 
 def test_a_new_run_needs_a_recipe(store: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"has no recipe.json yet: name a recipe with --recipe NAME"):
+    with pytest.raises(ValueError, match=r"must have a recipe.json, or be given a recipe; it has none: name a recipe"):
         train(store, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 

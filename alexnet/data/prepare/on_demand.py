@@ -93,8 +93,8 @@ def read_recipe(run: Path) -> Recipe:
     """
     path = run / "recipe.json"
     if not path.exists():
-        raise ValueError(f"run {run} has no recipe.json yet: name a recipe with --recipe NAME")
-    return Recipe.from_json(path.read_text(encoding="utf-8"))
+        raise ValueError(f"run {run} must have a recipe.json, or be given a recipe; it has none: check the path")
+    return Recipe.load(path)
 
 
 def store_prefix(path: Path, size: int, purpose: str = "") -> str:

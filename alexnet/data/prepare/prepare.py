@@ -186,7 +186,7 @@ def _check_free_space(plan: Plan, missing: list[int]) -> None:
     if plan.encoding == "raw" and needed > free:
         raise ValueError(
             f"{plan.store}: raw pictures need {needed / 1e9:.1f} GB more and {free / 1e9:.1f} GB are free "
-            "on that disk; free some space, choose another disk or encoding='jpeg'"
+            "on that disk; free some space, choose another disk or `encoding='jpeg'`"
         )
 
 

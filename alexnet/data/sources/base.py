@@ -49,10 +49,16 @@ class SourceOptions:
         require(0 <= self.test <= 1, "test", "a share from 0 to 1, such as 0.1", self.test)
         if not self.only_tests:
             total = self.held_out + self.test
-            require(total < 1, "held_out + test", "below 1, so that there are pictures to train on", total)
+            require(total < 1, "`held_out` + `test`", "below 1, so that there are pictures to train on", total)
         if self.train_per_class is not None:
             require(self.train_per_class >= 1, "train_per_class", "at least 1 picture", self.train_per_class)
             require(self.test == 0, "test", "0 with train_per_class, which makes all other pictures test", self.test)
+            require(
+                self.held_out in (0, SourceOptions.held_out),
+                "held_out",
+                "left out with train_per_class, which makes all other pictures test",
+                self.held_out,
+            )
         require(self.seed >= 0, "seed", "at least 0", self.seed)
 
     @property
@@ -70,7 +76,7 @@ class SourceOptions:
         """
         value = getattr(self, name)
         if value != getattr(SourceOptions, name):
-            raise ValueError(f"{path}: {reason}; leave {name}={value} out")
+            raise ValueError(f"{path}: {reason}; leave `{name}={value}` out")
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from alexnet.data.sources.archive import first_names_in_tar, open_tar_stream
 from alexnet.data.sources.base import SourceSplit
 from alexnet.data.sources.pickles import read_pickle
 from alexnet.data.store.class_ids import ClassIds
+from alexnet.utils.progress import Progress
 
 _SIDE = 32
 _PIXEL_BYTES = 3 * _SIDE * _SIDE  # the red, the green and the blue plane of a picture
@@ -111,7 +112,7 @@ def read_files(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
     if path.is_dir():
         return {name: _map_file(path / name) for name in names if (path / name).is_file()}
     files = {}
-    with open_tar_stream(path) as archive:
+    with open_tar_stream(path) as archive, Progress(f"read {path.name}", len(names), "files") as bar:
         for member in archive:
             name = member.name.rpartition("/")[2]
             if name not in names or not member.isreg():
@@ -123,6 +124,7 @@ def read_files(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
             stream = archive.extractfile(member)
             assert stream is not None
             files[name] = np.frombuffer(stream.read(), np.uint8)
+            bar.update()
     return files
 
 

@@ -58,7 +58,7 @@ def _count_pictures(
         raise ValueError(
             f"{path}: a class must have at least {least} pictures, so that one can be held out as {names}; got at most "
             f"{counts.max()} in each class: add pictures, put them into a train/ and a val/ folder, or train on all "
-            "with held_out=0"
+            "with `held_out=0`"
         )
     val = _count_share(options.held_out, counts, counts - 1)
     test = _count_share(options.test, counts, counts - 1 - val)
