@@ -1,6 +1,5 @@
 """The options of `alexnet train`: what they stand for, what is refused, and that advice works when it is followed."""
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -187,7 +186,7 @@ def test_every_field_of_a_recipe_is_explained(explained: Callable[[str], dict[st
         texts = explained(name)
         fields = {path for path, text in texts.items() if not path.startswith("net.") and path != "net"}
         assert fields == set(vars(Recipe())) - {"net"}
-        assert all(re.search(r"[A-Z][a-z]{2}", texts[path]) for path in fields), texts
+        assert all(len(texts[path]) > 20 for path in fields)
     texts = explained("photos")
     assert texts["epochs"].startswith("60   (default 90) Maximum of passes through the training set")
     assert texts["net.fc6.dropout"].startswith("0.5 Probability that an output is set to zero during training (5.2).")

@@ -21,12 +21,14 @@ class FieldDoc:
         path: Its path, as `--set` takes it, such as "net.fc6.dropout".
         value, default: Its value, and its value by default, as plain JSON data.
         meaning: What it means; "" for a field whose meaning an earlier one of the same kind has.
+        has_fields: Whether it has fields, which follow, instead of a value.
     """
 
     path: str
     value: Any
     default: Any
     meaning: str
+    has_fields: bool = False
 
 
 def explain_recipe(recipe: Recipe) -> list[FieldDoc]:
@@ -53,7 +55,7 @@ def _explain(data: Any, defaults: Any, prefix: str, explained: set[tuple[type, s
         path = prefix + field.name
         if dataclasses.is_dataclass(value):
             if meaning:
-                yield FieldDoc(path, "...", "...", meaning)
+                yield FieldDoc(path, None, None, meaning, has_fields=True)
             yield from _explain(value, default, f"{path}.", explained)
         else:
             yield FieldDoc(path, _to_plain(value), _to_plain(default), meaning)

@@ -42,6 +42,6 @@ def _explain(name: str) -> None:
     width = shutil.get_terminal_size((100, 24)).columns
     for field in explain_recipe(load_recipe(name)):
         default = "" if field.value == field.default else f"   (default {json.dumps(field.default)})"
-        print(f"{field.path}={json.dumps(field.value)}{default}")
+        print(field.path if field.has_fields else f"{field.path}={json.dumps(field.value)}{default}")
         if field.meaning:
             print(textwrap.fill(field.meaning, width, initial_indent="    ", subsequent_indent="    "))

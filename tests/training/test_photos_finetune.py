@@ -94,9 +94,7 @@ def test_without_a_run_to_start_from_it_is_refused(
     options = ["--recipe", "photos-finetune", "--set", "store_size=32", "--set", "net.image_size=32"]
     small = ["--set", "net.conv1.stride=1", "--set", "net.conv1.kernel=5"]
     assert main(["train", str(store), str(tmp_path / "run"), *options, *small]) == 2
-    assert (
-        'a recipe with mean "start" must be given a run to start from; got none: name one' in capsys.readouterr().err
-    )
+    assert 'a recipe with mean "start" must be given a run to start from; got none: name one' in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert main(["train", str(store), str(tmp_path / "run"), "--from", str(tmp_path / "nowhere")]) == 2
     assert "nowhere must hold a trained net" in capsys.readouterr().err
