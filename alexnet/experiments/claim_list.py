@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from alexnet.architecture import Net
-from alexnet.experiments.experiment import shorten_schedule
 from alexnet.net_variants import (
     one_gpu_net,
     separate_towers,
@@ -83,7 +82,7 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "without-conv1": _net(without_conv1),
     "meeting-everywhere": _net(lambda net: with_towers_meeting_in(net, "conv2", "conv3", "conv4", "conv5")),
     "meeting-in-conv4": _net(lambda net: with_towers_meeting_in(net, "conv4")),
-    "longer": lambda recipe: shorten_schedule(recipe, 2 * recipe.epochs),
+    "longer": lambda recipe: recipe.with_epochs(2 * recipe.epochs),
     "wider": _net(lambda net: with_width(net, 1.5)),
 }
 
