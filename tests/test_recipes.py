@@ -125,6 +125,7 @@ def test_the_table_has_every_number_of_the_paper() -> None:
         "rate_factors",
         "frozen",
         "augmentations",
+        "early_stopping",
         "mean",
         "balance",
         "image_sizes",
@@ -221,7 +222,7 @@ def test_named_recipes_are_read_back_from_json(name: str) -> None:
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_names() -> None:
-    with pytest.raises(ValueError, match=r"--recipe must be one of alexnet-2012-paper, .*tiny; got 'alexnet'"):
+    with pytest.raises(ValueError, match=r"recipe must be one of alexnet-2012-paper, .*tiny; got 'alexnet'"):
         recipe_named("alexnet")
 
 
