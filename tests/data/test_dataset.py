@@ -72,7 +72,9 @@ def test_transforms_take_a_pil_picture_and_a_label(store: Path) -> None:
     other = opened.split("train")
     other.transform = np.asarray
     assert (other[7][0] == PICTURES[7]).all()
-    assert isinstance(opened.split("train")[7][0], torch.Tensor)  # the transforms of a split are its own
+    opened.train_and_val().transform = np.asarray
+    for same in (opened.split("train"), opened.train_and_val()):  # the transforms of a split are its own
+        assert isinstance(same[7][0], torch.Tensor)
 
 
 def test_torch_takes_parts_of_it(store: Path) -> None:

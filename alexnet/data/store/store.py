@@ -101,7 +101,7 @@ class Store:
         name = "+".join(parts)
         if name not in self._opened_splits:
             self._opened_splits[name] = self._backend.open_split(name, parts)
-        return self._opened_splits[name]
+        return self._opened_splits[name].with_transforms(None)
 
     def validation(self) -> Split:
         """Return the pictures to test on during training: the split "val" if there is one, else "test".
