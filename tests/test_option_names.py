@@ -1,9 +1,19 @@
 """Messages name Python's parameters in the package, and options on the command line."""
 
+import ast
+import re
+
 import pytest
+from source_code import modules, parse
 
 from alexnet.cli.main import build_parser
 from alexnet.cli.option_names import with_option_names
+
+OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+OTHER_PROGRAMS = {"--nproc-per-node", "--max-restarts", "--dereference", "--data-binary"}  # torchrun, tar, curl
+# Texts for people at a command line, not for callers: the text of `alexnet check`, the line in a result that says how
+# it was made, and the answer of `alexnet serve` to a browser.
+COMMAND_TEXTS = {"alexnet.results.check_report", "alexnet.experiments", "alexnet.web.guard"}
 
 
 @pytest.mark.parametrize(
@@ -44,3 +54,31 @@ def test_parameters_become_options(command: str, message: str, expected: str) ->
 def test_a_field_of_the_recipe_that_was_typed_as_an_option_is_named_so() -> None:
     message = with_option_names("seed must be smaller", build_parser(), "train", ["seed"])
     assert message == "--seed must be smaller"
+
+
+def message_texts(tree: ast.Module) -> list[str]:
+    """Return all strings of a module but its docstrings."""
+    nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))]
+    docstrings = {id(node.body[0].value) for node in nodes if node.body and isinstance(node.body[0], ast.Expr)}
+    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docstrings]
+    return [node.value for node in constants if isinstance(node.value, str)]
+
+
+def options_in(tree: ast.Module) -> set[str]:
+    """Return the options of the command line that the strings of a module name."""
+    return {option for text in message_texts(tree) for option in OPTION.findall(text)} - OTHER_PROGRAMS
+
+
+def test_no_message_of_the_package_names_an_option() -> None:
+    named = {}
+    for module, path in modules().items():
+        if not module.startswith(("alexnet.cli", "alexnet.demo")) and module not in COMMAND_TEXTS:
+            named[module] = options_in(parse(path))
+    assert {module: options for module, options in named.items() if options} == {}
+
+
+def test_options_in_messages_are_recognised() -> None:
+    function = (
+        'def f(x):\n    """Use --b."""\n    raise ValueError(f"{x}: with --data-set {x}; torchrun --max-restarts")'
+    )
+    assert options_in(ast.parse(f'"Use --a."\n{function}')) == {"--data-set"}

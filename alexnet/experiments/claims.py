@@ -100,7 +100,7 @@ def _measure(experiment: Experiment, name: str, recipe: Recipe) -> None:
         path = folder / "measures.json"
         if path.exists():
             if Recipe.from_json(json.loads(path.read_text(encoding="utf-8"))["recipe"]) != recipe:
-                raise ValueError(f"{experiment.folder / run_name} has another recipe; name another --folder")
+                raise ValueError(f"{experiment.folder / run_name} has another recipe; name another `folder`")
             return
         print(f"{experiment.folder / run_name}", file=sys.stderr)
         try:

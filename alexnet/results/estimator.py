@@ -42,7 +42,7 @@ class AlexNetClassifier(ClassifierMixin, BaseEstimator):
         recipe: The name of a recipe, or a `Recipe`; None for "photos", or with `start_from` "photos-finetune".
         start_from: A run, such as one that `import_net` made, from whose net the training starts; None to start anew.
         settings: Fields of the recipe to change, as `Recipe.with_settings` takes them: ["learning_rate=0.005"].
-        epochs: The number of passes through the training pictures; None for the recipe's. Its warm-up is shortened in
+        epochs: The number of passes through the training pictures; None for the recipe's. All its times change in
             proportion.
         batch_size: The number of pictures in a step; None for the recipe's.
         validation_fraction: The share of each class, at least one picture in all, that is not trained on. The net after
@@ -160,9 +160,7 @@ class AlexNetClassifier(ClassifierMixin, BaseEstimator):
         recipe = recipe.with_settings(self.settings)
         if self.epochs is not None:
             require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
-            recipe = dataclasses.replace(
-                recipe, epochs=self.epochs, warmup=recipe.warmup * min(1, self.epochs / recipe.epochs)
-            )
+            recipe = recipe.with_epochs(self.epochs)
         if self.batch_size is not None:
             recipe = recipe.with_batch(self.batch_size)
         seed = int(check_random_state(self.random_state).randint(2**31))

@@ -106,7 +106,7 @@ def _listen(host: str, port: int) -> socket.socket:
         # What Python adds to the system's reason is the address once more. An unknown name has a negative number.
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
         raise OSError(
-            f"cannot listen at {host}, port {port} ({reason}): choose another --port, or a --host that is an "
+            f"cannot listen at {host}, port {port} ({reason}): choose another `port`, or a `host` that is an "
             "address of this machine"
         ) from error
 

@@ -77,7 +77,7 @@ def test_processes_share_the_nets_and_each_is_trained_once(
     text = (tmp_path / "claims/finding.md").read_text(encoding="utf-8")
     assert "| no dropout: half the iterations (5.2) | epochs to the same validation error | " in text
     assert "--only no-dropout --epochs 2 --seeds 2" in text
-    with pytest.raises(ValueError, match=r"the-net-0 has another recipe; name another --folder"):
+    with pytest.raises(ValueError, match=r"the-net-0 has another recipe; name another `folder`"):
         reproduce("claims", tmp_path, store, recipe=RECIPE, epochs=1, seeds=1, only=["no-dropout"])
 
 
