@@ -132,10 +132,15 @@ def run(options: argparse.Namespace) -> int:
             print_error(f"stopped and saved after step {outcome.step}: the same command continues the run")
         return 128 + (outcome.signal or 0)
     if is_main_process():
+        from alexnet.data.store.store import Store
+        from alexnet.results.guessing import describe_guessing
         from alexnet.results.report import report
 
         path = report(options.run, store, device=options.device)
         print(f"{_describe_outcome(outcome)}; report: {path}")
+        opened = store if isinstance(store, Store) else Store(store)
+        if warning := describe_guessing(options.run, opened, outcome):
+            print_error(warning)
     return 0
 
 

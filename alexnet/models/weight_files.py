@@ -16,6 +16,7 @@ from alexnet.architecture import Net
 from alexnet.checked import build
 from alexnet.recipe import Recipe
 from alexnet.utils.checksums import damaged_parts
+from alexnet.utils.files import check_readable
 
 _NAME_IN_CHECKPOINT = re.compile(r"net\.(?:convs\.|hidden\.)?(\w+)\.(?:0\.)?(weight|bias)")
 
@@ -28,12 +29,16 @@ def list_checkpoints(run: Path) -> list[Path]:
 def best_checkpoint(run: Path) -> Path:
     """Return the checkpoint to predict with: that of the lowest validation error, or the latest one.
 
+    Of epochs with the same error, it is the one with the best log-probability (`ErrorRates.is_better_than`).
     There is no best one if the store has no validation pictures: test pictures may not select it.
 
     Raises:
         FileNotFoundError: `run` is no run, or has no checkpoint yet.
+        PermissionError: This user may not read its folder.
     """
     best = run / "checkpoints" / "best.safetensors"
+    if best.parent.is_dir():
+        next(best.parent.iterdir(), None)  # raises a PermissionError, where the search below would find nothing
     paths = [best] if best.exists() else list_checkpoints(run)[-1:]
     if not paths:
         raise FileNotFoundError(f"run {run} must hold a trained net; there is no checkpoint in it: run `alexnet train`")
@@ -104,6 +109,7 @@ def _open(path: Path) -> Iterator[Any]:
     """Open a safetensors file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} must be a safetensors file; there is no such file: check the path")
+    check_readable(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             yield file

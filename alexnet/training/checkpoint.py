@@ -21,7 +21,7 @@ from alexnet.models.weight_files import best_checkpoint, check_checksums
 from alexnet.recipe import Recipe
 from alexnet.training.sgd import SGD
 from alexnet.utils.checksums import seal_header, with_checksums
-from alexnet.utils.files import atomic_replacement
+from alexnet.utils.files import atomic_replacement, check_readable
 
 _FORMAT = 1
 _STATISTICS_FIELDS = ("mean", "covariance", "eigenvalues", "components")
@@ -39,6 +39,7 @@ class TrainState:
         totals: Sums over the steps of the current epoch: losses, errors, pictures.
         error: The lowest top-1 error on the validation pictures, or the last one on test pictures; None before the
             first epoch ends.
+        log_prob: The mean negative log-probability of the net with this error; None if an earlier version saved it.
         plateau, folded: The state of the schedule.
         metrics_bytes: Length of metrics.jsonl; later lines are removed on resuming.
         finished: Whether the training has come to its end.
@@ -54,6 +55,7 @@ class TrainState:
     seconds: float = 0.0
     totals: dict[str, float] = field(default_factory=dict)
     error: float | None = None
+    log_prob: float | None = None
     plateau: dict[str, Any] = field(default_factory=dict)
     folded: int | None = None
     metrics_bytes: int = 0
@@ -212,6 +214,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def load_train_state(path: Path) -> TrainState:
     """Read how far a checkpoint's training was, without its tensors."""
+    check_readable(path)
     with safetensors.safe_open(path, framework="pt") as file:
         return TrainState(**json.loads(file.metadata()["alexnet"])["progress"])
 

@@ -50,6 +50,19 @@ class ErrorRates:
         """Wilson's 95 % interval of the top-5 error."""
         return wilson_interval(self.top5_error, self.images)
 
+    def is_better_than(self, top1_error: float | None, log_prob: float | None) -> bool:
+        """Return whether a net with these error rates is to be kept rather than one of an earlier epoch.
+
+        The top-1 error decides; where it is the same, the log-probability, then the later epoch.
+
+        Args:
+            top1_error: The error of the other net on the same pictures; None if there is no other net.
+            log_prob: Its mean negative log-probability; None if it is unknown.
+        """
+        if top1_error is None or self.top1_error != top1_error:
+            return top1_error is None or self.top1_error < top1_error
+        return log_prob is None or self.log_prob <= log_prob
+
     @classmethod
     def from_counts(cls, counts: Tensor) -> "ErrorRates":
         """Return the error rates of a split, from the sum of `_count_errors` over its batches."""

@@ -78,9 +78,11 @@ class OtherRecipeError(ValueError):
     """
 
     def __init__(self, run: Path, differences: Sequence[tuple[str, Any, Any]]) -> None:
+        longer = any(name == "epochs" for name, _, _ in differences)
+        more = f"; for more epochs of its net, `alexnet train STORE NEW_RUN --from {run}`" if longer else ""
         super().__init__(
             f"run {run} was begun with another recipe, {format_differences(differences)}: leave these out to go on, or "
-            "use another RUN folder"
+            f"use another RUN folder{more}"
         )
         self.run = run
 

@@ -366,9 +366,9 @@ def end_epoch(training: Training, split: Split, stats: EpochStats, errors: Error
     if training.show_progress:
         print_epoch(metrics, schedule.total_epochs(), reason)
     selects_best = schedule.may_select_best(split)
-    is_best = selects_best and (state.error is None or errors.top1_error < state.error)
+    is_best = selects_best and errors.is_better_than(state.error, state.log_prob)
     if is_best or not selects_best:
-        state.error = errors.top1_error
+        state.error, state.log_prob = errors.top1_error, errors.log_prob
     state.totals = {}
     return is_best
 

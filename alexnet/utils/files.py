@@ -34,16 +34,25 @@ def atomic_replacement(path: Path, temporary: Path) -> Iterator[Path]:
     """Yield the temporary file to write; then write it to the disk and rename it, so that `path` is never half written.
 
     Args:
-        path: The file to write or replace.
+        path: The file to write or replace. Who may read it follows from the umask.
         temporary: A path in the same folder; the file is removed if the block or the renaming fails.
     """
     try:
+        temporary.unlink(missing_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # safetensors writes files that only their owner may read
         with temporary.open("rb") as file:
             os.fsync(file.fileno())  # else a power cut could leave a renamed file without its contents
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_readable(path: Path) -> None:
+    """Raise the OSError that says why a file cannot be read; safetensors says of each that there is no such file."""
+    path.open("rb").close()
 
 
 def write_atomic(path: Path, contents: bytes) -> None:

@@ -148,6 +148,9 @@ def test_the_best_net_is_that_of_the_lowest_validation_error(store: Path, uninte
     errors = {line["epoch"]: line["val_top1_error"] for line in read_metrics(uninterrupted, "epoch")}
     assert best.path.name == "best.safetensors"
     assert errors[best.state.epoch] == min(errors.values()) == best.state.error
+    lines = read_metrics(uninterrupted, "epoch")  # ties go to the better log-probability, then to the later epoch
+    first = min(lines, key=lambda line: (line["val_top1_error"], line["val_log_prob"], -line["epoch"]))
+    assert (best.state.epoch, best.state.log_prob) == (first["epoch"], first["val_log_prob"])
     net = best.net().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     measured = measure_errors(net, Store(store).validation(), best.statistics.mean, best.recipe)
     line = read_metrics(uninterrupted, "epoch")[best.state.epoch - 1]

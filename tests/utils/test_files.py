@@ -1,12 +1,17 @@
 """Output files: nothing of the user's is replaced, and nothing half-made is left."""
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from alexnet.utils.files import FileKind, check_output, write_output
+from alexnet.models.weight_files import best_checkpoint
+from alexnet.utils.files import FileKind, atomic_replacement, check_output, check_readable, write_atomic, write_output
 
 KIND = FileKind("a list of fruits", (".txt",), lambda path: path.read_bytes().startswith(b"fruits\n"))
 
@@ -63,3 +68,44 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_half_made(tmp_path: Path, m
         write_output(path, b"fruits\n", KIND, force=True)
     assert path.read_bytes() == b"fruits\napple\n"
     assert [file.name for file in tmp_path.iterdir()] == ["list.txt"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_who_may_read_a_file_follows_from_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomic(tmp_path / "plain", b"text")
+        with atomic_replacement(tmp_path / "tensors", tmp_path / ".tensors.writing") as temporary:
+            save_file({"a": np.zeros(3)}, temporary)
+    finally:
+        os.umask(before)
+    for name in ("plain", "tensors"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+@contextlib.contextmanager
+def another_user() -> Iterator[None]:
+    """Be a user who is not root and owns none of the test's files, if this user is root."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+def test_a_file_of_another_user_is_no_missing_file(tmp_path: Path) -> None:
+    path = tmp_path / "private"
+    save_file({"a": np.zeros(3)}, path)
+    path.chmod(0)
+    with another_user(), pytest.raises(PermissionError, match="private"):
+        check_readable(path)
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    for folder, mode in ((run, 0o755), (tmp_path, 0o755), (run / "checkpoints", 0)):
+        folder.chmod(mode)
+    with another_user(), pytest.raises(PermissionError, match="checkpoints"):
+        best_checkpoint(run)
+    (run / "checkpoints").chmod(0o755)

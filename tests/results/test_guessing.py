@@ -1,0 +1,31 @@
+"""A training that ends no better than guessing says so, and what to try."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from metrics_lines import START, epoch, write_run
+
+from alexnet.data.store.store import Store
+from alexnet.results.guessing import describe_guessing
+from alexnet.training.train import Outcome
+
+
+def outcome(error: float) -> Outcome:
+    """Return a finished training with this error on the 20 validation pictures of the test's store."""
+    return Outcome(True, 1, 5, error, 1.0, images=20)
+
+
+@pytest.mark.parametrize(
+    ("train_error", "expected"), [(0.65, "has not learned its training pictures either"), (0.02, "but no others")]
+)
+def test_guessing_is_named_with_what_to_try(store: Path, tmp_path: Path, train_error: float, expected: str) -> None:
+    run = write_run(tmp_path / "run", START, epoch(1, train_error=train_error))
+    opened = Store(store)
+    guess = 1 - np.bincount(opened.split("val").labels).max() / 20
+    line = describe_guessing(run, opened, outcome(guess))
+    assert line is not None
+    assert f"an error of {100 * guess:.0f} % on these 20 validation pictures" in line
+    assert expected in line
+    assert "--from" in line
+    assert describe_guessing(run, opened, outcome(0.1)) is None
