@@ -79,9 +79,9 @@ def test_a_short_training_shortens_its_warmup_and_says_so(tmp_path: Path, capsys
 
 
 def test_the_warmup_of_a_linear_scale_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = chosen(tmp_path, "--batch-size", "64", "--scale-rate", "linear")
+    recipe = chosen(tmp_path, "--batch-size", "128", "--scale-rate", "linear")
     assert recipe is not None
-    assert (recipe.learning_rate, recipe.warmup) == (0.02, 5)
+    assert (recipe.learning_rate, recipe.warmup) == (0.03, 5)
     assert capsys.readouterr().err == "alexnet: --scale-rate linear sets a warm-up: 5 epochs instead of 1\n"
 
 
