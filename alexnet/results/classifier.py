@@ -259,8 +259,10 @@ class Classifier:
         except OSError as error:  # it has the path
             return error
         except (TypeError, ValueError) as error:
-            has_path = isinstance(picture, (str, os.PathLike))
-            return error if has_path else type(error)(f"picture {number}: {error}")
+            if isinstance(picture, (str, os.PathLike)):
+                return error
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            return kind(f"picture {number}: {error}")
 
     def _predict_stream(
         self, pictures: Iterable[Picture | NamedPicture], top: int, views: int, batch_size: int
