@@ -18,6 +18,7 @@ from alexnet.utils.console import note_once
         (["training_set", "test_set"], ["train", "test"]),
         (["train", "dev"], ["train", "val"]),
         (["training", "testing"], ["train", "test"]),
+        (["train", "eval"], ["train", "val"]),
         (["train", "valid"], ["train", "val"]),
         (["Train Images", "Validation Images", "Test Images"], ["train", "val", "test"]),
     ],
@@ -95,8 +96,27 @@ def test_a_class_may_have_no_pictures_in_val_but_must_have_some_in_train(
     assert source.splits["val"].labels.tolist() == [0, 0, 0]
     assert "val has no pictures of 'b', 'c'" in capsys.readouterr().err
     (tmp_path / "train" / "d").mkdir()
-    with pytest.raises(ValueError, match="class 'd' has no pictures in train; add some or remove the class"):
+    with pytest.raises(ValueError, match="class 'd' has no pictures in train; add some or remove the class from all"):
         open_source(tmp_path)
+
+
+def test_an_empty_folder_in_val_is_no_class_that_train_lacks(tmp_path: Path) -> None:
+    """Who follows the advice and removes an empty class from train need not remove its empty folder in val."""
+    for split in ("train", "val"):
+        write_classes(tmp_path / split, {"a": 3, "b": 2})
+    (tmp_path / "val" / "d").mkdir()
+    assert open_source(tmp_path).classes == ("a", "b")
+    write_classes(tmp_path / "val", {"d": 1})
+    with pytest.raises(ValueError, match="only in val: d"):
+        open_source(tmp_path)
+
+
+def test_a_class_that_may_be_a_split_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_classes(tmp_path / "train", {"a": 3, "b": 2})
+    write_classes(tmp_path, {"others": 3})
+    note_once.cache_clear()
+    assert open_source(tmp_path).classes == ("others", "train")
+    assert "train/ and the folders beside it are read as classes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("paths", [["1.jpg", "2.jpg"], ["unknown/1.jpg", "unknown/2.jpg"]])

@@ -71,6 +71,7 @@ def _find_split_folders(path: Path, listing: Listing, top: FolderPath, options: 
     others = [name for name in names if name not in splits and not is_unlabelled_name(name)]
     # A class may be called "train". Beside other folders it is a split only if there is a val or test folder as well.
     if not splits or (others and not ("train" in splits.values() and len(splits) > 1)):
+        _note_split_names(path, listing, top, names)
         return {"train": top}
     if others:
         raise ValueError(
@@ -90,6 +91,17 @@ def _find_split_folders(path: Path, listing: Listing, top: FolderPath, options: 
         for split in ("train", "val", "test")
         if split in folders
     }
+
+
+def _note_split_names(path: Path, listing: Listing, top: FolderPath, classes: list[str]) -> None:
+    """Say which classes may be meant as splits: their names have a word for one, and they have subfolders."""
+    doubtful = [name for name in classes if split_in_name(name) and listing.subfolders((*top, name))]
+    if doubtful:
+        folders = ", ".join(f"{name}/" for name in doubtful)
+        note_once(
+            f"{path}: {folders} and the folders beside it are read as classes; if it is a split, name them train/, "
+            "val/ and test/, with the classes in them, and move all others away"
+        )
 
 
 def _find_inner_folder(listing: Listing, folder: FolderPath) -> FolderPath:

@@ -55,7 +55,8 @@ def check_classes(path: Path, counts: Mapping[str, Mapping[str, int]], options: 
     first, *_ = counts
     classes = counts[first]
     for split, by_class in counts.items():
-        extra, missing = sorted(by_class.keys() - classes.keys()), sorted(classes.keys() - by_class.keys())
+        with_pictures = {name for name, count in by_class.items() if count}
+        extra, missing = sorted(with_pictures - classes.keys()), sorted(classes.keys() - by_class.keys())
         if extra and classes:
             differences = [f"only in {split}: {', '.join(extra[:5])}"]
             differences += [f"only in {first}: {', '.join(missing[:5])}"] if missing else []
@@ -69,7 +70,10 @@ def check_classes(path: Path, counts: Mapping[str, Mapping[str, int]], options: 
             raise ValueError(f"{path}: {len(by_class)} classes{place}, at least {least} needed; {remedy}")
         empty = [name for name in classes if not by_class.get(name)]
         if empty and split == first:
-            raise ValueError(f"{path}: class {empty[0]!r} has no pictures in {first}; add some or remove the class")
+            place = " from all splits" if len(counts) > 1 else ""
+            raise ValueError(
+                f"{path}: class {empty[0]!r} has no pictures in {first}; add some or remove the class{place}"
+            )
         if empty:
             others = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
             note_once(f"{path}: {split} has no pictures of {', '.join(map(repr, empty[:5]))}{others}")

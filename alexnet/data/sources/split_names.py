@@ -6,7 +6,7 @@ from pathlib import Path
 
 _SPLITS_BY_WORD = {
     **dict.fromkeys(("train", "training", "trainset", "trn"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "valset", "dev"), "val"),
+    **dict.fromkeys(("val", "valid", "validation", "valset", "dev", "eval", "evaluation"), "val"),
     **dict.fromkeys(("test", "testing", "testset", "tst"), "test"),
 }
 # Words of folders whose pictures have no classes, beside folders of splits.
