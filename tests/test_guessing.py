@@ -1,13 +1,14 @@
 """A training that ends no better than guessing says so, and what to try."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from metrics_lines import START, epoch, write_run
 
+from alexnet.cli.guessing import describe_guessing
 from alexnet.data.store.store import Store
-from alexnet.results.guessing import describe_guessing
+from alexnet.recipe import Recipe
 from alexnet.training.train import Outcome
 
 
@@ -20,7 +21,11 @@ def outcome(error: float) -> Outcome:
     ("train_error", "expected"), [(0.65, "has not learned its training pictures either"), (0.02, "but no others")]
 )
 def test_guessing_is_named_with_what_to_try(store: Path, tmp_path: Path, train_error: float, expected: str) -> None:
-    run = write_run(tmp_path / "run", START, epoch(1, train_error=train_error))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.json").write_text(Recipe().to_json())
+    lines = [{"event": "start"}, {"event": "epoch", "epoch": 1, "train_error": train_error}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     opened = Store(store)
     guess = 1 - np.bincount(opened.split("val").labels).max() / 20
     line = describe_guessing(run, opened, outcome(guess))

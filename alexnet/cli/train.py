@@ -132,8 +132,8 @@ def run(options: argparse.Namespace) -> int:
             print_error(f"stopped and saved after step {outcome.step}: the same command continues the run")
         return 128 + (outcome.signal or 0)
     if is_main_process():
+        from alexnet.cli.guessing import describe_guessing
         from alexnet.data.store.store import Store
-        from alexnet.results.guessing import describe_guessing
         from alexnet.results.report import report
 
         path = report(options.run, store, device=options.device)

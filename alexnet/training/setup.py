@@ -78,11 +78,9 @@ class OtherRecipeError(ValueError):
     """
 
     def __init__(self, run: Path, differences: Sequence[tuple[str, Any, Any]]) -> None:
-        longer = any(name == "epochs" for name, _, _ in differences)
-        more = f"; for more epochs of its net, `alexnet train STORE NEW_RUN --from {run}`" if longer else ""
         super().__init__(
             f"run {run} was begun with another recipe, {format_differences(differences)}: leave these out to go on, or "
-            f"use another RUN folder{more}"
+            "use another RUN folder"
         )
         self.run = run
 
