@@ -121,9 +121,11 @@ def _convert(file: Path, mean: str | Path | None, image_size: int | None) -> Con
         external = replace(external, mean=external.mean if caffe_mean is None else caffe_mean)
         return assemble(replace(external, image_size=image_size or external.image_size))
     except ValueError as error:
-        has_remedy = ": " in str(error)
-        advice = "" if has_remedy else ": docs/pretrained.md says which nets can be imported"
-        raise ValueError(f"{file}: {error}{advice}") from error
+        message = str(error)
+        if message.startswith(str(file)):
+            raise
+        advice = "" if ": " in message else ": docs/pretrained.md says which nets can be imported"
+        raise ValueError(f"{file}: {message}{advice}") from error
 
 
 def _class_names(file: Path, classes: str | Path | None, converted: ConvertedNet) -> ClassNames:

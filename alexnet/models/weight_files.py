@@ -101,7 +101,10 @@ def check_checksums(path: Path) -> None:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as contents:
         parts = damaged_parts(memoryview(contents))
     if parts:
-        raise ValueError(f"{path} is damaged: {', '.join(parts)}: copy it again, or use another checkpoint")
+        raise ValueError(
+            f"{path} is damaged, or was changed by another program: {', '.join(parts)}: copy it again, or use another "
+            "checkpoint"
+        )
 
 
 @contextmanager

@@ -453,7 +453,12 @@ def test_other_files_of_this_program_are_named(weights: Path, tmp_path: Path) ->
         import_net(tmp_path / "net.safetensors", tmp_path / "other", image_size=128)
     with safe_open(tmp_path / "net.safetensors", framework="pt") as file:
         metadata = file.metadata()
-    damaged = load_file(tmp_path / "net.safetensors") | {"fc7.weight": torch.ones(20, 19)}
-    save_file(damaged, tmp_path / "damaged.safetensors", metadata)
+    other = load_file(tmp_path / "net.safetensors") | {"fc7.weight": torch.ones(20, 19)}
+    save_file(other, tmp_path / "changed.safetensors", metadata)
+    with pytest.raises(ValueError, match=r"^[^:]*changed.safetensors is damaged, or was changed by another program"):
+        import_net(tmp_path / "changed.safetensors", tmp_path / "other")
+    description = json.loads(metadata["alexnet"])
+    unsealed = {name: value for name, value in description.items() if not name.startswith("checksum")}
+    save_file(other, tmp_path / "damaged.safetensors", {"alexnet": json.dumps(unsealed)})
     with pytest.raises(ValueError, match="it must have the weights of the net that it describes"):
         import_net(tmp_path / "damaged.safetensors", tmp_path / "other")
