@@ -159,3 +159,92 @@ def test_a_name_that_is_no_text_is_printed(
         assert r"\udcff.png" in printed(capsys, uninterrupted, path, format)[0]
     assert r"\udcff.png" in printed(capsys, uninterrupted, path, "--csv")[0]
     assert r"\udcff.png" in printed(capsys, uninterrupted, path)[0]
+
+
+# ---- Explanations ---------------------------------------------------------------------------------------------------
+
+
+def text_of(path: Path) -> tuple[str, str]:
+    """Return the title and the source in the metadata of a PNG."""
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 200
+        return image.info["Title"], image.info["Source"]
+
+
+def test_each_picture_gets_a_file_that_explains_it(
+    uninterrupted: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (picture_folder / name for name in ("red disc/0-2.png", "green square/0-1.png"))
+    (tmp_path / "0-1.png").write_bytes(second.read_bytes())  # another picture with the same name
+    folder = tmp_path / "new" / "why"
+    folder.mkdir(parents=True)
+    (folder / "0-2.png").write_bytes(first.read_bytes())  # not a file of this command
+    names = [first, tmp_path / "none.png", second, tmp_path / "0-1.png"]
+    command = [uninterrupted, *names, "--top", "2", "--views", "1"]
+    out, err = printed(capsys, *command, "--explain", folder, "--jsonl")
+    entries = [json.loads(line) for line in out.splitlines()]
+    files = [folder / "0-2-2.png", None, folder / "0-1.png", folder / "0-1-2.png"]
+    assert [entry.get("explanation") for entry in entries] == [path and str(path) for path in files]
+    assert [len(entry.get("predictions", [])) for entry in entries] == [2, 0, 2, 2]
+    assert err.splitlines()[0].endswith(f"no index; build it with alexnet index {uninterrupted} STORE")
+    assert (folder / "0-2.png").read_bytes() == first.read_bytes()
+    for path, name in zip(files, names, strict=True):
+        if path:
+            assert text_of(path) == ("explanation of a prediction", str(name))
+
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    out, _ = printed(capsys, *command, "--explain", folder, "--csv")
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert list(rows[0])[-2:] == ["explanation", "error"]
+    assert [row["explanation"] for row in rows] == [str(path) if path else "" for path in files]
+    assert rows[1]["error"]
+
+
+def test_a_class_can_be_named(
+    uninterrupted: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [uninterrupted, picture_folder / "red disc" / "0-2.png", "--explain", tmp_path / "why"]
+    contents = set()
+    for name in ("red disc", "blue stripes"):
+        out, _ = printed(capsys, *command, "--label", name, "--occlusion-size", "8", "--occlusion-stride", "8")
+        assert out.splitlines()[-1] == f"  why: {tmp_path / 'why' / '0-2.png'}"
+        contents.add((tmp_path / "why" / "0-2.png").read_bytes())
+    assert len(contents) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--label", "red disk"], "--label must be one of the 3 classes of the run; got 'red disk': try 'red disc'"),
+        (["--occlusion-size", "25"], "--occlusion-size must be from 1 to 24 pixels"),
+        (["--occlusion-stride", "0"], "--occlusion-stride must be from 1 to 3 pixels"),
+        (["--explain", "{file}"], "file must be a folder for the explanations; it is a file: name another"),
+        (["--explain", "{file}/why"], "file/why must be a folder that you may write to; Not a directory: name another"),
+        (["--explain", "/proc/why"], "/proc/why must be a folder that you may write to; "),
+    ],
+)
+def test_wrong_explanations_are_one_line(
+    uninterrupted: Path,
+    picture_folder: Path,
+    tmp_path: Path,
+    options: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").write_text("text")
+    options = [option.format(file=tmp_path / "file") for option in options]
+    command = [uninterrupted, picture_folder / "red disc" / "0-2.png", "--explain", tmp_path / "why", *options]
+    out, err = printed(capsys, *command, status=2)
+    errors = [line for line in err.splitlines() if not line.startswith("note:")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert out == ""
+
+
+def test_options_of_explanations_need_a_folder(
+    uninterrupted: Path, picture_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, err = printed(capsys, uninterrupted, picture_folder, "--label", "red disc", status=2)
+    assert err == "alexnet: --label must be given with a folder for the explanations: add --explain FOLDER\n"

@@ -5,11 +5,12 @@ import sys
 from typing import TYPE_CHECKING
 
 from alexnet.cli.messages import print_error
-from alexnet.cli.options import add_device, add_json, add_run, add_views
+from alexnet.cli.options import add_device, add_json, add_run, add_views, parse_output
 from alexnet.cli.prediction_output import new_output
 
 if TYPE_CHECKING:
     from alexnet.results.classifier import Classifier
+    from alexnet.results.explanation_files import ExplanationFolder
 
 SUMMARY = "name the most probable classes of pictures"
 
@@ -31,6 +32,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(formats)
     formats.add_argument("--jsonl", action="store_true", help="print a JSON object for each picture, in a line each")
     formats.add_argument("--csv", action="store_true", help="print a table as CSV, with a row for each picture")
+    _add_explanations(parser)
+
+
+def _add_explanations(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("explanations", "Why the net names a class; docs/explanations.md.")
+    help = (
+        "folder to write a PNG for each picture to: where hiding the picture makes the class less probable, where its "
+        "pixels count, and the nearest training pictures of the run's index"
+    )
+    group.add_argument("--explain", metavar="FOLDER", type=parse_output, help=help)
+    group.add_argument("--label", metavar="CLASS", help="class to explain (default: each picture's most probable one)")
+    help = "side of the grey square that hides parts of the picture, in pixels (default: a seventh of the picture's)"
+    group.add_argument("--occlusion-size", dest="size", type=int, metavar="N", help=help)
+    help = "pixels from one square to the next (default: half of its side)"
+    group.add_argument("--occlusion-stride", dest="stride", type=int, metavar="N", help=help)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -54,6 +70,19 @@ def _load(options: argparse.Namespace) -> "Classifier":
     return Classifier.load(options.run, device=options.device)
 
 
+def _open_explanations(classifier: "Classifier", options: argparse.Namespace) -> "ExplanationFolder | None":
+    if options.explain is None:
+        for name, value in (("label", options.label), ("size", options.size), ("stride", options.stride)):
+            if value is not None:
+                raise ValueError(f"{name} must be given with a folder for the explanations: add --explain FOLDER")
+        return None
+    from alexnet.results.explanation import Explainer
+    from alexnet.results.explanation_files import ExplanationFolder
+
+    explainer = Explainer(classifier, options.run, label=options.label, size=options.size, stride=options.stride)
+    return ExplanationFolder(options.explain, explainer)
+
+
 def _predict(classifier: "Classifier", options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
@@ -62,7 +91,14 @@ def _predict(classifier: "Classifier", options: argparse.Namespace) -> int:
 
     lines = read_lines(sys.stdin.fileno()) if STANDARD_INPUT in options.names else ()
     pictures = iter_named_pictures(options.names, lines)
-    predictions = classifier.predict_stream(pictures, top=options.top, views=options.views, batch_size=options.batch)
+    explanations = _open_explanations(classifier, options)
+    predictions = classifier.predict_stream(
+        pictures,
+        top=options.top if explanations is None else max(options.top, explanations.guesses),
+        views=options.views,
+        batch_size=options.batch,
+        keep_pictures=explanations is not None,
+    )
     crops = classifier.count_crops(classifier.default_views if options.views is None else options.views)
     output = new_output(options, crops, min(options.top, len(classifier.classes)))
     any_read = False
@@ -70,12 +106,14 @@ def _predict(classifier: "Classifier", options: argparse.Namespace) -> int:
     hidden = not sys.stderr.isatty() or sys.stdout.isatty()
     with tqdm(desc="predict", unit=" pictures", disable=hidden) as bar:
         for prediction in predictions:
+            file = None
             if prediction.error is None:
                 any_read = True
+                file = explanations.write(prediction) if explanations else None
             else:  # reported; the other pictures are still classified
                 bar.clear()
                 print_error(prediction.error)
-            output.write(prediction)
+            output.write(prediction, file)
             bar.update()
     output.end()
     if output.is_text and options.views is None and any_read:

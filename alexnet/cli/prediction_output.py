@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,16 +17,23 @@ class _Text:
 
     is_text = True
 
-    def __init__(self, views: int) -> None:
-        self._views = views
+    def __init__(self, views: int, guesses: int) -> None:
+        self._views, self._guesses = views, guesses
         # A file's name need not be text in the terminal's encoding.
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
 
-    def write(self, prediction: "Prediction") -> None:
-        """Print the prediction for a picture; errors are printed elsewhere."""
+    def write(self, prediction: "Prediction", explanation: Path | None) -> None:
+        """Print the prediction for a picture; errors are printed elsewhere.
+
+        Args:
+            prediction: The prediction; it may have more classes than are printed.
+            explanation: The file that explains it, if there is one.
+        """
         if prediction.error is None:
-            lines = (f"  {probability:7.2%}  {name}" for name, probability in prediction.classes)
+            lines = [f"  {probability:7.2%}  {name}" for name, probability in prediction.classes[: self._guesses]]
+            if explanation is not None:
+                lines.append(f"  why: {explanation}")
             print(prediction.name, *lines, sep="\n", flush=True)
 
     def end(self) -> None:
@@ -37,14 +45,16 @@ class _JsonLines(_Text):
 
     is_text = False
 
-    def write(self, prediction: "Prediction") -> None:
-        print(_to_json(self._entry(prediction)), flush=True)
+    def write(self, prediction: "Prediction", explanation: Path | None) -> None:
+        print(_to_json(self._entry(prediction, explanation)), flush=True)
 
-    def _entry(self, prediction: "Prediction") -> dict[str, Any]:
+    def _entry(self, prediction: "Prediction", explanation: Path | None) -> dict[str, Any]:
         if prediction.error is not None:
             return {"image": prediction.name, "error": prediction.error}
-        named = [{"class": name, "probability": probability} for name, probability in prediction.classes]
-        return {"image": prediction.name, "views": self._views, "predictions": named}
+        classes = prediction.classes[: self._guesses]
+        named = [{"class": name, "probability": probability} for name, probability in classes]
+        entry: dict[str, Any] = {"image": prediction.name, "views": self._views, "predictions": named}
+        return entry | ({} if explanation is None else {"explanation": str(explanation)})
 
 
 class _Json(_JsonLines):
@@ -52,8 +62,8 @@ class _Json(_JsonLines):
 
     _before = "["
 
-    def write(self, prediction: "Prediction") -> None:
-        print(self._before, _to_json(self._entry(prediction)), sep="", end="")
+    def write(self, prediction: "Prediction", explanation: Path | None) -> None:
+        print(self._before, _to_json(self._entry(prediction, explanation)), sep="", end="")
         self._before = ", "
 
     def end(self) -> None:
@@ -65,38 +75,44 @@ class _Csv(_Text):
 
     is_text = False
 
-    def __init__(self, views: int, guesses: int) -> None:
-        super().__init__(views)
-        self._guesses = guesses
+    def __init__(self, views: int, guesses: int, explained: bool) -> None:
+        super().__init__(views, guesses)
+        self._explained = explained
         self._writer = csv.writer(sys.stdout, lineterminator="\n")
         columns = [f"{column}{number}" for number in range(1, guesses + 1) for column in ("guess", "probability")]
-        self._header: list[str] | None = ["image", "views", *columns, "error"]
+        self._header: list[str] | None = ["image", "views", *columns, *self._explanation_cell("explanation"), "error"]
 
-    def write(self, prediction: "Prediction") -> None:
+    def write(self, prediction: "Prediction", explanation: Path | None) -> None:
         if self._header:
             self._writer.writerow(self._header)
             self._header = None
-        guesses = [cell for name, probability in prediction.classes for cell in (name, f"{probability:.6g}")]
+        classes = prediction.classes[: self._guesses]
+        guesses = [cell for name, probability in classes for cell in (name, f"{probability:.6g}")]
+        file = self._explanation_cell("" if explanation is None else str(explanation))
         if prediction.error is None:
-            self._writer.writerow([prediction.name, self._views, *guesses, ""])
+            self._writer.writerow([prediction.name, self._views, *guesses, *file, ""])
         else:
-            self._writer.writerow([prediction.name, "", *[""] * 2 * self._guesses, prediction.error])
+            self._writer.writerow([prediction.name, "", *[""] * 2 * self._guesses, *file, prediction.error])
         sys.stdout.flush()
+
+    def _explanation_cell(self, cell: str) -> list[str]:
+        """Return the cell of the column of explanations, if the table has this column."""
+        return [cell] if self._explained else []
 
 
 def new_output(options: argparse.Namespace, views: int, guesses: int) -> _Text:
     """Return what prints predictions in the format that the options ask for.
 
     Args:
-        options: The command's options json, jsonl and csv.
+        options: The command's options json, jsonl, csv and explain.
         views: The number of views of each picture.
         guesses: The number of classes named for each picture.
     """
     if options.csv:
-        return _Csv(views, guesses)
+        return _Csv(views, guesses, options.explain is not None)
     if options.json:
-        return _Json(views)
-    return _JsonLines(views) if options.jsonl else _Text(views)
+        return _Json(views, guesses)
+    return _JsonLines(views, guesses) if options.jsonl else _Text(views, guesses)
 
 
 def _to_json(entry: dict[str, Any]) -> str:

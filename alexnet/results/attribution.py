@@ -14,6 +14,7 @@ from torch import Tensor
 from alexnet.checked import require, require_finite
 from alexnet.data.loading.augment import centre_mean
 from alexnet.data.loading.views import make_view_batch, select_views
+from alexnet.data.prepare.in_memory import Picture, read_picture
 from alexnet.results.classifier import Classifier
 from alexnet.training.inference import pictures_per_batch
 from alexnet.training.precision import autocast
@@ -26,23 +27,22 @@ _HIGH_COLOUR, _LOW_COLOUR = np.array([230, 20, 20], np.float32), np.array([20, 9
 _OPACITY = 0.85  # of the strongest colour over the picture
 
 
-def centre_crop(classifier: Classifier, picture: np.ndarray) -> np.ndarray:
+def centre_crop(classifier: Classifier, picture: Picture) -> np.ndarray:
     """Return the pixels of a picture that the net sees, which the maps are about.
 
     Args:
         classifier: The net.
-        picture: (size, size, 3) uint8, as `read_image` makes it of a file with the recipe's `store_size`.
+        picture: The picture, as for `Classifier.predict`.
 
     Returns:
         (H, W, 3) uint8: 224 x 224 pixels in the paper.
 
     Raises:
-        ValueError: The picture has another shape.
+        TypeError, ValueError, OSError: As `Classifier.predict`.
     """
     size, crop = classifier.recipe.store_size, classifier.recipe.net.image_size
-    require(picture.shape == (size, size, 3), "the shape of a picture", f"({size}, {size}, 3)", picture.shape)
     start = (size - crop) // 2
-    return picture[start : start + crop, start : start + crop]
+    return read_picture(picture, size)[start : start + crop, start : start + crop]
 
 
 def class_index(classifier: Classifier, label: str) -> int:
@@ -62,7 +62,7 @@ def class_index(classifier: Classifier, label: str) -> int:
 
 def occlusion_map(
     classifier: Classifier,
-    picture: np.ndarray,
+    picture: Picture,
     label: str,
     *,
     size: int | None = None,
@@ -77,7 +77,7 @@ def occlusion_map(
 
     Args:
         classifier: The net.
-        picture: (size, size, 3) uint8, as for `centre_crop`.
+        picture: The picture, as for `Classifier.predict`.
         label: The name of the class.
         size: Side of the square, in pixels; by default a seventh of the side that the net sees.
         stride: Pixels from one square to the next, at most `size`; by default half of it.
@@ -87,16 +87,14 @@ def occlusion_map(
         (H, W) float32, as large as `centre_crop`; from -1 to 1.
 
     Raises:
-        ValueError: The net has no such class, the picture has another shape, or a number is out of range.
+        TypeError, ValueError, OSError: As `Classifier.predict`; ValueError also if the net has no such class or a
+            number is out of range.
     """
     side, index = classifier.recipe.net.image_size, class_index(classifier, label)
-    size = max(1, side // _SQUARES_PER_SIDE) if size is None else size
-    require(1 <= size <= side, "size", f"from 1 to {side} pixels, the side that the net sees", size)
-    stride = max(1, size // 2) if stride is None else stride
-    require(1 <= stride <= size, "stride", f"from 1 to {size} pixels, the size of the square", stride)
+    size, stride = size_and_stride(side, size, stride)
     batch_size = pictures_per_batch(classifier.net.device, 1) if batch_size is None else batch_size
     require(batch_size >= 1, "batch_size", "at least 1", batch_size)
-    pixels, mean = _centred_pixels(classifier, picture)
+    pixels, mean = _centred_pixels(classifier, centre_crop(classifier, picture))
     starts = sorted({*range(0, side - size + 1, stride), side - size})  # the last square ends at the edge
     corners = [(top, left) for top in starts for left in starts]
     (probability,) = _probabilities(classifier, pixels, index).tolist()
@@ -116,9 +114,22 @@ def occlusion_map(
     return (falls / weights).astype(np.float32)
 
 
+def size_and_stride(side: int, size: int | None, stride: int | None) -> tuple[int, int]:
+    """Return the size of the square that slides over a picture of a side, and its stride: these, or the default ones.
+
+    Raises:
+        ValueError: One is out of range.
+    """
+    size = max(1, side // _SQUARES_PER_SIDE) if size is None else size
+    require(1 <= size <= side, "size", f"from 1 to {side} pixels, the side that the net sees", size)
+    stride = max(1, size // 2) if stride is None else stride
+    require(1 <= stride <= size, "stride", f"from 1 to {size} pixels, the size of the square", stride)
+    return size, stride
+
+
 def gradient_map(
     classifier: Classifier,
-    picture: np.ndarray,
+    picture: Picture,
     label: str,
     *,
     samples: int = 16,
@@ -136,7 +147,7 @@ def gradient_map(
 
     Args:
         classifier: The net.
-        picture: (size, size, 3) uint8, as for `centre_crop`.
+        picture: The picture, as for `Classifier.predict`.
         label: The name of the class.
         samples: Number of noisy copies.
         noise: Standard deviation of the normal noise, as a fraction of the range of the picture's values.
@@ -147,15 +158,17 @@ def gradient_map(
         (H, W) float32, as large as `centre_crop`; at least 0, per unit of a pixel's value from 0 to 255.
 
     Raises:
-        ValueError: The net has no such class, the picture has another shape, or a number is out of range.
+        TypeError, ValueError, OSError: As `Classifier.predict`; ValueError also if the net has no such class or a
+            number is out of range.
     """
     index = class_index(classifier, label)
     require(samples >= 1, "samples", "at least 1", samples)
     require_finite("noise", noise)
     blur = classifier.recipe.net.image_size / 100 if blur is None else blur
     require_finite("blur", blur)
-    pixels, _ = _centred_pixels(classifier, picture)
-    deviation = noise * float(np.ptp(centre_crop(classifier, picture)))
+    crop = centre_crop(classifier, picture)
+    pixels, _ = _centred_pixels(classifier, crop)
+    deviation = noise * float(np.ptp(crop))
     squares = torch.zeros_like(pixels)
     for copies in _noisy_copies(pixels, samples, deviation, seed):
         copies.requires_grad_()
@@ -189,11 +202,11 @@ def overlay(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.asarray(np.round((1 - opacity) * grey + opacity * colours), np.uint8)
 
 
-def _centred_pixels(classifier: Classifier, picture: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Return the centre view (1, 3, H, W) float32 of a picture, and the mean activity (H, W, 3), on the device."""
-    crop = len(centre_crop(classifier, picture))
-    mean = torch.from_numpy(centre_mean(classifier.mean, crop)).to(classifier.net.device)
-    return make_view_batch([picture], select_views(1, len(picture), crop), mean), mean
+def _centred_pixels(classifier: Classifier, crop: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Return what the net gets for a crop, (1, 3, H, W) float32, and the mean activity (H, W, 3), on the device."""
+    side = len(crop)
+    mean = torch.from_numpy(centre_mean(classifier.mean, side)).to(classifier.net.device)
+    return make_view_batch([crop], select_views(1, side, side), mean), mean
 
 
 @torch.inference_mode()

@@ -4,7 +4,7 @@ import itertools
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast, overload
 
@@ -34,11 +34,13 @@ class Prediction:
         name: The picture's path or address; "" for a picture without a name, such as the contents of a file.
         classes: Names and probabilities, the most probable first; empty if the picture could not be read.
         error: Why the picture could not be read, on one line; None if it was.
+        picture: (size, size, 3) uint8, what the net saw the views of; None unless it is asked for.
     """
 
     name: str
     classes: Sequence[tuple[str, float]] = ()
     error: str | None = None
+    picture: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 class Classifier:
@@ -62,6 +64,7 @@ class Classifier:
     def __init__(self, checkpoint: Checkpoint, *, device: str | torch.device | None = None) -> None:
         checkpoint.require_classes()
         self.recipe, self.classes, self.mean = checkpoint.recipe, checkpoint.classes, checkpoint.statistics.mean
+        self.step = checkpoint.state.step
         self.net = checkpoint.net().to_channels_last(choose_device(device))
         self._run = checkpoint.path.parent.parent
 
@@ -194,6 +197,7 @@ class Classifier:
         top: int = 5,
         views: int | None = None,
         batch_size: int | None = None,
+        keep_pictures: bool = False,
     ) -> Iterator[Prediction]:
         """Return an iterator over the predictions for any number of pictures, in their order.
 
@@ -203,12 +207,14 @@ class Classifier:
         Args:
             pictures: Pictures, or what `iter_named_pictures` yields; another thread takes them.
             top, views, batch_size: As for `predict`.
+            keep_pictures: Whether each prediction has its picture, too.
 
         Raises:
             ValueError: `top` or `batch_size` is less than 1, or `views` is not 1, 9 or 10.
         """
         views = self._check_options(top, views, batch_size)
-        return self._predict_stream(pictures, top, views, batch_size or self._default_batch_size(views))
+        batch_size = batch_size or self._default_batch_size(views)
+        return self._predict_stream(pictures, top, views, batch_size, keep_pictures)
 
     def count_crops(self, views: int) -> int:
         """Return how many of the 1, 9 or 10 views differ."""
@@ -265,7 +271,7 @@ class Classifier:
             return kind(f"picture {number}: {error}")
 
     def _predict_stream(
-        self, pictures: Iterable[Picture | NamedPicture], top: int, views: int, batch_size: int
+        self, pictures: Iterable[Picture | NamedPicture], top: int, views: int, batch_size: int, keep: bool
     ) -> Iterator[Prediction]:
         keep_freed_memory()
         workers = available_cores()
@@ -275,7 +281,10 @@ class Classifier:
                 probabilities = self._predict_squares(squares, views, batch_size) if squares else torch.empty(0)
                 classes = iter(self._most_probable(probabilities, top) if squares else [])
                 for name, square in batch:
-                    yield Prediction(name, error=square) if isinstance(square, str) else Prediction(name, next(classes))
+                    if isinstance(square, str):
+                        yield Prediction(name, error=square)
+                    else:
+                        yield Prediction(name, next(classes), picture=square if keep else None)
 
     def _read_named(self, picture: Picture | NamedPicture) -> tuple[str, np.ndarray | str]:
         """Return a picture's name and its square, or the reason why it cannot be read."""

@@ -231,14 +231,14 @@ def draw_guesses(examples: Sequence[Example], palette: Palette = LIGHT) -> Figur
         label = axes.set_xlabel(name, color=palette.text, fontsize=10, fontweight="bold", labelpad=5)
         label.set_fontfamily(families)
         label.set_parse_math(False)
-        _draw_bars(figure.add_subplot(grid[2 * row + 1, column]), example, palette)
+        draw_bars(figure.add_subplot(grid[2 * row + 1, column]), example.guesses, example.correct, palette)
     return figure
 
 
-def _draw_bars(axes: Axes, example: Example, palette: Palette) -> None:
-    """Draw the probabilities of a picture's guesses as bars, with the names over them."""
-    names, probabilities = zip(*example.guesses, strict=True)
-    colours = [palette.correct_bar if name == example.correct else palette.bar for name in names]
+def draw_bars(axes: Axes, guesses: Sequence[tuple[str, float]], marked: str, palette: Palette) -> None:
+    """Draw the probabilities of a picture's guesses as bars, with the names over them; one class is red."""
+    names, probabilities = zip(*guesses, strict=True)
+    colours = [palette.correct_bar if name == marked else palette.bar for name in names]
     axes.barh(range(len(names)), probabilities, color=colours, height=0.82)
     families = installed_fonts()
     for row, name in enumerate(names):

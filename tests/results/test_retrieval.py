@@ -18,6 +18,9 @@ from alexnet.data.store.store import Store
 from alexnet.recipe import Recipe
 from alexnet.results import binary_codes, nearest_neighbours, retrieval
 from alexnet.results.binary_codes import Autoencoder, train_autoencoder
+from alexnet.results.classifier import Classifier
+from alexnet.results.explanation import Explainer, draw_explanation
+from alexnet.results.figures import to_png
 from alexnet.results.retrieval import Features, Index, build_index, find_similar
 from alexnet.training.checkpoint import load_best
 from alexnet.training.train import train
@@ -218,3 +221,38 @@ def test_the_benchmark_measures_real_and_synthetic_vectors(
     assert 0 <= synthetic[1]["exact"] <= 100
     assert "300 vectors made up to the same distribution" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [tmp_path / "json"]
+
+
+def test_an_explanation_has_the_nearest_pictures(run: Path, store: Path, tmp_path: Path) -> None:
+    classifier, split = Classifier.load(run, device="cpu"), Store(store).split("train")
+    explanation = Explainer(classifier, run, size=8).explain(split.image(5), "red disc")
+    nearest = explanation.nearest
+    assert (nearest[0].name, len(nearest)) == (split.picture_name(5), 6)
+    assert (nearest[0].picture == split.image(5)).all()
+    Image.fromarray(split.image(5)).save(tmp_path / "picture.png")
+    (expected,) = find_similar(run, [tmp_path / "picture.png"], device="cpu")
+    assert [(n.name, n.label) for n in nearest] == [(n.name, n.label) for n in expected]
+    assert [n.distance for n in nearest] == pytest.approx([n.distance for n in expected], abs=0.01)
+    assert to_png(draw_explanation(explanation, [("red disc", 0.9), ("$x$", 0.1)]))[:4] == b"\x89PNG"
+
+
+def test_without_the_store_the_nearest_pictures_have_names_only(
+    run: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    path = copy / "index" / "about.json"
+    metadata = json.loads(path.read_text())
+    del metadata["checksum"]
+    path.write_text(json.dumps(metadata | {"store": str(tmp_path / "gone")}))
+    explainer = Explainer(Classifier.load(copy, device="cpu"), copy, size=8)
+    nearest = explainer.explain(Store(store).split("val").image(0), "red disc").nearest
+    assert [n.picture for n in nearest] == [None] * 6
+    assert "the nearest pictures have names only: store" in capsys.readouterr().err
+    path.write_text(json.dumps(metadata | {"step": 1}))
+    assert (
+        Explainer(Classifier.load(copy, device="cpu"), copy)
+        .explain(np.zeros((32, 32, 3), np.uint8), "red disc")
+        .nearest
+        == []
+    )
+    assert "no nearest pictures: the index of run" in capsys.readouterr().err
