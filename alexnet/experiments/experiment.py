@@ -16,7 +16,6 @@ from alexnet.results.run_history import RunHistory
 from alexnet.training.divergence import DivergenceError
 from alexnet.training.inference import default_views
 from alexnet.training.train import train
-from alexnet.utils.console import format_error
 
 _TOP5_CLASSES = 10  # with fewer classes, five guesses are more than half of them
 
@@ -145,7 +144,7 @@ class Experiment:
         try:
             outcome = train(store or self.store, run, recipe, device=self.device, workers=self._workers, **options)
         except DivergenceError as error:
-            print(f"{count} has diverged: {format_error(error, with_type=False, limit=None)}", file=sys.stderr)
+            print(f"{count} has diverged: {str(error).partition(': ')[0]}", file=sys.stderr)  # without the advice
             raise
         if not outcome.finished:
             raise TrainingInterrupted(outcome.signal)

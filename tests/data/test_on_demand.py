@@ -184,7 +184,7 @@ def test_what_is_neither_a_store_nor_pictures_is_refused(run: Path, tmp_path: Pa
         for use in (lambda path: evaluate(run, path), lambda path: train(path, tmp_path / "run", small_recipe())):
             with pytest.raises((ValueError, FileNotFoundError), match=reason):
                 use(tmp_path / name)
-    with pytest.raises(ValueError, match=r"run .* has no recipe.json yet: name a recipe"):
+    with pytest.raises(ValueError, match=r"run .* must have a recipe.json, or be given a recipe"):
         train(write_pictures(tmp_path / "shapes", 6), tmp_path / "run")
     with pytest.raises(ValueError, match=r"is inside the pictures .*; choose a RUN outside"):
         train(tmp_path / "shapes", tmp_path / "shapes" / "run", small_recipe())

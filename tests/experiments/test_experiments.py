@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import write_store
@@ -11,6 +12,7 @@ from small_experiments import RECIPE, record_trainings
 from alexnet.cli import main
 from alexnet.data.store.store import Store
 from alexnet.experiments import EXPERIMENTS, ablations, describe_experiments, figure1, reproduce
+from alexnet.experiments import experiment as experiment_module
 from alexnet.experiments.experiment import Experiment
 from alexnet.experiments.paper_datasets import CIFAR10, PaperDataset
 from alexnet.experiments.result import ExperimentResult, ResultRow
@@ -131,20 +133,27 @@ def test_a_shortened_schedule_keeps_the_rates_and_their_layers() -> None:
 
 
 def test_a_net_that_diverges_does_not_end_the_experiment(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train = Experiment.train
+    train, train_net = Experiment.train, experiment_module.train
 
-    def diverge_with_tanh(self: Experiment, name: str, recipe: Recipe, **options: object) -> Path:
+    def diverge_with_tanh(store: Store, run: Path, recipe: Recipe, **options: Any) -> Any:
         if recipe.net.activation == "tanh":
             raise DivergenceError("loss must stay finite")
-        return train(self, name, recipe, **options)  # type: ignore[arg-type]
+        return train_net(store, run, recipe, **options)
 
     monkeypatch.setattr(ablations, "VARIANTS", {name: ablations.VARIANTS[name] for name in ("the net", "tanh (4.1)")})
-    monkeypatch.setattr(Experiment, "train", diverge_with_tanh)
+    monkeypatch.setattr(experiment_module, "train", diverge_with_tanh)
     result = reproduce("ablations", tmp_path, store, recipe=RECIPE, epochs=1)
     assert [len(row.measured) for row in result.rows] == [1, 0]
     assert "tanh (4.1), seed 0: loss must stay finite" in result.notes
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("net ")]
+    assert lines == [
+        "net 1 of 2: the-net-0, seed 0",
+        "net 2 of 2: tanh-0, seed 0",
+        "net 2 of 2: tanh-0 has diverged: loss must stay finite",
+    ]
+    monkeypatch.undo()
 
     def diverge_at_a_high_rate(self: Experiment, name: str, recipe: Recipe, **options: object) -> Path:
         if recipe.learning_rate > 0.005:
