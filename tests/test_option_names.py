@@ -13,7 +13,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 OTHER_PROGRAMS = {"--nproc-per-node", "--max-restarts", "--dereference", "--data-binary"}  # torchrun, tar, curl
 # Texts for people at a command line, not for callers: the text of `alexnet check`, the line in a result that says how
 # it was made, and the answer of `alexnet serve` to a browser.
-COMMAND_TEXTS = {"alexnet.results.check_report", "alexnet.experiments", "alexnet.web.guard"}
+COMMAND_TEXTS = {"alexnet.results.check_report", "alexnet.experiments", "alexnet.results.guessing", "alexnet.web.guard"}
 
 
 @pytest.mark.parametrize(

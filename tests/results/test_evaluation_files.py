@@ -169,5 +169,5 @@ def test_names_that_cannot_be_written_are_refused_before_the_net_computes(
     with pytest.raises(SystemExit) as exit_info:
         main(["evaluate", str(work / "run"), str(work / "store"), "--save", "s3://bucket/saved"])
     assert exit_info.value.code == 2
-    assert "s3://bucket/saved must be a file; copy it to an address once it is written" in capsys.readouterr().err
+    assert "s3://bucket/saved must be a path on this machine, not an address" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
