@@ -65,7 +65,8 @@ def test_predict_and_similar(
     results = {}
     for name in ("predict", "similar"):
         status = {"predict": 0, "similar": 2}[name]
-        assert main([name, str(tmp_path / "run"), str(picture), str(tmp_path / "none.png"), "--json"]) == status
+        options = ["--json", *(["--explain", str(tmp_path / "why")] if name == "predict" else [])]
+        assert main([name, str(tmp_path / "run"), str(picture), str(tmp_path / "none.png"), *options]) == status
         results[name] = json.loads(capsys.readouterr().out)
         assert keys(results[name]) == documented(f"`alexnet {name} --json`")
     assert keys(results["predict"][0]["predictions"]) == {"class", "probability"}
