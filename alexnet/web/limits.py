@@ -30,13 +30,18 @@ class RateLimiter:
         self._rate, self._burst, self._clock = rate, burst, clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # requests left, and when
 
-    def allow(self, client: str) -> bool:
-        """Count a request of a client and return whether it is within the limit."""
+    def allow(self, client: str, cost: float = 1) -> bool:
+        """Count a request of a client and return whether it is within the limit.
+
+        Args:
+            client: The client's address.
+            cost: As how many requests it counts.
+        """
         key, now = _network(client), self._clock()
         left, then = self._buckets.pop(key, (self._burst, now))
         left = min(self._burst, left + (now - then) * self._rate)
-        allowed = left >= 1
-        self._buckets[key] = (left - 1 if allowed else left, now)
+        allowed = left >= cost
+        self._buckets[key] = (left - cost if allowed else left, now)
         if len(self._buckets) > _MAX_CLIENTS:
             self._buckets.popitem(last=False)
         return allowed

@@ -21,6 +21,7 @@ from alexnet.web.schemas import (
     GuessAnswer,
     KernelsAnswer,
     LayerAnswer,
+    MapAnswer,
     NeighbourAnswer,
     NeighboursAnswer,
     NetAnswer,
@@ -29,7 +30,7 @@ from alexnet.web.schemas import (
     RunAnswer,
     ViewAnswer,
 )
-from alexnet.web.served_run import LoadedNet, NearPicture, ViewProbabilities
+from alexnet.web.served_run import DrawnMap, LoadedNet, NearPicture, ViewProbabilities
 from alexnet.web.service import Service
 
 router = APIRouter(prefix="/api", responses=ERRORS)
@@ -189,6 +190,32 @@ async def _get_similar(id: str, service: _Service) -> NeighboursAnswer:
             )
             for item in near
         ]
+    )
+
+
+@router.get("/pictures/{id}/map", summary="Which pixels of a picture speak for a class")
+async def _get_map(
+    id: str,
+    service: _Service,
+    label: Annotated[str, Query(alias="class", description="The name of the class")],
+    method: Annotated[
+        Literal["occlusion", "gradient"], Query(description="Hide parts of the picture, or take the gradient")
+    ] = "occlusion",
+) -> MapAnswer:
+    square = service.pictures.get(id)
+    try:
+        drawn: DrawnMap = await service.compute(service.run.draw_maps, (square, label, method), is_slow=True)
+    except ValueError as error:
+        raise RequestError(404, format_error(error, with_type=False, limit=None)) from error
+    row, column = (int(n) for n in np.unravel_index(np.argmax(drawn.values), drawn.values.shape))
+    return MapAnswer(
+        class_name=label,
+        method=method,
+        strongest=float(drawn.values[row, column]),
+        row=row,
+        column=column,
+        side=len(drawn.values),
+        picture=jpeg_uri(drawn.picture),
     )
 
 

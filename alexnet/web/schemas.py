@@ -76,6 +76,22 @@ class ActivitiesAnswer(_Answer):
     picture: str = Field(description="All maps beside each other, a data URI: white is the most active")
 
 
+class MapAnswer(_Answer):
+    """Which pixels of the centre of a picture speak for a class."""
+
+    class_name: str = Field(serialization_alias="class")
+    method: str
+    strongest: float = Field(
+        description="The highest value: of occlusion, how much the probability falls where the pixel is hidden"
+    )
+    row: int = Field(description="The row of the highest value, of `side`")
+    column: int = Field(description="Its column")
+    side: int = Field(description="The pixels of the side of the map")
+    picture: str = Field(
+        description="A data URI, the map over the picture in grey: red speaks for the class, blue against it"
+    )
+
+
 class KernelsAnswer(_Answer):
     """The kernels of the first layer."""
 

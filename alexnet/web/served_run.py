@@ -12,20 +12,21 @@ import torch
 from torch import Tensor
 
 from alexnet.data.loading.augment import centre_mean
-from alexnet.data.loading.views import View, make_view_batch, select_views
+from alexnet.data.loading.views import View, select_views
 from alexnet.data.store.base import Split
 from alexnet.data.store.store import Store
 from alexnet.models.weight_files import best_checkpoint
+from alexnet.results.attribution import centre_crop, gradient_map, occlusion_map, overlay
 from alexnet.results.classifier import Classifier
 from alexnet.results.report import first_layer_kernels
 from alexnet.results.retrieval import Index, Neighbour, open_index
 from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import load_checkpoint
 from alexnet.training.inference import pictures_per_batch, predict_views
-from alexnet.training.precision import autocast
 from alexnet.utils.console import format_error
 from alexnet.web.errors import RequestError
 
+MAPS = {"occlusion": occlusion_map, "gradient": gradient_map}
 _NEIGHBOURS = 6
 _SECONDS_BETWEEN_LOOKS = 2.0  # for a newer checkpoint
 
@@ -85,6 +86,19 @@ class NearPicture:
 
     neighbour: Neighbour
     picture: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnMap:
+    """A map of what speaks for a class.
+
+    Args:
+        values: (H, W) float32, for each pixel that the net sees.
+        picture: (H, W, 3) uint8, the map over the picture.
+    """
+
+    values: np.ndarray
+    picture: np.ndarray
 
 
 class ServedRun:
@@ -182,15 +196,14 @@ class ServedRun:
         """
         net = self.net()
         index, split = self._open_index(net)
-        with torch.inference_mode(), autocast(net.centre.device, net.classifier.recipe):
-            features = net.classifier.net.features(make_view_batch(squares, net.views(1), net.centre))
-        found = index.search(features.float().cpu().numpy(), min(_NEIGHBOURS, len(index)))
+        features = net.classifier.features(squares).reshape(len(squares), -1)  # maps, if no layer is fully connected
+        nearest = index.search(features, min(_NEIGHBOURS, len(index)))
         return [
             [
                 NearPicture(neighbour, None if split is None else split.image(int(row)))
                 for neighbour, row in zip(index.describe(distances, rows), rows, strict=True)
             ]
-            for distances, rows in zip(*found, strict=True)
+            for distances, rows in zip(*nearest, strict=True)
         ]
 
     def _open_index(self, net: LoadedNet) -> tuple[Index, Split | None]:
@@ -212,19 +225,23 @@ class ServedRun:
         Args:
             requests: Squares (size, size, 3) uint8, and the name of a layer of the net.
         """
-        net = self.net()
-        parts = net.classifier.net.modules_by_layer()
-        activities = []
-        for square, layer in requests:
-            with torch.inference_mode(), autocast(net.centre.device, net.classifier.recipe):
-                x = net.classifier.net.scale_pixels(make_view_batch([square], net.views(1), net.centre))
-                for name, modules in parts.items():
-                    for module in modules:
-                        x = module(x)
-                    if name == layer:
-                        break
-            activities.append(x[0].float().cpu().numpy())
-        return activities
+        classifier = self.net().classifier
+        return [classifier.features(square, layer=layer) for square, layer in requests]
+
+    def draw_maps(self, requests: Sequence[tuple[np.ndarray, str, str]]) -> list[DrawnMap]:
+        """Return maps of what speaks for a class.
+
+        Args:
+            requests: Squares (size, size, 3) uint8, the name of a class, and "occlusion" or "gradient".
+
+        Raises:
+            ValueError: The net has no such class.
+        """
+        classifier, maps = self.net().classifier, []
+        for square, label, method in requests:
+            values = MAPS[method](classifier, square, label)
+            maps.append(DrawnMap(values, overlay(centre_crop(classifier, square), values)))
+        return maps
 
     # ---- Metrics ----
 

@@ -38,14 +38,21 @@ class Service:
         self._worker = BatchWorker(max_waiting)
         self._decoders = ThreadPoolExecutor(available_cores(), thread_name_prefix="alexnet-decode")
 
-    async def compute(self, function: Callable[[list[Any]], Sequence[Any]], item: Any, batch_size: int = 1) -> Any:
+    async def compute(
+        self,
+        function: Callable[[list[Any]], Sequence[Any]],
+        item: Any,
+        batch_size: int = 1,
+        *,
+        is_slow: bool = False,
+    ) -> Any:
         """Return what a function of the run returns for an item; see `BatchWorker.submit`.
 
         Raises:
             RequestError: Too many requests wait, or it took too long.
         """
         try:
-            result = self._worker.submit(function, item, batch_size)
+            result = self._worker.submit(function, item, batch_size, is_slow=is_slow)
         except QueueFullError:
             raise RequestError(503, "too many requests wait for the net: send it again in a moment") from None
         return await self._wait_for(asyncio.wrap_future(result))

@@ -20,17 +20,19 @@ class _Job:
         function: Return the results for several items.
         item: The item.
         batch_size: The number of items that the function takes at a time.
+        is_slow: Whether it lets all others go first.
         result: The item's result, later.
     """
 
     function: Callable[[list[Any]], Sequence[Any]]
     item: Any
     batch_size: int
+    is_slow: bool
     result: Future[Any]
 
 
 class BatchWorker:
-    """A thread that applies functions to items, in the order in which they came.
+    """A thread that applies functions to items, in the order in which they came; slow work only if nothing else waits.
 
     A function gets all items that wait for it at once, up to its batch size.
 
@@ -46,7 +48,14 @@ class BatchWorker:
         self._thread = threading.Thread(target=self._work, name="alexnet-net", daemon=True)
         self._thread.start()
 
-    def submit(self, function: Callable[[list[Any]], Sequence[Any]], item: Any, batch_size: int = 1) -> Future[Any]:
+    def submit(
+        self,
+        function: Callable[[list[Any]], Sequence[Any]],
+        item: Any,
+        batch_size: int = 1,
+        *,
+        is_slow: bool = False,
+    ) -> Future[Any]:
         """Let the thread apply a function to an item.
 
         Args:
@@ -54,6 +63,7 @@ class BatchWorker:
                 together.
             item: The item.
             batch_size: The number of items that the function takes at a time.
+            is_slow: Whether it lets all others go first.
 
         Returns:
             The result, later. An item whose result is cancelled before its turn is left out.
@@ -61,7 +71,7 @@ class BatchWorker:
         Raises:
             QueueFullError: As many items wait as may wait.
         """
-        job = _Job(function, item, batch_size, Future())
+        job = _Job(function, item, batch_size, is_slow, Future())
         with self._changed:
             assert not self._closed
             if len(self._jobs) >= self._capacity:
@@ -92,7 +102,8 @@ class BatchWorker:
 
     def _take_batch(self) -> list[_Job]:
         """Remove and return the first job and those that can be computed with it."""
-        first = self._jobs.popleft()
+        first = next((job for job in self._jobs if not job.is_slow), self._jobs[0])
+        self._jobs.remove(first)
         batch = [first]
         others: list[_Job] = []
         for job in self._jobs:

@@ -109,6 +109,7 @@ def test_a_rate_is_a_burst_and_then_so_many_a_second() -> None:
     limiter = RateLimiter(rate=2, burst=3, clock=lambda: now)
     assert [limiter.allow("a") for _ in range(4)] == [True, True, True, False]
     assert limiter.allow("b")
+    assert not limiter.allow("b", cost=3)
     now = 0.5
     assert [limiter.allow("a") for _ in range(2)] == [True, False]
     now = 100

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,11 @@ from alexnet.cli import main
 from alexnet.data.prepare.decode import read_image
 from alexnet.data.store.store import Store
 from alexnet.models.alexnet import AlexNet
+from alexnet.results.attribution import occlusion_map
 from alexnet.results.classifier import Classifier
 from alexnet.results.figures import kernel_tiles
 from alexnet.results.retrieval import build_index
+from alexnet.web import served_run as served_run_module
 from alexnet.web.images import activity_tiles
 
 
@@ -172,6 +175,23 @@ def test_the_picture_and_what_layers_make_of_it(client: TestClient, served_run: 
     assert client.get("/api/pictures/other").status_code == 404
 
 
+def test_a_map_is_that_of_the_library(
+    client: TestClient, served_run: Path, photograph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"/api/pictures/{send(client, photograph.read_bytes())}/map"
+    values = occlusion_map(Classifier.load(served_run, device="cpu"), read_image(photograph, 32), "red disc")
+    for method in ("occlusion", "gradient"):
+        answer = client.get(url, params={"class": "red disc", "method": method}).json()
+        assert (answer["class"], answer["method"], answer["side"]) == ("red disc", method, 24)
+        assert answer["strongest"] == pytest.approx(values.max(), rel=1e-3)
+        assert values[answer["row"], answer["column"]] == pytest.approx(values.max(), rel=1e-3)
+        assert decoded(answer["picture"]).shape == (24, 24, 3)
+        values = -values  # for the gradient, whose kernels take seconds to compile
+        monkeypatch.setitem(served_run_module.MAPS, "gradient", partial(lambda result, *_: result, values))
+    unknown = client.get(url, params={"class": "owl"})
+    assert (unknown.status_code, unknown.json()["error"].startswith("label must be one of")) == (404, True)
+
+
 def test_activities_are_drawn_map_by_map() -> None:
     maps = np.zeros((3, 2, 2), np.float32)
     maps[2, 1, 0] = 5
@@ -255,6 +275,7 @@ def test_the_description_has_every_endpoint_and_needs_no_other_server(client: Te
         "/api/predict",
         "/api/pictures/{id}",
         "/api/pictures/{id}/similar",
+        "/api/pictures/{id}/map",
         "/api/pictures/{id}/layers/{layer}",
     }
     for operations in description["paths"].values():

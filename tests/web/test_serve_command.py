@@ -47,8 +47,8 @@ def test_a_signal_ends_the_server_after_the_requests_in_hand(
         signalled.wait(30)
         return predict(self, requests)
 
-    def counted_submit(self: BatchWorker, *arguments: Any) -> Any:
-        result = submit(self, *arguments)
+    def counted_submit(self: BatchWorker, *arguments: Any, **options: Any) -> Any:
+        result = submit(self, *arguments, **options)
         waiting.release()
         return result
 

@@ -70,6 +70,20 @@ def test_batches_are_limited_errors_are_passed_on_and_cancelled_items_left_out(
     assert worker.submit(lambda items: items, 5).result(10) == 5  # the thread goes on
 
 
+def test_slow_work_lets_others_go_first(blocked: tuple[BatchWorker, Callable[[], None]]) -> None:
+    worker, end = blocked
+    order = []
+
+    def note(items: list[str]) -> list[str]:
+        order.extend(items)
+        return items
+
+    results = [worker.submit(note, "slow", is_slow=True), worker.submit(note, "a"), worker.submit(note, "b")]
+    end()
+    assert [result.result(10) for result in results] == ["slow", "a", "b"]
+    assert order == ["a", "b", "slow"]
+
+
 def test_closing_finishes_what_waits(blocked: tuple[BatchWorker, Callable[[], None]]) -> None:
     worker, end = blocked
     results = [worker.submit(lambda items: items, number) for number in range(3)]

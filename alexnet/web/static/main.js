@@ -4,16 +4,18 @@ import {api, ApiError, setToken} from "./api.js";
 import {showAnswer} from "./answer.js";
 import {showCurves} from "./curves.js";
 import {byId, count, element, percent} from "./dom.js";
-import {lazyPanel, loadActivities, loadKernels, loadSimilar} from "./panels.js";
+import {lazyPanel, loadActivities, loadKernels, loadMap, loadSimilar} from "./panels.js";
 import {listenForPictures} from "./pictures.js";
 
 const SECONDS_BETWEEN_LOOKS = 5;
 let run = null, current = null, sending = null;
 
 const refreshSimilar = lazyPanel("similar-panel", (isCurrent) => loadSimilar(current.id, isCurrent));
+const refreshMap = lazyPanel("map-panel", (isCurrent) => loadMap(current.id, isCurrent));
 const refreshLayers = lazyPanel("layers-panel", (isCurrent) => loadActivities(current.id, byId("layer").value, isCurrent));
 const refreshKernels = lazyPanel("kernels-panel", loadKernels);
 byId("layer").addEventListener("change", refreshLayers);
+for (const id of ["map-class", "map-method"]) byId(id).addEventListener("change", refreshMap);
 
 function report(error) {
   byId("status").textContent = "";
@@ -48,6 +50,8 @@ function show(answer, picture, name) {
   showAnswer(answer, name);
   const [first] = answer.predictions;
   byId("status").textContent = `${name}: ${first.class}, ${percent(first.probability)}.`;
+  byId("map-class").replaceChildren(...answer.predictions.map((guess) => element("option", {value: guess.class}, guess.class)));
+  refreshMap();
   refreshSimilar();
   refreshLayers();
 }

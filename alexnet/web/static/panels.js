@@ -43,6 +43,24 @@ export async function loadSimilar(id, isCurrent) {
   return similar.some((near) => near.picture) ? "" : "The store of these pictures is not there; only their names are shown.";
 }
 
+const MEANINGS = {
+  occlusion: "Red: where the picture is hidden, the class becomes less probable. Blue: it becomes more probable (Zeiler and Fergus).",
+  gradient: "Red: where a small change of the pixels changes the probability most (SmoothGrad).",
+};
+
+export async function loadMap(id, isCurrent) {
+  const image = byId("map"), query = new URLSearchParams({class: byId("map-class").value, method: byId("map-method").value});
+  image.hidden = true;
+  const answer = await api(`/api/pictures/${id}/map?${query}`);
+  if (!isCurrent()) return "";
+  const place = `${percent(answer.column / answer.side)} from the left and ${percent(answer.row / answer.side)} from the top`;
+  image.src = answer.picture;
+  image.alt = `Map of what speaks for ${answer.class}, strongest ${place}`;
+  image.hidden = false;
+  const fall = answer.method === "occlusion" ? `, where the probability falls by ${percent(Math.max(0, answer.strongest))}` : "";
+  return `${MEANINGS[answer.method]} Strongest ${place} of the centre${fall}.`;
+}
+
 export async function loadActivities(id, layer, isCurrent) {
   const image = byId("activities");
   const answer = await api(`/api/pictures/${id}/layers/${encodeURIComponent(layer)}`);

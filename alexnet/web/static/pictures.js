@@ -50,12 +50,14 @@ async function openCamera(receive, reject) {
     reject(`the camera cannot be used (${error.message}): choose a file instead`);
     return;
   }
-  const dialog = byId("camera"), video = byId("video");
+  const dialog = byId("camera"), video = byId("video"), shutter = byId("shutter");
+  shutter.disabled = true;
+  video.addEventListener("loadeddata", () => shutter.disabled = false, {once: true});
   video.srcObject = stream;
   const stop = () => stream.getTracks().forEach((track) => track.stop());
   dialog.addEventListener("close", stop, {once: true});
   byId("camera-close").onclick = () => dialog.close();
-  byId("shutter").onclick = () => {
+  shutter.onclick = () => {
     const canvas = document.createElement("canvas");
     canvas.width = video.videoWidth;
     canvas.height = video.videoHeight;
