@@ -11,7 +11,7 @@ from alexnet.web.errors import RequestError
 MAX_UPLOAD_BYTES = 32 << 20  # more than photographs have
 _MAX_BYTES_IN_HAND = 256 << 20  # of all uploads that are not decoded yet
 _UPLOAD_SECONDS = 30.0  # for the body of a request
-ANSWER_SECONDS = 30.0  # for an answer, after the upload
+ANSWER_SECONDS = 60.0  # for an answer, after the upload
 MAX_CONNECTIONS = 512
 MAX_WAITING = 128  # requests that wait for the net
 _MAX_CLIENTS = 4096  # whose rates are remembered

@@ -30,6 +30,7 @@ function describeAgreement(answer, first) {
     if (view.class !== first) other.set(view.class, (other.get(view.class) ?? 0) + 1);
   }
   if (other.size === 0) return `All ${views} views agree on ${first}.`;
-  const rest = [...other].sort((a, b) => b[1] - a[1]).map(([name, times]) => `${name} (${times})`).join(", ");
-  return `${answer.agreeing_views} of ${views} views agree on ${first}; the others say ${rest}.`;
+  const rest = [...other].sort((a, b) => b[1] - a[1]).map(([name, times]) => times > 1 ? `${name} (${times} times)` : name).join(", ");
+  const others = views - answer.agreeing_views === 1 ? "the other one says" : "the others say";
+  return `${answer.agreeing_views} of ${views} views agree on ${first}; ${others} ${rest}.`;
 }
