@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,9 @@ from alexnet.training.inference import pictures_per_batch, predict_views
 from alexnet.utils.console import format_error
 from alexnet.web.errors import RequestError
 
-MAPS = {"occlusion": occlusion_map, "gradient": gradient_map}
+_MapFunction = Callable[[Classifier, np.ndarray, str], np.ndarray]
+
+MAPS: dict[str, _MapFunction] = {"occlusion": occlusion_map, "gradient": gradient_map}
 _NEIGHBOURS = 6
 _SECONDS_BETWEEN_LOOKS = 2.0  # for a newer checkpoint
 
