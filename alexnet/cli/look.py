@@ -25,6 +25,7 @@ def run(options: argparse.Namespace) -> int:
     from alexnet.data.prepare.on_demand import open_training_store
     from alexnet.results.contact_sheets import draw_augmentation, draw_classes
     from alexnet.results.figures import to_png
+    from alexnet.utils.files import write_atomic
 
     recipe = load_recipe(options.recipe).with_settings(options.set)
     store = open_training_store(options.store, options.folder, recipe.store_size)
@@ -34,6 +35,6 @@ def run(options: argparse.Namespace) -> int:
     options.folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         path = options.folder / f"{name}.png"
-        path.write_bytes(to_png(figure))
+        write_atomic(path, to_png(figure))
         print(path)
     return 0

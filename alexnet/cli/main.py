@@ -90,14 +90,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("ALEXNET_DEBUG"):
             raise
-        message = with_option_names(one_line(error), parser, options.command, typed_options(options))
-        print_error(message + advise(error))
+        message = with_option_names(one_line(error), parser, options.command, typed_options(options)) + advise(error)
+        output_error = _close_output()
+        if output_error:
+            reason = output_error.strerror
+            message = f"standard output cannot be written: {reason}: free some space, or choose another disk"
+        print_error(message)
         return 2
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError" or os.environ.get("ALEXNET_DEBUG"):
             raise
         print_error(f"the device has too little memory: train with a smaller --batch-size ({one_line(error)})")
         return 2
+
+
+def _close_output() -> OSError | None:
+    """Return the error of writing what is left of standard output, if there is one; then no more is written to it.
+
+    Python would report that error again, when it ends.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return error
+    return None
 
 
 def build_parser() -> argparse.ArgumentParser:

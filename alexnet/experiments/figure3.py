@@ -21,6 +21,7 @@ from alexnet.experiments.paper_datasets import ILSVRC2012
 from alexnet.experiments.result import ExperimentResult, ResultRow, to_percent
 from alexnet.results.figures import draw_kernels, to_png
 from alexnet.training.checkpoint import load_best
+from alexnet.utils.files import write_atomic
 
 DATASET = ILSVRC2012
 _PERMUTATIONS = 10_000
@@ -74,7 +75,7 @@ def run(experiment: Experiment) -> ExperimentResult:
         result.rows.append(ResultRow(f"seed {seed}", (None,) * 3, (measured,)))
         name = f"figure3-{seed}.png"
         figure = draw_kernels(weights[np.concatenate(towers)], base.net.towers)
-        (experiment.folder / name).write_bytes(to_png(figure))
+        write_atomic(experiment.folder / name, to_png(figure))
         result.figures.append(name)
         result.numbers[f"seed {seed}"] = shares.tolist()
     result.notes = ['The paper: GPU 1 "largely color-agnostic", GPU 2 "largely color-specific", in every run.']

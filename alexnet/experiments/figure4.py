@@ -26,6 +26,7 @@ from alexnet.results.figures import draw_guesses, to_png
 from alexnet.results.nearest_neighbours import import_faiss, nearest_neighbours
 from alexnet.results.retrieval import Features, Index, build_index
 from alexnet.training.checkpoint import load_best
+from alexnet.utils.files import write_atomic
 
 DATASET = ILSVRC2010
 BITS = (64, 128, 256)
@@ -95,7 +96,7 @@ def run(experiment: Experiment) -> ExperimentResult:
 
 def _save(figure: Figure, path: Path, result: ExperimentResult) -> None:
     """Write a figure and add its name to the result."""
-    path.write_bytes(to_png(figure))
+    write_atomic(path, to_png(figure))
     result.figures.append(path.name)
 
 

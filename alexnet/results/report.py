@@ -131,7 +131,7 @@ def write_figures(
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
-        path.write_bytes(to_png(figure))
+        write_atomic(path, to_png(figure))
     return paths
 
 

@@ -56,8 +56,15 @@ def check_readable(path: Path) -> None:
 
 
 def write_atomic(path: Path, contents: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that it is complete or not there."""
-    with atomic_replacement(path, path.with_name(path.name + ".part")) as temporary:
+    """Write a file under a temporary name and rename it, so that it is complete or not there.
+
+    Raises:
+        OSError: It cannot be written; a full disk is reported as by `explain_full_disk`.
+    """
+    with (
+        explain_full_disk(path),
+        atomic_replacement(path, path.with_name(path.name + ".part")) as temporary,
+    ):
         temporary.write_bytes(contents)
 
 
@@ -73,7 +80,12 @@ def replace_folder(new: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)  # left by a process that was killed
     if folder.exists():
         folder.rename(old)
-    new.rename(folder)
+    try:
+        new.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -157,20 +169,34 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
+_SPACE = "free some space"
+_DISK_ERRORS = {
+    errno.ENOSPC: f"the disk is full; {_SPACE}",
+    errno.EDQUOT: f"the quota is used up; {_SPACE}",
+    errno.EFBIG: f"file too large; {_SPACE}",
+    errno.EROFS: "the disk is read-only; make it writable",
+    errno.EIO: "the disk has failed; check it",
+}
+
+
+class _DiskError(OSError):
+    """A disk is full, over quota, read-only or fails, as the message explains."""
+
+
 @contextmanager
 def explain_full_disk(folder: Path) -> Iterator[None]:
-    """Raise an error that says what to do if the disk of the folder, or what the user may use of it, becomes full.
+    """Raise an error that says what to do if the disk of the folder is full, over quota, read-only or fails.
 
     Raises:
-        OSError: The disk is full.
+        OSError: One of these.
     """
-    limits = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "file too large"}
     try:
         yield
+    except _DiskError:
+        raise  # it names a file, which says more than the folder
     except OSError as error:
-        if error.errno not in limits:
+        if error.errno not in _DISK_ERRORS:
             raise
-        reason = limits[error.errno]
-        full = OSError(f"{folder}: {reason}; free some space, then run the same command again to continue")
-        full.errno = error.errno
-        raise full from error
+        explained = _DiskError(f"{folder}: {_DISK_ERRORS[error.errno]}, then run the same command again to continue")
+        explained.errno = error.errno
+        raise explained from error
