@@ -93,6 +93,8 @@ def _check_file_options(options: argparse.Namespace) -> None:
     for option, file in files.items():
         if file == Path("-") and not options.json:
             raise report_once(ValueError(f"{option} - must be given with --json; name a file, or add --json"))
+    if options.weights_on and len(options.runs) == 1:
+        raise report_once(ValueError("--weights-on must be left out for one run, which needs no weights"))
     if options.force and not (options.save or any(files.values())):
         raise report_once(ValueError("--force must be given with a file to write, such as --save FILE"))
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexnet.checked import require
 from alexnet.data.loading.views import check_view_count, select_views
 from alexnet.data.prepare.on_demand import StoreLocation
 from alexnet.data.store.base import Split
@@ -84,9 +83,6 @@ def evaluate(
         FileNotFoundError: A run has no trained net, or there is no store.
     """
     paths = [Path(run) for run in ([runs] if isinstance(runs, (str, Path)) else runs)]
-    require(
-        weights_on is None or len(paths) > 1, "weights_on", "left out for one run, which needs no weights", weights_on
-    )
     outputs = {"save": save, "per_class": per_class, "predictions": predictions, "confusion": confusion}
     files = EvaluationFiles({name: Path(file) for name, file in outputs.items() if file is not None}, force)
     if world_size() == 1:  # before pictures are prepared; of several processes the main one checks

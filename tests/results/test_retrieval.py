@@ -149,7 +149,7 @@ def test_the_commands_build_an_index_and_search_it(
         (["similar", "{run}", "{picture}", "--count", "0"], "count must be from 1 to"),
         (["similar", "{run}", "{picture}", "--count", "100000"], "count must be from 1 to"),
         (["similar", "{run}", "nowhere.png"], "nowhere.png"),
-        (["similar", "{empty}", "{picture}"], "must contain an index; there is none"),
+        (["similar", "{empty}", "{picture}"], "there is no checkpoint in it"),
         (["index", "{run}", "{store}", "--bits", "12"], "bits must be a multiple of 8; got 12"),
         (["index", "{run}", "{store}", "--split", "dev"], "no split 'dev'"),
         (["index", "{empty}", "{store}"], "must hold a trained net"),
