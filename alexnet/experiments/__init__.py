@@ -19,7 +19,7 @@ from alexnet.recipes import RECIPES, recipe_named
 from alexnet.utils.files import local_path
 
 # Arguments of `reproduce` that an experiment has no use for; only table2 has one for `pretraining_data`.
-_UNUSED = {"figure2": ("data", "epochs", "seeds", "device", "workers"), "figure4": ("seeds",)}
+UNUSED_ARGUMENTS = {"figure2": ("data", "epochs", "seeds", "device", "workers"), "figure4": ("seeds",)}
 EXPERIMENTS = {
     "figure1": "alexnet.experiments.figure1",
     "cifar-normalisation": "alexnet.experiments.cifar_normalisation",
@@ -45,6 +45,7 @@ def reproduce(
     epochs: int | None = None,
     seeds: int | None = None,
     only: Sequence[str] | None = None,
+    deadline: float | None = None,
     device: str | None = None,
     workers: int | None = None,
 ) -> ExperimentResult:
@@ -61,6 +62,7 @@ def reproduce(
         epochs: The number of epochs that every training is shortened to, its schedule in proportion.
         seeds: How often each net is trained, from seed 0 on; by default the experiment's own number.
         only: The names of the nets to train, for claims; None for all.
+        deadline: The time on the monotonic clock at which trainings stop; None for never.
         device: The device to compute on; by default the first GPU, or the CPU if there is none.
         workers: The number of threads that load batches.
 
@@ -69,6 +71,7 @@ def reproduce(
 
     Raises:
         ValueError: There is no such experiment, or it cannot use the store or the recipe.
+        OutOfTimeError: The deadline has stopped a training.
         FileNotFoundError: No store is given, or there is none; the message says what to get.
     """
     if name not in EXPERIMENTS:
@@ -101,6 +104,7 @@ def reproduce(
         epochs=epochs,
         seeds=seeds,
         only=only,
+        deadline=deadline,
         device=device,
         workers=workers,
     )
@@ -126,7 +130,7 @@ def reproduce(
 
 def _check_use(name: str, arguments: Mapping[str, Any]) -> None:
     """Raise a ValueError if an argument is given for which an experiment has no use."""
-    unused = (*_UNUSED.get(name, ()), *(() if name == "table2" else ("pretraining_data",)))
+    unused = (*UNUSED_ARGUMENTS.get(name, ()), *(() if name == "table2" else ("pretraining_data",)))
     for argument in unused:
         value = arguments[argument]
         if value is not None:

@@ -14,9 +14,9 @@ Duration: a training for each of 20 nets and three seeds, and two more for the a
 
 import json
 import statistics
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from alexnet.experiments.claim_list import AVERAGE, CLAIMS, THE_NET, VARIANTS, Claim, Measure
@@ -45,7 +45,9 @@ def run(experiment: Experiment) -> ClaimsResult:
     recipes = {name: VARIANTS[name](base) for name in _chosen_variants(experiment.only)}
     experiment.check_store_size(recipes.values())
     unfinished = []
-    for name, seed in list_runs(tuple(recipes), experiment.seeds or _SEEDS):
+    runs = list(list_runs(tuple(recipes), experiment.seeds or _SEEDS))
+    experiment.net_count = len(runs)
+    for name, seed in runs:
         try:
             _measure(experiment, name, replace(recipes[name], seed=seed))
         except FolderInUseError:
@@ -102,24 +104,22 @@ def _measure(experiment: Experiment, name: str, recipe: Recipe) -> None:
             if Recipe.from_json(json.loads(path.read_text(encoding="utf-8"))["recipe"]) != recipe:
                 raise ValueError(f"{experiment.folder / run_name} has another recipe; name another `folder`")
             return
-        print(f"{experiment.folder / run_name}", file=sys.stderr)
         try:
             trained = experiment.train(run_name, recipe, full_length=True)
-            measures = _measure_run(experiment, run_name)
-            measures |= {"seconds": RunHistory.read(trained).epochs[-1]["seconds"]}
+            measures = _measure_run(experiment, trained)
+            measures |= {"run": str(trained.relative_to(experiment.folder.parent))}
         except DivergenceError as error:
             measures = {"diverged": str(error)}
         write_atomic(path, json.dumps(measures | {"recipe": recipe.to_json()}, indent=1).encode())
 
 
-def _measure_run(experiment: Experiment, run_name: str) -> dict[str, Any]:
+def _measure_run(experiment: Experiment, trained: Path) -> dict[str, Any]:
     """Return the errors of a trained net, as fractions.
 
     Returns:
         "top1" and "top5" with ten views, "centre" with one, of the validation pictures; "training" of the training
         pictures at test time, without augmentation and dropout; "curve": the validation error after each epoch.
     """
-    trained = experiment.folder / run_name
     checkpoint = load_best(trained)
     net = checkpoint.net()
     net.to_channels_last(choose_device(experiment.device))
@@ -164,7 +164,7 @@ def _judge(experiment: Experiment, claim: Claim, runs: Mapping[str, Sequence[_Me
     if claim.variant == AVERAGE:
         if len(net) < 2:
             return None
-        folders = [experiment.folder / f"{THE_NET}-{measures['seed']}" for measures in net]
+        folders = [experiment.folder.parent / measures["run"] for measures in net]
         average = to_percent(experiment.evaluate(folders, 10)["top1_error"])
         if len(net) != _AVERAGED:
             claim = replace(claim, text=claim.text.replace("five", str(len(net))), paper=None)

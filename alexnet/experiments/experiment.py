@@ -1,6 +1,7 @@
 """What the experiments share: they train each net once, keep its predictions and measure its errors."""
 
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from alexnet.results.evaluate import evaluate
 from alexnet.results.run_history import RunHistory
 from alexnet.training.divergence import DivergenceError
 from alexnet.training.inference import default_views
+from alexnet.training.signals import stop_at
 from alexnet.training.train import train
 
 _TOP5_CLASSES = 10  # with fewer classes, five guesses are more than half of them
@@ -32,6 +34,10 @@ class TrainingInterrupted(KeyboardInterrupt):
         self.signal = signal or 2
 
 
+class OutOfTimeError(Exception):
+    """The time for the experiments is over; the same command resumes them."""
+
+
 class Experiment:
     """The folder, the pictures and the budget of an experiment.
 
@@ -44,6 +50,7 @@ class Experiment:
         epochs: The number of epochs that every training is shortened to.
         seeds: How often each net is trained; None for the experiment's own number.
         only: The names of the parts to do, of an experiment that has several; None for all.
+        deadline: The time on the monotonic clock at which trainings stop; None for never.
         device, workers: As for `train`.
 
     Attributes:
@@ -63,6 +70,7 @@ class Experiment:
         epochs: int | None = None,
         seeds: int | None = None,
         only: Sequence[str] | None = None,
+        deadline: float | None = None,
         device: str | None = None,
         workers: int | None = None,
     ) -> None:
@@ -70,7 +78,8 @@ class Experiment:
         require(seeds is None or seeds >= 1, "seeds", "a whole number of at least 1", seeds)
         self.folder, self._store, self._dataset = folder, store, dataset
         self.pretraining_store, self.recipe, self.epochs, self.seeds = pretraining_store, recipe, epochs, seeds
-        self.only, self.device, self._workers = only, device, workers
+        self.only, self._deadline = only, deadline
+        self.device, self._workers = device, workers
         self.recipe_name: str | None = None
         self.net_count: int | None = None
         self._trained = 0
@@ -133,20 +142,27 @@ class Experiment:
         Raises:
             TrainingInterrupted: A signal stopped the training; the same command resumes it.
             DivergenceError: The loss is not finite.
+            OutOfTimeError: The deadline stopped the training; the same command resumes it.
         """
         if not full_length:
             recipe = self.shorten(recipe)
         self.check_store_size([recipe], store)
         run = self.folder / name
+        store = store or self.store
+        if not options and not run.exists():
+            run = _finished_run(self.folder.parent, recipe, store) or run
         self._trained += 1
         count = f"net {self._trained}{f' of {self.net_count}' if self.net_count else ''}: {name}"
         print(f"{count}, seed {recipe.seed}", file=sys.stderr)
         try:
-            outcome = train(store or self.store, run, recipe, device=self.device, workers=self._workers, **options)
+            with stop_at(self._deadline):
+                outcome = train(store, run, recipe, device=self.device, workers=self._workers, **options)
         except DivergenceError as error:
             print(f"{count} has diverged: {str(error).partition(': ')[0]}", file=sys.stderr)  # without the advice
             raise
         if not outcome.finished:
+            if self._deadline is not None and time.monotonic() >= self._deadline:
+                raise OutOfTimeError
             raise TrainingInterrupted(outcome.signal)
         return run
 
@@ -228,6 +244,25 @@ class Experiment:
             f"No top-5 error here: five guesses name more than half of {classes} classes; a store of at least "
             f"{_TOP5_CLASSES} has one."
         ]
+
+
+def _finished_run(folder: Path, recipe: Recipe, store: Store) -> Path | None:
+    """Return the run of another experiment with the same recipe and store, if it has all of its epochs.
+
+    Args:
+        folder: The folder of the experiments.
+        recipe, store: What is to be trained.
+    """
+    for path in sorted(folder.glob("*/*/metrics.jsonl")):
+        try:
+            history = RunHistory.read(path.parent)
+        except (ValueError, OSError):
+            continue  # it has just begun, or is none of ours
+        starts_anew = not history.start.get("taken") and not history.origin
+        on_store = history.start.get("store") == str(store.path.resolve())
+        if starts_anew and on_store and history.recipe == recipe and len(history.epochs) == recipe.epochs:
+            return path.parent
+    return None
 
 
 def training_errors(run: Path) -> list[float]:

@@ -1,8 +1,10 @@
 """Stopping a training by a signal, after the current step."""
 
 import contextlib
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +20,30 @@ class StopRequest:
 
     signal: int | None = None
     agreed: bool = False
+
+
+@contextlib.contextmanager
+def stop_at(deadline: float | None) -> Iterator[None]:
+    """Let the trainings in the block stop at a time as at SIGTERM, after the current step.
+
+    Args:
+        deadline: The time on the monotonic clock; None for never.
+    """
+    if deadline is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # Outside a training, which has a handler of its own, the signal must not end the process.
+    previous = signal.signal(signal.SIGTERM, lambda *_: None)
+    remaining = max(0.0, deadline - time.monotonic())
+    timer = threading.Timer(remaining, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextlib.contextmanager
