@@ -19,6 +19,7 @@ from alexnet.results.attribution import (
     size_and_stride,
 )
 from alexnet.results.classifier import Classifier
+from alexnet.results.examples import Example
 from alexnet.results.figures import LIGHT, Palette, draw_bars, installed_fonts, new_figure, shorten_name
 from alexnet.results.nearest_pictures import NearestPicture, open_nearest_pictures
 
@@ -44,6 +45,20 @@ class Explanation:
     occlusion: np.ndarray
     gradient: np.ndarray
     nearest: Sequence[NearestPicture]
+
+
+@dataclass(frozen=True, eq=False)
+class ExplainedExample:
+    """A picture with both maps for its most probable class drawn over it.
+
+    Args:
+        example: The picture with the net's guesses.
+        occlusion, gradient: (H, W, 3) uint8 each.
+    """
+
+    example: Example
+    occlusion: np.ndarray
+    gradient: np.ndarray
 
 
 class Explainer:
@@ -90,6 +105,17 @@ class Explainer:
             gradient=gradient_map(net, picture, label),
             nearest=self._nearest.find(picture, _NEAREST) if self._nearest else [],
         )
+
+
+def explain_examples(classifier: Classifier, examples: Sequence[Example]) -> list[ExplainedExample]:
+    """Return pictures with both maps drawn over them, for the class that the net takes each picture for."""
+    explainer = Explainer(classifier, None)
+    explained = []
+    for example in examples:
+        explanation = explainer.explain(example.picture, example.guesses[0][0])
+        maps = (overlay(explanation.picture, values) for values in (explanation.occlusion, explanation.gradient))
+        explained.append(ExplainedExample(example, *maps))
+    return explained
 
 
 def draw_explanation(

@@ -9,9 +9,11 @@ from alexnet.data.prepare.on_demand import StoreLocation
 from alexnet.data.store.location import StoreURL, parse_location
 from alexnet.distributed.team import Team
 from alexnet.results.calibration import calibration_bins
+from alexnet.results.classifier import Classifier
 from alexnet.results.confusion import confusion_matrix
 from alexnet.results.evaluate import check_run_fits_store, evaluation_split, predict_split
 from alexnet.results.examples import balanced_sample, confident_mistakes, make_examples, predict_examples
+from alexnet.results.explanation import explain_examples
 from alexnet.results.figures import draw_curves, draw_guesses, draw_kernels, to_png
 from alexnet.results.measured import MeasuredErrors, save_results
 from alexnet.results.measured_pictures import open_measured_store
@@ -26,6 +28,7 @@ from alexnet.utils.files import local_path, write_atomic
 
 _EXAMPLES = 8  # as many as in Figure 4
 _MISTAKES = 4
+_EXPLAINED = 3  # right ones, and as many wrong ones
 
 
 def report(
@@ -66,7 +69,10 @@ def report(
     # The centre is one of the views: its predictions come with the others.
     predicted = predict_split(checkpoint, target, views, Team(device=choose_device(device)), progress=progress)
     probabilities, labels = predicted[views].numpy(), target.labels
+    right = np.flatnonzero(probabilities.argmax(1) == labels)
+    right = right[balanced_sample(labels[right], _EXPLAINED, seed)]
     chosen, mistaken = balanced_sample(labels, _EXAMPLES, seed), confident_mistakes(probabilities, labels, _MISTAKES)
+    explained = np.concatenate([right, mistaken[:_EXPLAINED]])
     data = ReportData(
         run="/".join(run.resolve().parts[-2:]),
         history=history,
@@ -77,6 +83,9 @@ def report(
         kernels=first_layer_kernels(checkpoint),
         guesses=make_examples(target, classes, probabilities[chosen], chosen),
         mistakes=make_examples(target, classes, probabilities[mistaken], mistaken),
+        explained=explain_examples(
+            Classifier(checkpoint, device=device), make_examples(target, classes, probabilities[explained], explained)
+        ),
         confusion=confusion_matrix(probabilities.argmax(1), labels, len(classes)),
         calibration=calibration_bins(probabilities, labels),
     )

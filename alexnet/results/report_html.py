@@ -22,6 +22,7 @@ from alexnet.results.calibration import CalibrationBin, expected_calibration_err
 from alexnet.results.confusion import ClassResult, class_results, frequent_confusions
 from alexnet.results.evaluation_figures import draw_confusion, draw_reliability
 from alexnet.results.examples import Example
+from alexnet.results.explanation import ExplainedExample
 from alexnet.results.figures import (
     CURVES,
     DARK,
@@ -63,6 +64,7 @@ class ReportData:
         kernels: (maps, 3, kernel, kernel), the first layer's weights; None if it is not a convolution.
         guesses: Pictures drawn at random, with the net's guesses.
         mistakes: The most confident mistakes.
+        explained: Pictures that are classified right, then some that are not, with maps of why.
         confusion: (classes, classes), the confusion matrix.
         calibration: The bins of the reliability diagram.
     """
@@ -76,6 +78,7 @@ class ReportData:
     kernels: np.ndarray | None
     guesses: Sequence[Example]
     mistakes: Sequence[Example]
+    explained: Sequence[ExplainedExample]
     confusion: np.ndarray
     calibration: Sequence[CalibrationBin]
 

@@ -106,6 +106,13 @@ def test_the_page_is_self_contained_and_has_the_errors_that_evaluate_measures(od
     assert "GPU 2" in page.text
     assert "meaningless for 3 classes" in page.text
     assert "The epoch was chosen by the error on these same pictures" in page.text
+    wrong = round(ten["top1_error"] * ten["images"])
+    explained = html.split('<section class="explained">')[1].split("</section>")[0]
+    captions = re.findall("<figcaption>.*, (right|wrong: it is .*)</figcaption>", explained)
+    assert [caption == "right" for caption in captions] == [True] * min(3, ten["images"] - wrong) + [False] * min(
+        3, wrong
+    )
+    assert explained.count("<img ") == 3 * len(captions)
     assert list(odd_run[0].glob(".*")) == []
 
 
@@ -149,6 +156,7 @@ def test_a_report_for_many_classes_and_without_a_convolution(odd_run: tuple[Path
         kernels=None,
         guesses=[],
         mistakes=[],
+        explained=[],
         confusion=confusion,
         calibration=calibration_bins(np.eye(20)[:5], np.arange(5)),
     )

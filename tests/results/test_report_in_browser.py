@@ -39,6 +39,7 @@ def page_file(uninterrupted: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         kernels=None,
         guesses=[],
         mistakes=[],
+        explained=[],
         confusion=confusion_matrix(predicted, labels, 40),
         calibration=calibration_bins(random.dirichlet(np.ones(40), 400), labels),
     )
