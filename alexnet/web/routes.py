@@ -126,7 +126,7 @@ async def _predict(
     views: Annotated[Literal["1", "9", "10"] | None, Query(description="The number of views")] = None,
     name: Annotated[str, Query(max_length=1024, description="The file's name, for messages")] = "",
 ) -> PredictAnswer:
-    net = service.run.net()
+    net = await service.net()
     square = await service.read_picture(request, name)
     count = net.classifier.default_views if views is None else int(views)
     computed = await service.compute(service.run.predict, (square, count), net.batch_size(count))
@@ -175,7 +175,7 @@ def _get_picture(id: str, service: _Service) -> PictureAnswer:
 @router.get("/pictures/{id}/similar", summary="The six nearest training pictures (7.1)")
 async def _get_similar(id: str, service: _Service) -> NeighboursAnswer:
     square = service.pictures.get(id)
-    batch_size = service.run.net().batch_size(1)
+    batch_size = (await service.net()).batch_size(1)
     try:
         near: list[NearPicture] = await service.compute(service.run.find_neighbours, square, batch_size)
     except (ValueError, OSError) as error:
@@ -222,7 +222,7 @@ async def _get_map(
 @router.get("/pictures/{id}/layers/{layer}", summary="What a layer makes of a picture")
 async def _get_activities(id: str, layer: str, service: _Service) -> ActivitiesAnswer:
     square = service.pictures.get(id)
-    names = list(service.run.net().classifier.net.layers())
+    names = list((await service.net()).classifier.net.layers())
     if layer not in names:
         raise RequestError(404, f"the layer must be one of {', '.join(names)}; got {layer[:60]!r}")
     activities = await service.compute(service.run.compute_activities, (square, layer), 8)

@@ -15,6 +15,7 @@ import uvicorn
 from alexnet.checked import require
 from alexnet.training.signals import StopRequest, stop_on_signal
 from alexnet.web.app import build_app
+from alexnet.web.connection import TimedConnection
 from alexnet.web.guard import LOOPBACK_NAMES, AccessRules
 from alexnet.web.limits import MAX_CONNECTIONS
 from alexnet.web.served_run import ServedRun
@@ -57,6 +58,7 @@ def serve(
         app = build_app(Service(ServedRun(run, device)), AccessRules(LOOPBACK_NAMES | names, token))
         config = uvicorn.Config(
             app, log_level="error", access_log=False, server_header=False, proxy_headers=False, ws="none",
+            http=TimedConnection,
             limit_concurrency=MAX_CONNECTIONS, timeout_graceful_shutdown=_GRACE_SECONDS,
         )  # fmt: skip
         with stop_on_signal() as stop, warnings.catch_warnings():

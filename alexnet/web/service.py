@@ -15,7 +15,7 @@ from alexnet.utils.cores import available_cores
 from alexnet.web.errors import RequestError
 from alexnet.web.limits import ANSWER_SECONDS, MAX_WAITING, UploadReader
 from alexnet.web.picture_cache import PictureCache
-from alexnet.web.served_run import ServedRun
+from alexnet.web.served_run import LoadedNet, ServedRun
 from alexnet.web.worker import BatchWorker, QueueFullError
 
 _MAX_NAME = 255  # characters of a file's name that a message repeats
@@ -37,6 +37,14 @@ class Service:
         self._answer_seconds = answer_seconds
         self._worker = BatchWorker(max_waiting)
         self._decoders = ThreadPoolExecutor(available_cores(), thread_name_prefix="alexnet-decode")
+
+    async def net(self) -> LoadedNet:
+        """Return the net; another thread reads it if there is a newer one.
+
+        Raises:
+            RequestError: There is none yet.
+        """
+        return await asyncio.to_thread(self.run.net)
 
     async def compute(
         self,
@@ -68,10 +76,10 @@ class Service:
             RequestError: It is not a picture, too large, or too slow.
         """
         kind = request.headers.get("content-type", "")
-        if kind.startswith(("multipart/", "application/x-www-form-urlencoded")) and "boundary" in kind:
+        if kind.startswith("multipart/"):
             raise RequestError(415, "the body must be the picture file itself: curl --data-binary @FILE")
+        size = (await self.net()).classifier.recipe.store_size
         data = await self.uploads.read(request.stream(), int(request.headers.get("content-length", 0)))
-        size = self.run.net().classifier.recipe.store_size
         decoded = self._decoders.submit(_decode, data, size, " ".join(name.split())[:_MAX_NAME])
         decoded.add_done_callback(partial(self._release, asyncio.get_running_loop(), len(data)))
         del data

@@ -48,19 +48,26 @@ def page_file(uninterrupted: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return path
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A browser."""
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
 @pytest.fixture
-def page(page_file: Path) -> Iterator[Any]:
+def page(browser: Any, page_file: Path) -> Iterator[Any]:
     """The report, opened in a browser; it must log nothing and open no dialog."""
     complaints: list[str] = []
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        opened = browser.new_page()
-        opened.on("console", lambda message: complaints.append(message.text))
-        opened.on("dialog", lambda dialog: complaints.append(dialog.message))
-        opened.on("pageerror", lambda error: complaints.append(str(error)))
-        opened.goto(page_file.as_uri())
-        yield opened
-        browser.close()
+    opened = browser.new_page()
+    opened.on("console", lambda message: complaints.append(message.text))
+    opened.on("dialog", lambda dialog: complaints.append(dialog.message))
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.goto(page_file.as_uri())
+    yield opened
+    opened.close()
     assert complaints == []
 
 

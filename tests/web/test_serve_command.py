@@ -109,6 +109,26 @@ def test_the_token_is_printed_once_and_needed(served_run: Path) -> None:
     assert answers[1][1]["name"] == "run"
 
 
+def test_a_client_that_never_ends_its_request_is_disconnected(
+    served_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexnet.web.connection.HEAD_SECONDS", 0.2)
+    heard: list[bytes] = []
+
+    def stall(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+            connection.sendall(b"GET /api/run HTTP/1.1\r\nHost: localhost\r\n\r\nGET /api/run HTT")
+            while part := connection.recv(65_536):
+                heard.append(part)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def announce(line: str) -> None:
+        threading.Thread(target=stall, args=[int(re.findall(r":(\d+)/", line)[0])]).start()
+
+    assert serve(served_run, port=0, device="cpu", announce=announce) == signal.SIGTERM
+    assert b"".join(heard).startswith(b"HTTP/1.1 200 OK")  # the first request was answered
+
+
 def test_what_cannot_be_served_is_one_line(
     served_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
