@@ -153,8 +153,10 @@ class Checkpointer:
 def _load_latest(run: Path, recipe: Recipe, store: Store, current: Statistics) -> Checkpoint | None:
     """Load the latest checkpoint of a run, None if there is none, and check that it fits recipe and store."""
     (run / "checkpoints").mkdir(exist_ok=True)
-    for unfinished in (run / "checkpoints").glob(".*.writing"):  # left by a process that was killed
-        unfinished.unlink()
+    # Left by a process that was killed: by `save_checkpoint`, and by safetensors, which has temporary names of its own.
+    for pattern in (".*.writing", ".tmp*"):
+        for unfinished in (run / "checkpoints").glob(pattern):
+            unfinished.unlink()
     paths = list_checkpoints(run)
     if not paths:
         return None

@@ -188,6 +188,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
     (run / "recipe.json").write_text(RECIPE.to_json(), encoding="utf-8")
     (run / "metrics.jsonl").write_text('{"event": "start"}\n{"event": "st', encoding="utf-8")
     (run / "checkpoints" / ".step-000000002.safetensors.writing").write_bytes(b"half")
+    (run / "checkpoints" / ".tmpI6JLxm").write_bytes(b"half")  # a name of safetensors' own
     train(store, run, RECIPE, progress=False)
     assert_same_run(run, uninterrupted)
     assert not list((run / "checkpoints").glob(".*"))
