@@ -65,7 +65,7 @@ def test_the_demonstration_from_drawing_to_report(
     assert again == results
     captured = capsys.readouterr()
     assert "complete already" in captured.out
-    assert "epoch" not in captured.err  # nothing was trained again
+    assert "loss" not in captured.err  # nothing was trained again
 
     commands = [shlex.split(line, comments=True) for line in printed.splitlines()[-3:]]
     assert [command[:2] for command in commands] == [["bin/alexnet", name] for name in ("predict", "train", "prepare")]

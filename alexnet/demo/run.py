@@ -64,7 +64,8 @@ def run_demo(
     store, run = folder / "store", folder / "run"
     source = _get_pictures(folder, data, per_class, seed)
     _print(f"2. Preparing the pictures: {store}")
-    _print(str(prepare(source, store, size=recipe.store_size, held_out=_HELD_OUT, seed=seed)))
+    division: dict[str, Any] = {"held_out": _HELD_OUT, "seed": seed} if data == "drawn" else {}  # CIFAR-10 has its own
+    _print(str(prepare(source, store, size=recipe.store_size, **division)))
     _print(f"3. Training a net by the recipe {name} for {recipe.epochs} epochs: {run}")
     with _use_one_thread() if data == "drawn" else contextlib.nullcontext():
         _train(store, run, recipe)

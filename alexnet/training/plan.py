@@ -169,9 +169,9 @@ def plan_epochs(rehearsal: Rehearsal, hours: float, *, progress: bool) -> Recipe
         )
     planned = recipe if epochs >= recipe.epochs else recipe.with_epochs(epochs)
     if progress:
-        share = f"all {recipe.epochs}" if planned == recipe else f"{epochs} of the {recipe.epochs}"
+        share = f"{planned.epochs} of the recipe's {recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}"
         length = format_duration(times.of_training(planned.epochs))
-        print(f"planned for {hours:g} hours: {share} epochs of the recipe, about {length}", file=sys.stderr)
+        print(f"planned for {hours:g} h: {share}, about {length}", file=sys.stderr)
     return planned
 
 

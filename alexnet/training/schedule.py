@@ -142,7 +142,7 @@ class Schedule:
             return f"the training error is at most {target:.0%}"
         if self.plateau.ended and recipe.early_stopping:
             return f"for {recipe.patience} epochs the validation error was not lower than {self.plateau.best:.1%}"
-        return f"all {recipe.epochs} epochs are done" if self._elapsed(epoch) >= recipe.epochs else None
+        return "all epochs are done" if self._elapsed(epoch) >= recipe.epochs else None
 
     def may_end_early(self) -> bool:
         """Return whether the training may end before its last epoch."""
@@ -207,8 +207,8 @@ class PlateauSchedule(Schedule):
         """Return in words how many epochs the training takes at most."""
         recipe = self.recipe
         return (
-            f"at most {recipe.epochs} epochs; the rate falls each time that the validation error was not lower for "
-            f"{recipe.patience} epochs, {recipe.falls} times before the end"
+            f"at most {recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}; the rate falls each time that the "
+            f"validation error was not lower for {recipe.patience} epochs, {recipe.falls} times before the end"
         )
 
 

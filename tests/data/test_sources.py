@@ -119,7 +119,7 @@ def test_a_share_for_test_is_refused_where_it_cannot_be_drawn(tmp_path: Path) ->
         open_source(tmp_path / "two", SourceOptions(test=0.1))
     for split in ("train", "val"):
         write_classes(tmp_path / "own" / split, {"a": 2, "b": 2})
-    with pytest.raises(ValueError, match=r"own: no pictures are drawn .*; leave `test=0.1` out"):
+    with pytest.raises(ValueError, match=r"own: it has splits of its own; leave `test=0.1` out"):
         open_source(tmp_path / "own", SourceOptions(test=0.1))
     with pytest.raises(ValueError, match=r"`held_out` \+ `test` must be below 1, .*; got 1.1"):
         SourceOptions(held_out=0.6, test=0.5)

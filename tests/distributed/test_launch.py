@@ -42,7 +42,7 @@ def test_the_command_reports_one_line_and_no_traceback(store: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--parallel", "data", "--bogus"], "error: unrecognized arguments: --bogus"),
+        (["--parallel", "data", "--bogus"], "`alexnet train` has no option --bogus"),
         (["--parallel", "data", "--set", "epochz=2"], "alexnet: "),
         (["--parallel", "both"], "parallel must be one of"),
     ],

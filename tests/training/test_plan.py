@@ -62,7 +62,7 @@ def test_frozen_layers_make_later_epochs_shorter(
     train(store, tmp_path / "run", replace(RECIPE, frozen=layers, augmentations=1, epochs=2), hours=1)
     (times,) = measured
     assert (times.first_count, times.later < times.first) == (1, True)
-    assert "planned for 1 hours: all 2 epochs of the recipe, about " in capsys.readouterr().err
+    assert "planned for 1 h: 2 of the recipe's 2 epochs, about " in capsys.readouterr().err
 
 
 def test_a_time_that_is_too_short_is_refused_and_leaves_no_run(store: Path, tmp_path: Path) -> None:
@@ -126,6 +126,6 @@ def test_a_training_says_what_it_trains_and_how_long_it_takes(
     assert any(re.match(r"epoch 1, val: 20 of 20 pictures", line) for line in lines)
     (estimate,) = [line for line in lines if line.startswith("after 20 steps: ")]
     assert re.match(r"after 20 steps: an epoch takes about \d+ s, the training about \d+ s from here", estimate)
-    assert lines[-1] == "ended after epoch 5: all 5 epochs are done"
+    assert lines[-1] == "ended after epoch 5: all epochs are done"
     train(store, run)
     assert "was finished before, after 5 epochs and 25 steps: nothing is left to do" in capsys.readouterr().err

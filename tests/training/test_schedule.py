@@ -219,7 +219,7 @@ def test_after_the_folding_epochs_and_changes_are_counted_anew() -> None:
     assert (schedule.total_epochs(), schedule.end_reason(3, 0.5), schedule.end_reason(4, 0.5)) == (
         4,
         None,
-        "all 2 epochs are done",
+        "all epochs are done",
     )
 
 

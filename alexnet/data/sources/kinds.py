@@ -67,11 +67,10 @@ def open_source(path: str | Path, options: SourceOptions | None = None) -> Sourc
     source = kind.open(path, options)
     check_class_names(str(path), source.classes)
     if not options.only_tests and not any(split.is_drawn for split in source.splits.values()):
+        reason = "it has splits of its own" if len(source.splits) > 1 else "none of its pictures are held out"
         for name in ("test", "held_out", "seed"):
             if name != "held_out" or options.held_out > 0:  # 0 is what happens
-                options.refuse(
-                    name, path, "no pictures are drawn from it, as it has splits of its own or none is to be"
-                )
+                options.refuse(name, path, reason)
     return source
 
 
