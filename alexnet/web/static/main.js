@@ -24,7 +24,10 @@ function report(error) {
 
 async function send(file) {
   byId("problem").textContent = "";
-  if (!run?.net) return;
+  if (!run?.net) {
+    report(new Error(run?.reason ?? "the server has not answered yet"));
+    return;
+  }
   if (file.size > run.max_bytes) {
     report(new Error(`${file.name}: a picture file must have at most ${run.max_bytes / 2 ** 20} MiB; it has more: save it smaller`));
     return;
@@ -67,7 +70,7 @@ function showRun() {
   for (const id of ["choose", "photograph"]) byId(id).disabled = !net;
   byId("kernels-section").hidden = !net;
   if (!net) {
-    byId("about").textContent = `There is no net yet, so no picture can be classified. ${run.reason}`;
+    byId("about").textContent = `There is no net yet, so no picture can be classified: ${run.reason}`;
     return;
   }
   const trained = net.step ? `, trained for ${count(net.epoch, "epoch")}` : "";
