@@ -83,14 +83,22 @@ def test_colour_shares_and_the_permutation_test() -> None:
     grey = np.repeat(random.normal(size=(10, 1, 5, 5)), 3, axis=1)
     coloured = random.normal(size=(10, 3, 5, 5))
     coloured -= coloured.mean(1, keepdims=True)
-    assert figure3.colour_shares(grey) == pytest.approx(np.zeros(10), abs=1e-12)
-    assert figure3.colour_shares(coloured) == pytest.approx(np.ones(10))
-    assert figure3.colour_shares(grey + coloured)[0] == pytest.approx(
-        (coloured[0] ** 2).sum() / ((grey[0] ** 2).sum() + (coloured[0] ** 2).sum())
-    )
-    separated = np.r_[np.zeros(10), np.ones(10)]
-    assert figure3.permutation_p_value(separated, 1.0) < 0.001
-    assert figure3.permutation_p_value(np.tile([0.0, 1.0], 10), 0.0) == 1.0
+
+    def share(weights: np.ndarray) -> float:
+        return float(figure3.colour_share(figure3.colour_energies(weights)))
+
+    assert share(grey) == pytest.approx(0, abs=1e-12)
+    assert share(coloured) == pytest.approx(1)
+    assert share(random.normal(size=(2000, 3, 5, 5))) == pytest.approx(2 / 3, abs=0.01)
+    # Kernels count by their energy.
+    energy = [(weights**2).sum() for weights in (grey, coloured)]
+    assert share(np.concatenate([grey, coloured])) == pytest.approx(energy[1] / sum(energy))
+    assert share(np.concatenate([grey, 1e-3 * coloured])) < 1e-5
+    apart, mixed = np.r_[grey, coloured], np.stack([grey, coloured], axis=1).reshape(20, 3, 5, 5)
+    assert figure3.permutation_p_value(figure3.colour_energies(apart), 1.0) < 0.001
+    difference = share(mixed[10:]) - share(mixed[:10])
+    assert figure3.permutation_p_value(figure3.colour_energies(mixed), difference) > 0.3
+    assert figure3.permutation_p_value(figure3.colour_energies(mixed), 0.0) == 1.0
 
 
 def test_figure3_numbers_the_towers_by_colour(store: Path, tmp_path: Path) -> None:
@@ -99,6 +107,8 @@ def test_figure3_numbers_the_towers_by_colour(store: Path, tmp_path: Path) -> No
         less, more, chance = row.measured[0]
         assert 0 <= less <= more <= 100
         assert 0 < chance <= 100
+    differing = sum(row.measured[0][2] < 5 for row in result.rows)
+    assert result.notes[1].startswith(f"In {differing} of 2 runs the towers differ by more than chance")
     assert result.figures == ["figure3-0.png", "figure3-1.png"]
 
 
