@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "store of the paper's pictures or of others, or folder of ImageNet's archives; for all, folder of stores",
     )
     parser.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes (default: no limit)")
-    help = "larger store, or archives, to pre-train on (table2)"
-    parser.add_argument("--more", metavar="STORE", type=parse_store, help=help)
+    help = "store or archives to pre-train on (table2, fall2009); can be repeated, the first one is used first"
+    parser.add_argument("--more", metavar="STORE", type=parse_store, action="append", help=help)
     parser.add_argument(
         "--folder",
         type=parse_output,

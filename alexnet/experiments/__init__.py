@@ -18,8 +18,9 @@ from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES, recipe_named
 from alexnet.utils.files import local_path
 
-# Arguments of `reproduce` that an experiment has no use for; only table2 has one for `pretraining_data`.
+# Arguments of `reproduce` that an experiment has no use for; _PRETRAINING has those with one for `pretraining_data`.
 UNUSED_ARGUMENTS = {"figure2": ("data", "epochs", "seeds", "device", "workers"), "figure4": ("seeds",)}
+_PRETRAINING = ("table2", "fall2009")
 EXPERIMENTS = {
     "figure1": "alexnet.experiments.figure1",
     "cifar-normalisation": "alexnet.experiments.cifar_normalisation",
@@ -40,7 +41,7 @@ def reproduce(
     folder: str | Path,
     data: str | Path | None = None,
     *,
-    pretraining_data: str | Path | None = None,
+    pretraining_data: str | Path | Sequence[str | Path] | None = None,
     recipe: Recipe | None = None,
     epochs: int | None = None,
     seeds: int | None = None,
@@ -57,7 +58,8 @@ def reproduce(
             done again.
         data: The store to use, or the folder of ImageNet's archives, from which the store is prepared in
             FOLDER/stores. If it is not the set that the paper used, the result calls it a stand-in.
-        pretraining_data: A store or archives of a larger set to pre-train on, for table2.
+        pretraining_data: A store or archives of a set to pre-train on, or several, to be used one after the other: for
+            table2 larger sets, for fall2009 ILSVRC-2012.
         recipe: The recipe to vary, in place of the experiment's own.
         epochs: The number of epochs that every training is shortened to, its schedule in proportion.
         seeds: How often each net is trained, from seed 0 on; by default the experiment's own number.
@@ -78,6 +80,7 @@ def reproduce(
         close = suggest(name, EXPERIMENTS)
         raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}; got {name!r}{close}")
     folder = local_path(folder)
+    more = [pretraining_data] if isinstance(pretraining_data, (str, Path)) else list(pretraining_data or ())
     _check_use(
         name,
         {
@@ -111,14 +114,17 @@ def reproduce(
     stores = folder / "stores"
     if data is not None and dataset is not None:
         experiment.use_store(_open_pictures(experiment, module, dataset, data, stores))
-        if pretraining_data is not None:
-            experiment.pretraining_store = _open_pretraining_pictures(experiment, dataset, pretraining_data, stores)
+        if more:
+            experiment.pretraining_stores = [
+                _open_pretraining_pictures(experiment, dataset, location, stores) for location in more
+            ]
     result: ExperimentResult = module.run(experiment)
     result.notes += experiment.missing_top5_notes(result)
     if experiment.recipe_name is not None:
         result.notes.append(f"The recipe: `{experiment.recipe_name}`, with the differences that a row names.")
     names = None if only is None else ",".join(only)
-    options = {"data": data, "more": pretraining_data, "only": names, "epochs": epochs, "seeds": seeds}
+    locations = " --more ".join(map(str, more)) or None
+    options = {"data": data, "more": locations, "only": names, "epochs": epochs, "seeds": seeds}
     result.command = " ".join(
         ["alexnet reproduce", name, *(f"--{option} {value}" for option, value in options.items() if value is not None)]
     )
@@ -130,7 +136,7 @@ def reproduce(
 
 def _check_use(name: str, arguments: Mapping[str, Any]) -> None:
     """Raise a ValueError if an argument is given for which an experiment has no use."""
-    unused = (*UNUSED_ARGUMENTS.get(name, ()), *(() if name == "table2" else ("pretraining_data",)))
+    unused = (*UNUSED_ARGUMENTS.get(name, ()), *(() if name in _PRETRAINING else ("pretraining_data",)))
     for argument in unused:
         value = arguments[argument]
         if value is not None:

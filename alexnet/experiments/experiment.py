@@ -45,7 +45,7 @@ class Experiment:
         folder: The folder of the experiment; it is created.
         store: The pictures; None for an experiment that needs none.
         dataset: The set that the paper used; None for an experiment that needs no pictures.
-        pretraining_store: A larger set to pre-train on.
+        pretraining_stores: Larger sets to pre-train on, one after the other.
         recipe: The recipe to vary, in place of the experiment's own.
         epochs: The number of epochs that every training is shortened to.
         seeds: How often each net is trained; None for the experiment's own number.
@@ -65,7 +65,7 @@ class Experiment:
         store: Store | None,
         dataset: PaperDataset | None,
         *,
-        pretraining_store: Store | None = None,
+        pretraining_stores: Sequence[Store] = (),
         recipe: Recipe | None = None,
         epochs: int | None = None,
         seeds: int | None = None,
@@ -77,7 +77,7 @@ class Experiment:
         require(epochs is None or epochs >= 1, "epochs", "a whole number of at least 1", epochs)
         require(seeds is None or seeds >= 1, "seeds", "a whole number of at least 1", seeds)
         self.folder, self._store, self._dataset = folder, store, dataset
-        self.pretraining_store, self.recipe, self.epochs, self.seeds = pretraining_store, recipe, epochs, seeds
+        self.pretraining_stores, self.recipe, self.epochs, self.seeds = pretraining_stores, recipe, epochs, seeds
         self.only, self._deadline = only, deadline
         self.device, self._workers = device, workers
         self.recipe_name: str | None = None

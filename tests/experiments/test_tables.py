@@ -9,7 +9,7 @@ from conftest import write_store
 from small_experiments import RECIPE, record_trainings
 
 from alexnet.data.store.store import Store
-from alexnet.experiments import ablations, cifar_normalisation, reproduce
+from alexnet.experiments import ablations, cifar_normalisation, reproduce, table2
 from alexnet.experiments.experiment import Experiment
 from alexnet.experiments.paper_datasets import ILSVRC2012, PaperDataset
 from alexnet.net_variants import one_gpu_net
@@ -142,9 +142,18 @@ def test_table2_averages_and_pre_trains(store: Path, tmp_path: Path, monkeypatch
     runs = [tmp_path / f"alone/table2/cnn-{seed}" for seed in (0, 1)]
     assert alone.rows[1].measured[0][0] == 100 * evaluate(runs, store, views=10)["top1_error"]
     trained.clear()
-    result = reproduce("table2", tmp_path, store, pretraining_data=store, recipe=RECIPE, epochs=1, seeds=1)
-    assert trained == ["cnn-0", "pretrained-5", "finetuned-5", "pretrained-6", "finetuned-6"]
-    assert [(row.name, len(row.measured)) for row in result.rows][2:] == [("1 CNN*", 2), ("3 CNNs*", 1)]
+    monkeypatch.setattr(table2, "PRETRAINED_NETS", 1)
+    more = [store, store]
+    result = reproduce("table2", tmp_path, store, pretraining_data=more, recipe=RECIPE, epochs=1, seeds=1)
+    assert trained == ["cnn-0", "pretrained-5", "pretrained-again-5", "finetuned-5", "finetuned-first-5"]
+    assert [(row.name, len(row.measured)) for row in result.rows][2:] == [
+        ("1 CNN*", 1), ("2 CNNs*", 1), ("1 CNN*, the first set alone", 1),
+    ]  # fmt: skip
+    assert f"--data {store} --more {store} --more {store} --epochs 1" in result.command
+    again = json.loads((tmp_path / "table2/pretrained-again-5/metrics.jsonl").read_text().splitlines()[0])
+    assert (again["from"], again["taken"][-1]) == (str(tmp_path / "table2/pretrained-5"), "conv6")
+    second = Recipe.load(tmp_path / "table2/pretrained-again-5/recipe.json")
+    assert second.rate_factors == dict.fromkeys(second.net.convs(), 0.1)
     start = json.loads((tmp_path / "table2/finetuned-5/metrics.jsonl").read_text().splitlines()[0])
     assert start["taken"] == ["conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7"]
 
@@ -155,3 +164,7 @@ def test_fall2009_has_conv6(store: Path, tmp_path: Path) -> None:
     assert result.notes[0] == "48 pictures to train on, 20 to test on."
     recipe = Recipe.from_json((tmp_path / "fall2009/conv6-0/recipe.json").read_text(encoding="utf-8"))
     assert recipe.net.conv6 is not None
+    chained = reproduce("fall2009", tmp_path / "more", store, pretraining_data=store, recipe=RECIPE, epochs=1)
+    assert chained.notes[1].startswith(f"The convolutions start from a net trained on {store}")
+    start = json.loads((tmp_path / "more/fall2009/conv6-0/metrics.jsonl").read_text().splitlines()[0])
+    assert start["taken"] == ["conv1", "conv2", "conv3", "conv4", "conv5"]
