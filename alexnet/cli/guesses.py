@@ -107,7 +107,8 @@ def suggest_option(program: str, name: str, options: Collection[str]) -> str:
         return guess if guess.startswith("no such") else f"use {guess}"
     if command == "train" and (field := _recipe_field(name.lstrip("-").replace("-", "_"))):
         return f"use --set {field}=VALUE"
-    return suggest(dashed, options).removeprefix(": ") or f"see `{program} --help`"
+    close = suggest(dashed.lstrip("-"), [option.lstrip("-") for option in options if option.startswith("--")])
+    return close.replace(": did you mean ", "did you mean --") or f"see `{program} --help`"
 
 
 def suggest_command(name: str, commands: Sequence[str]) -> str:
