@@ -158,6 +158,32 @@ def test_figures_and_report_are_written_again(work: Path, capsys: pytest.Capture
     assert (work / "run" / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("command", ["figures", "look"])
+def test_a_picture_of_the_user_s_is_never_replaced_and_a_figure_only_with_force(
+    command: str, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["--recipe", "tiny", "--set", "store_size=32", "--set", "net.image_size=24"] if command == "look" else []
+    what = [command, work / ("store" if command == "look" else "run"), *settings, "--folder", tmp_path]
+    path = tmp_path / ("augmentation.png" if command == "look" else "guesses.png")
+    Image.new("RGB", (8, 8)).save(path)
+    before = path.read_bytes()
+    for force in ([], ["--force"]):
+        assert "exists and is not a figure drawn by alexnet: it is not replaced" in error_of(capsys, *what, *force)
+    assert path.read_bytes() == before
+    assert [path] == list(tmp_path.iterdir())
+    path.unlink()
+    assert cli.main([str(argument) for argument in what]) == 0
+    assert "exists: replace it with --force, or name another file" in error_of(capsys, *what)
+    assert cli.main([str(argument) for argument in (*what, "--force")]) == 0
+    with Image.open(path) as image:
+        assert (image.info["Software"], len(image.info["Digest"])) == ("alexnet", 64)
+
+
+def test_the_figures_in_a_run_s_own_folder_are_written_anew(work: Path) -> None:
+    for _ in range(2):
+        assert cli.main(["figures", str(work / "run")]) == 0
+
+
 def test_training_a_finished_run_changes_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (work / "run" / "metrics.jsonl").read_bytes()
     assert cli.main(["train", str(work / "store"), str(work / "run")]) == 0

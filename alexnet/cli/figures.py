@@ -2,7 +2,7 @@
 
 import argparse
 
-from alexnet.cli.options import add_data, add_device, add_run, parse_output
+from alexnet.cli.options import add_data, add_device, add_force, add_run, parse_output
 
 SUMMARY = "write a run's figures as PNG files"
 
@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     add_data(parser)
     parser.add_argument("--folder", metavar="FOLDER", type=parse_output, help="folder to write (default: RUN/figures)")
+    add_force(parser)
     add_device(parser)
 
 
@@ -20,6 +21,6 @@ def run(options: argparse.Namespace) -> int:
     from alexnet.results.report import training_store, write_figures
 
     store, folder = options.data or training_store(options.run), options.folder or options.run / "figures"
-    for path in write_figures(options.run, store, folder, device=options.device):
+    for path in write_figures(options.run, store, folder, device=options.device, force=options.force):
         print(path)
     return 0

@@ -155,10 +155,11 @@ def _check_use(options: argparse.Namespace) -> None:
 def _describe_outcome(outcome: "Outcome") -> str:
     """Return the epochs and the error of a finished training, in a line."""
     from alexnet.training.error_rates import split_adjective
+    from alexnet.utils.console import count_of
     from alexnet.utils.intervals import format_error_rate
 
-    epochs = f"{outcome.epoch} epoch{'s' if outcome.epoch > 1 else ''}"
-    pictures = f"{outcome.images:,} {split_adjective(outcome.split)} pictures, one view"
+    epochs = count_of(outcome.epoch, "epoch")
+    pictures = f"{count_of(outcome.images, f'{split_adjective(outcome.split)} picture')}, one view"
     checkpoint = "best" if outcome.is_best else "last"
     assert outcome.error is not None
     error = format_error_rate(outcome.error, outcome.images)

@@ -21,6 +21,7 @@ from alexnet.results.evaluate import evaluate
 from alexnet.results.report import report
 from alexnet.training.inference import default_views, format_views
 from alexnet.training.train import train
+from alexnet.utils.console import count_of
 from alexnet.utils.files import local_path
 from alexnet.utils.intervals import format_error_rate
 
@@ -66,7 +67,7 @@ def run_demo(
     _print(f"2. Preparing the pictures: {store}")
     division: dict[str, Any] = {"held_out": _HELD_OUT, "seed": seed} if data == "drawn" else {}  # CIFAR-10 has its own
     _print(str(prepare(source, store, size=recipe.store_size, **division)))
-    _print(f"3. Training a net by the recipe {name} for {recipe.epochs} epochs: {run}")
+    _print(f"3. Training a net by the recipe {name} for {count_of(recipe.epochs, 'epoch')}: {run}")
     with _use_one_thread() if data == "drawn" else contextlib.nullcontext():
         _train(store, run, recipe)
         _print("4. Evaluating the net on the held-out pictures")

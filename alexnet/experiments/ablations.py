@@ -94,6 +94,7 @@ def run(experiment: Experiment) -> ExperimentResult:
     base = experiment.base_recipe("photos", "alexnet-2012-run")
     measures = ("top-1 error (%)", "top-5 error (%)")
     result = ExperimentResult("What each part is worth", experiment.describe_data(), measures)
+    names: dict[str, str] = {}  # of the nets to train, by their recipes
     # All recipes are made before the first is trained: an error in one must not come after days.
     recipes = list_recipes(experiment, base)
     different = [recipe for recipe in recipes.values() if format_settings(base, recipe)]
@@ -102,6 +103,10 @@ def run(experiment: Experiment) -> ExperimentResult:
         settings = format_settings(base, recipe)
         if name != "the net" and not settings:
             result.notes.append(f"{name}: the recipe has it so already.")
+            continue
+        same = names.setdefault(recipe.to_json(), name)
+        if same != name:
+            result.notes.append(f"{name}: with this recipe the same net as {same!r}, which is trained once.")
             continue
         measured = []
         for seed in range(experiment.seeds or 1):

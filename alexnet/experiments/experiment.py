@@ -86,6 +86,7 @@ class Experiment:
         self.stand_in = False
         if store is not None:
             self.use_store(store)
+        _check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
 
     def use_store(self, store: Store) -> None:
@@ -263,6 +264,18 @@ def _finished_run(folder: Path, recipe: Recipe, store: Store) -> Path | None:
         if starts_anew and on_store and history.recipe == recipe and len(history.epochs) == recipe.epochs:
             return path.parent
     return None
+
+
+def _check_folder(folder: Path) -> None:
+    """Check that a folder is new, empty, or one of an experiment, so that no file of the user's is replaced."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} must be a folder for the experiment; it is a file: name another --folder")
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if names and "finding.json" not in names and not any(folder.glob("*/recipe.json")):
+        raise FileExistsError(
+            f"{folder} must be a new or empty folder, or one of an experiment; it holds {min(names)}: name another "
+            "--folder"
+        )
 
 
 def training_errors(run: Path) -> list[float]:

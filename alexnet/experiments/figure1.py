@@ -17,13 +17,14 @@ from dataclasses import replace
 from typing import Literal
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from alexnet.experiments.experiment import Experiment, training_errors
 from alexnet.experiments.paper_datasets import CIFAR10
 from alexnet.experiments.result import ExperimentResult, ResultRow, to_percent
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
+from alexnet.results.figure_files import save_figure
 from alexnet.results.figures import LIGHT
 from alexnet.training.divergence import DivergenceError
 
@@ -118,7 +119,8 @@ def run(experiment: Experiment) -> ExperimentResult:
     if relu is not None and tanh is not None:
         result.notes.append(f"ReLU is {tanh / relu:.1f} times as fast (the paper: 6).")
     result.numbers = {"training_error": curves}
-    _draw(curves).savefig(experiment.folder / "figure1.png", dpi=150)
+    recipe = experiment.recipe or recipe_named("cifar10-18pct")
+    save_figure(experiment.folder / "figure1.png", _draw(curves), recipe, dpi=150)
     result.figures = ["figure1.png"]
     return result
 
@@ -140,9 +142,14 @@ def _draw(curves: dict[str, list[list[float]]]) -> Figure:
         for number, errors in enumerate(lines):
             label = _NAMES[activation] if number == 0 else None
             epochs = range(1, len(errors) + 1)
-            axes.plot(epochs, errors, _LINES[activation], color=LIGHT.text, linewidth=1.5, label=label)
+            marker = "o" if len(errors) < 4 else None  # a line of one point cannot be seen
+            axes.plot(
+                epochs, errors, _LINES[activation], color=LIGHT.text, linewidth=1.5, label=label, marker=marker,
+                markersize=4, fillstyle="full" if activation == "relu" else "none",
+            )  # fmt: skip
     axes.axhline(_TARGET, color=LIGHT.validation, linewidth=1, linestyle=":")
     axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(0, max(0.75, *(1.05 * error for lines in curves.values() for errors in lines for error in errors)))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xlabel("Epochs")

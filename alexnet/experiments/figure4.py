@@ -12,7 +12,6 @@ Duration: a training, then three autoencoders of 200 s each (one core).
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -22,11 +21,11 @@ from alexnet.experiments.experiment import Experiment
 from alexnet.experiments.paper_datasets import ILSVRC2010
 from alexnet.experiments.result import ExperimentResult, ResultRow, to_percent
 from alexnet.results.examples import balanced_sample, predict_examples
-from alexnet.results.figures import draw_guesses, to_png
+from alexnet.results.figure_files import save_figure
+from alexnet.results.figures import draw_guesses
 from alexnet.results.nearest_neighbours import import_faiss, nearest_neighbours
 from alexnet.results.retrieval import Features, Index, build_index
 from alexnet.training.checkpoint import load_best
-from alexnet.utils.files import write_atomic
 
 DATASET = ILSVRC2010
 BITS = (64, 128, 256)
@@ -61,7 +60,8 @@ def run(experiment: Experiment) -> ExperimentResult:
     """Train a net, draw both parts of the figure, and compare the three ways to search."""
     import_faiss()  # if it is missing, the error must come before the training
     experiment.net_count = 1
-    run_folder = experiment.train("net-0", experiment.base_recipe("photos", "alexnet-2012-run-2010"))
+    recipe = experiment.base_recipe("photos", "alexnet-2012-run-2010")
+    run_folder = experiment.train("net-0", recipe)
     test, train = experiment.store.split(experiment.test_split()), experiment.store.split("train")
     queries = balanced_sample(test.labels, min(_QUERIES, len(test)), 0)
     count = min(_NEIGHBOURS, len(train))
@@ -87,17 +87,13 @@ def run(experiment: Experiment) -> ExperimentResult:
     result.notes = [f"Over {len(queries)} pictures of split {test.name!r}; the bytes are those that are searched."]
 
     examples = predict_examples(checkpoint, test, queries[:_GUESSES_SHOWN], experiment.device)
-    _save(draw_guesses(examples), experiment.folder / "figure4-left.png", result)
+    left = draw_guesses(examples)
     shown = slice(0, _QUERIES_SHOWN)
     right = draw_neighbours(test, train, queries[shown], by_activities[shown], by_pixels[shown])
-    _save(right, experiment.folder / "figure4-right.png", result)
+    for name, figure in (("figure4-left.png", left), ("figure4-right.png", right)):
+        save_figure(experiment.folder / name, figure, recipe)
+        result.figures.append(name)
     return result
-
-
-def _save(figure: Figure, path: Path, result: ExperimentResult) -> None:
-    """Write a figure and add its name to the result."""
-    write_atomic(path, to_png(figure))
-    result.figures.append(path.name)
 
 
 def draw_neighbours(

@@ -32,6 +32,7 @@ from alexnet.experiments.paper_datasets import CALTECH101
 from alexnet.experiments.result import ExperimentResult, ResultRow, format_settings, to_percent
 from alexnet.experiments.table2 import finetuning_recipe
 from alexnet.recipe import Recipe
+from alexnet.results.figure_files import save_figure
 from alexnet.results.figures import LIGHT
 from alexnet.training.divergence import DivergenceError
 
@@ -181,7 +182,7 @@ def run(experiment: Experiment) -> ExperimentResult:
             result.write(experiment.folder)  # the results so far: all of them may take days
     result.notes += [*_gains(errors), *_notes(experiment)]
     result.numbers = {f"{method}, {pictures}": list(by_seed.items()) for (method, pictures), by_seed in errors.items()}
-    _draw(errors).savefig(experiment.folder / "pretraining.png", dpi=150)
+    save_figure(experiment.folder / "pretraining.png", _draw(errors), base, dpi=150)
     result.figures = ["pretraining.png"]
     return result
 

@@ -40,6 +40,8 @@ def best_checkpoint(run: Path) -> Path:
     if best.parent.is_dir():
         next(best.parent.iterdir(), None)  # raises a PermissionError, where the search below would find nothing
     paths = [best] if best.exists() else list_checkpoints(run)[-1:]
+    if not paths and not run.is_dir():
+        raise FileNotFoundError(f"run {run} must be the folder of a trained net; there is no such folder")
     if not paths:
         raise FileNotFoundError(f"run {run} must hold a trained net; there is no checkpoint in it: run `alexnet train`")
     return paths[0]

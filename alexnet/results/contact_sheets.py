@@ -1,6 +1,5 @@
 """Contact sheets of a store: pictures of its classes, and what augmentation makes of pictures (section 5.1)."""
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ from alexnet.data.loading.loader import Loader
 from alexnet.data.store.store import Store
 from alexnet.recipe import Recipe
 from alexnet.results.examples import balanced_sample
+from alexnet.results.fonts import set_name
 
 _ROWS, _COLUMNS = 20, 10  # classes, and pictures of each
 _AUGMENTED, _EPOCHS = 8, 7  # pictures, and epochs in which they are shown
@@ -79,13 +79,10 @@ def _draw_grid(
             cell.axis("off")
             if column < len(pictures):
                 cell.imshow(pictures[column], interpolation="nearest")
-        row_axes[0].text(
-            -0.08, 0.5, name, transform=row_axes[0].transAxes, ha="right", va="center", fontsize=8, parse_math=False
-        )
+        text = row_axes[0].text(-0.08, 0.5, "", transform=row_axes[0].transAxes, ha="right", va="center", fontsize=8)
+        set_name(text, name)
     for cell, heading in zip(axes[0], headings, strict=False):
         cell.set_title(heading, fontsize=8, pad=3)
     figure.suptitle(title, fontsize=10, y=1 - 0.08 / (len(rows) + 0.6), va="top")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.subplots_adjust(left=1.7 / (columns + 1.8), right=0.99, bottom=0.01, top=1 - 0.55 / (len(rows) + 0.6))
+    figure.subplots_adjust(left=1.7 / (columns + 1.8), right=0.99, bottom=0.01, top=1 - 0.55 / (len(rows) + 0.6))
     return figure

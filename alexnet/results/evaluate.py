@@ -146,11 +146,7 @@ def _choose_pictures(
     if not paths:
         raise ValueError("runs must name at least one run; got none")
     files = [path / "recipe.json" for path in paths]
-    recipes = {
-        path: Recipe.from_json(file.read_text(encoding="utf-8"))
-        for path, file in zip(paths, files, strict=True)
-        if file.exists()
-    }
+    recipes = {path: Recipe.load(file) for path, file in zip(paths, files, strict=True) if file.exists()}
     saved = [source for source in sources if isinstance(source, Predictions)]
     target = store.split(split or _only_split(saved) or evaluation_split(store, list(recipes.values())).name)
     if weights_on:

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from alexnet.results.calibration import CalibrationBin
-from alexnet.results.figures import LIGHT, Palette, installed_fonts, new_figure, shorten_name
+from alexnet.results.figures import LIGHT, Palette, new_figure, shorten_name
+from alexnet.results.fonts import fit_name
 from alexnet.utils.intervals import wilson_interval
 
 _NUMBERED_CLASSES = 30  # the most for which the cells have numbers
@@ -41,7 +42,7 @@ def draw_confusion(confusion: np.ndarray, classes: Sequence[str], palette: Palet
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     inches, font = _cell_size(len(counts))
     step = 1 if len(classes) <= _NAMED_CLASSES else math.ceil(len(classes) / _NAMES_OF_MANY)
-    names = {number / block: shorten_name(classes[number]) for number in range(0, len(classes), step)}
+    names = {number / block: fit_name(shorten_name(classes[number]))[0] for number in range(0, len(classes), step)}
     figure, axes, bars = _place_axes(max(2.5, inches * len(counts)), _width_of(names.values(), font), palette)
     on_diagonal = np.eye(len(shares), dtype=bool)
     for bar, part, colour, label in (
@@ -106,7 +107,7 @@ def _name_classes(axes: Axes, names: Mapping[float, str], font: float, palette: 
     axes.set_xticks(list(names), list(names.values()), rotation=90)
     axes.set_yticks(list(names), list(names.values()))
     axes.tick_params(colors=palette.text, labelsize=font, length=2)
-    families = installed_fonts()
+    _, families = fit_name("".join(names.values()))
     for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
         label.set_fontfamily(families)
         label.set_parse_math(False)

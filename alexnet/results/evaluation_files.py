@@ -11,12 +11,11 @@ from PIL import Image
 
 from alexnet.results.evaluation import Evaluation
 from alexnet.results.predictions import PREDICTIONS_FILE
-from alexnet.utils.files import FileKind, check_output, write_output
+from alexnet.utils.files import SOFTWARE, FileKind, check_output, write_output
 
 _ONLY_IN_RESULT = Path("-")  # in place of a file
 _CLASS_COLUMNS = ("class", "support", "precision", "recall", "f1", "taken_for", "taken_for_images")
 _CORNER = "class \\ taken for"  # of the table of the confusion matrix
-_PNG_SOFTWARE = "alexnet"
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def _confusion_file(evaluation: Evaluation, suffix: str) -> bytes:
         from alexnet.results.figures import to_png
 
         figure = draw_confusion(evaluation.confusion, evaluation.classes)
-        return to_png(figure, metadata={"Software": _PNG_SOFTWARE, "Title": _KINDS["confusion"].name})
+        return to_png(figure, metadata={"Title": _KINDS["confusion"].name})
     rows = zip(evaluation.classes, evaluation.confusion.tolist(), strict=True)
     return _to_csv((_CORNER, *evaluation.classes), ((name, *counts) for name, counts in rows))
 
@@ -123,7 +122,7 @@ def _is_confusion_matrix(path: Path) -> bool:
         return True
     try:
         with Image.open(path) as image:
-            return (image.info.get("Software"), image.info.get("Title")) == (_PNG_SOFTWARE, _KINDS["confusion"].name)
+            return (image.info.get("Software"), image.info.get("Title")) == (SOFTWARE, _KINDS["confusion"].name)
     except (OSError, ValueError, Image.DecompressionBombError):
         return False
 

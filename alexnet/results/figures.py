@@ -3,28 +3,25 @@
 Each function returns a matplotlib `Figure` made without pyplot, so that no global state changes and threads may draw.
 """
 
-import functools
 import io
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from alexnet.results.examples import Example
+from alexnet.results.fonts import set_name
 from alexnet.results.run_history import RunHistory
 from alexnet.training.error_rates import split_adjective
+from alexnet.utils.files import SOFTWARE
 
 KERNELS_PER_ROW = 16
 _NAME_LENGTH = 28  # characters of a class name that are shown
-# After matplotlib's own font, fonts for the scripts that it lacks, if the machine has them.
-_FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Noto Sans", "Arial Unicode MS")
 
 
 @dataclass(frozen=True)
@@ -58,10 +55,13 @@ def _draw_losses(axes: Axes, history: RunHistory, palette: Palette) -> None:
     """Draw the training loss, by steps and by epochs, and the mean -log p of the validation or test pictures."""
     if history.steps:
         x = [history.epoch_of(line) for line in history.steps]
-        axes.plot(x, [line["loss"] for line in history.steps], color=palette.training, alpha=0.35, linewidth=0.8)
+        axes.plot(
+            x, [line["loss"] for line in history.steps], color=palette.training, alpha=0.45, linewidth=0.8,
+            label=f"training, every {history.steps[0]['step']} steps", marker="o" if len(x) < 4 else None, markersize=3,
+        )  # fmt: skip
     columns = (("train_loss", palette.training, ""), ("val_log_prob", palette.validation, ""))
     _draw_epochs(axes, history, columns)
-    axes.set_ylim(bottom=0)
+    _start_at_zero(axes)
     _finish(axes, palette, "Loss")
 
 
@@ -71,17 +71,16 @@ def _draw_errors(axes: Axes, history: RunHistory, palette: Palette) -> None:
     if history.start.get("classes", 6) > 5:
         columns.append(("val_top5_error", palette.top5, ", top-5"))
     _draw_epochs(axes, history, columns)
-    axes.set_ylim(bottom=0)
+    _start_at_zero(axes)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     _finish(axes, palette, "Error")
 
 
 def _draw_rates(axes: Axes, history: RunHistory, palette: Palette) -> None:
-    """Draw the learning rate of the weights, the highest of all layers, on a logarithmic scale."""
-    lines = [line for line in history.steps or history.epochs if line["rate"] > 0]  # the scale has no zero
-    x = [history.epoch_of(line) for line in lines]
-    axes.plot(x, [line["rate"] for line in lines], color=palette.text, linewidth=1.5)
-    if lines:
+    """Draw the learning rate of the weights, the highest of all layers, on a logarithmic scale, which has no zero."""
+    points = [(epoch, rate) for epoch, rate in history.learning_rates() if rate > 0]
+    axes.plot([epoch for epoch, _ in points], [rate for _, rate in points], color=palette.text, linewidth=1.5)
+    if points:
         axes.set_yscale("log")
         axes.minorticks_off()
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -131,6 +130,11 @@ def _draw_epochs(axes: Axes, history: RunHistory, columns: Sequence[tuple[str, s
                 linestyle="--" if len(points) > 1 and split == "test" else "-",
                 marker="o" if len(x) < 4 else None, markersize=4,
             )  # fmt: skip
+
+
+def _start_at_zero(axes: Axes) -> None:
+    """Let the vertical axis begin at 0, and end a little above the highest line."""
+    axes.set_ylim(0, 1.05 * axes.dataLim.y1 if axes.lines else None)
 
 
 def _finish(axes: Axes, palette: Palette, title: str) -> None:
@@ -218,7 +222,6 @@ def draw_guesses(examples: Sequence[Example], palette: Palette = LIGHT) -> Figur
     columns = min(4, len(examples))
     rows = math.ceil(len(examples) / columns)
     figure = new_figure(2.5 * columns, 4.1 * rows, palette)
-    families = installed_fonts()
     grid = figure.add_gridspec(2 * rows, columns, height_ratios=[2.4, 1.5] * rows)
     for number, example in enumerate(examples):
         row, column = divmod(number, columns)
@@ -227,10 +230,8 @@ def draw_guesses(examples: Sequence[Example], palette: Palette = LIGHT) -> Figur
         axes.imshow(example.picture, interpolation="nearest" if small else "antialiased")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-        name = shorten_name(example.correct)
-        label = axes.set_xlabel(name, color=palette.text, fontsize=10, fontweight="bold", labelpad=5)
-        label.set_fontfamily(families)
-        label.set_parse_math(False)
+        label = axes.set_xlabel("", color=palette.text, fontsize=10, fontweight="bold", labelpad=5)
+        set_name(label, shorten_name(example.correct))
         draw_bars(figure.add_subplot(grid[2 * row + 1, column]), example.guesses, example.correct, palette)
     return figure
 
@@ -240,10 +241,8 @@ def draw_bars(axes: Axes, guesses: Sequence[tuple[str, float]], marked: str, pal
     names, probabilities = zip(*guesses, strict=True)
     colours = [palette.correct_bar if name == marked else palette.bar for name in names]
     axes.barh(range(len(names)), probabilities, color=colours, height=0.82)
-    families = installed_fonts()
     for row, name in enumerate(names):
-        text = axes.text(0.02, row, shorten_name(name), va="center", color=palette.text, fontsize=9, family=families)
-        text.set_parse_math(False)
+        set_name(axes.text(0.02, row, "", va="center", color=palette.text, fontsize=9), shorten_name(name))
     axes.set(xlim=(0, 1), ylim=(4.5, -0.5), xticks=[], yticks=[], facecolor=palette.background)
     for side, spine in axes.spines.items():
         spine.set(visible=side == "left", color=palette.grid)
@@ -254,23 +253,14 @@ def shorten_name(name: str) -> str:
     return name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…"
 
 
-@functools.cache
-def installed_fonts() -> list[str]:
-    """Return the names of the fonts to draw class names with: those of _FONTS that this machine has."""
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    return [name for name in _FONTS if name in installed]
-
-
 # ---- All figures ----------------------------------------------------------------------------------------------------
 
 
 def to_png(figure: Figure, dpi: int = 144, metadata: Mapping[str, str] | None = None) -> bytes:
     """Return a figure as the bytes of a PNG file, with textual metadata."""
     file = io.BytesIO()
-    with warnings.catch_warnings():
-        # No font may have the script of a class name. Its letters are boxes then; the rest of the figure is fine.
-        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
-        figure.savefig(file, format="png", dpi=dpi, facecolor=figure.get_facecolor(), metadata=metadata)
+    metadata = {"Software": SOFTWARE} | dict(metadata or {})
+    figure.savefig(file, format="png", dpi=dpi, facecolor=figure.get_facecolor(), metadata=metadata)
     return file.getvalue()
 
 

@@ -14,7 +14,8 @@ from alexnet.results.confusion import confusion_matrix
 from alexnet.results.evaluate import check_run_fits_store, evaluation_split, predict_split
 from alexnet.results.examples import balanced_sample, confident_mistakes, make_examples, predict_examples
 from alexnet.results.explanation import explain_examples
-from alexnet.results.figures import draw_curves, draw_guesses, draw_kernels, to_png
+from alexnet.results.figure_files import check_figures, save_figure, write_figure
+from alexnet.results.figures import draw_curves, draw_guesses, draw_kernels
 from alexnet.results.measured import MeasuredErrors, save_results
 from alexnet.results.measured_pictures import open_measured_store
 from alexnet.results.report_html import ReportData, render_report
@@ -106,6 +107,7 @@ def write_figures(
     *,
     seed: int = 0,
     device: str | torch.device | None = None,
+    force: bool = False,
 ) -> list[Path]:
     """Write a run's figures as PNG files: curves.png, kernels.png (Figure 3), guesses.png (Figure 4, left).
 
@@ -117,6 +119,8 @@ def write_figures(
         folder: The folder to write to; it is created if it does not exist.
         seed: The seed of the choice of the pictures that are shown; the same seed gives the pictures of the report.
         device: The device to compute on; by default the first GPU, or the CPU if there is none.
+        force: Whether to replace figures that alexnet has drawn; those in RUN/figures, the run's own, are always
+            replaced. Other files never are.
 
     Returns:
         The paths of the files.
@@ -124,8 +128,12 @@ def write_figures(
     Raises:
         ValueError: The run has other classes or another picture size than the store.
         FileNotFoundError: There is no such store, or the run has no trained net yet.
+        FileExistsError: A file exists and is not a figure drawn by alexnet, or it is and `force` is not set.
     """
     run, folder = Path(run), local_path(folder)
+    is_own = folder.resolve() == (run / "figures").resolve()
+    if not is_own:
+        check_figures(folder, ("curves", "guesses", "kernels"), force=force)
     history, checkpoint = RunHistory.read(run), load_best(run)
     figures = {} if history.origin else {"curves": draw_curves(history)}
     if store is not None:
@@ -140,7 +148,10 @@ def write_figures(
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
-        write_atomic(path, to_png(figure))
+        if is_own:
+            save_figure(path, figure, checkpoint.recipe)
+        else:
+            write_figure(path, figure, checkpoint.recipe, force=force)
     return paths
 
 

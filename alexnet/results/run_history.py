@@ -9,6 +9,9 @@ from typing import Any
 from alexnet.data.store.location import parse_location
 from alexnet.data.store.store import Store
 from alexnet.recipe import Recipe
+from alexnet.training.schedule import make_schedule
+
+_RATES = 400  # points of the curve of the learning rate
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,26 @@ class RunHistory:
         """Return the split whose errors a line of event "epoch" has."""
         # Earlier versions wrote the split at the start only.
         return str(line.get("split", self.start.get("validation_split", "val")))
+
+    def learning_rates(self) -> list[tuple[float, float]]:
+        """Return the learning rates of the steps so far: (epochs done, highest rate of any weights).
+
+        They are computed from the schedule, which sees the errors of the epochs as in training: metrics.jsonl has too
+        few lines for a warm-up or a short training. There are up to about _RATES points, and two or more in each epoch.
+        """
+        last = max((self.epoch_of(line) for line in (*self.steps, *self.epochs)), default=0.0)
+        schedule = make_schedule(self.recipe)
+        errors = {line["epoch"]: line["val_top1_error"] for line in self.epochs}
+        steps = max(1, math.ceil(int(self.start["train_pictures"]) / self.recipe.batch_size))  # of an epoch
+        count = min(steps, max(2, round(_RATES / max(last, 1))))
+        fractions = [round(point * (steps - 1) / max(count - 1, 1)) / steps for point in range(count)]
+        rates: list[tuple[float, float]] = []
+        for epoch in range(math.ceil(last)):
+            done = [fraction for fraction in fractions if epoch + fraction <= last]
+            rates += [(epoch + fraction, schedule.rates_at(epoch, fraction).highest) for fraction in done]
+            if epoch + 1 in errors:
+                schedule.observe(epoch + 1, errors[epoch + 1])
+        return rates[1:] if self.recipe.warmup else rates  # a warm-up begins near 0
 
     def is_chosen_on(self, store: Store, split: str) -> bool:
         """Return whether the epoch of the net was chosen by the error on this split of a store; it is then too low."""

@@ -26,6 +26,11 @@ def format_error(error: BaseException, *, with_type: bool = True, limit: int | N
     return f"{name}: {message}" if with_type and message else message or name
 
 
+def count_of(number: int, noun: str) -> str:
+    """Return a number with its noun, which has an s in the plural: "1 file", "1,200 files"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def format_duration(seconds: float) -> str:
     """Return a time in its two largest units."""
     minutes, hours = seconds / 60, seconds / 3600

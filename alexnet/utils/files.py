@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import lock_descriptor
 
+SOFTWARE = "alexnet"  # what files say that they were written by
 # Path has shortened s3://bucket to s3:/bucket already; a drive of Windows has one letter.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 

@@ -154,7 +154,7 @@ def test_a_photograph_is_in_one_split_only(tmp_path: Path, encoding: str, option
     assert sorted(names) == sorted(str(path.relative_to(source)) for path in source.rglob("*.jpg"))
     assert summary.duplicates["pictures"] == 12
     assert summary.duplicates["shared"] == {}
-    assert "12 pictures show the same photograph as an earlier one" in str(summary)
+    assert "12 pictures of the same photograph as an earlier one" in str(summary)
     assert f"moved {summary.duplicates['moved']} pictures to another split" in str(summary)
     lines = [json.loads(line)["pictures"] for line in (tmp_path / "store" / DUPLICATES_FILE).read_text().splitlines()]
     assert len(lines) == 12

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_experiments import RECIPE, record_trainings
 
 from alexnet.data.store.store import Store
@@ -11,6 +12,7 @@ from alexnet.experiments import figure1, figure2, figure3, figure4, reproduce
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES, recipe_named
 from alexnet.results import binary_codes
+from alexnet.results.figure_files import recipe_digest
 from alexnet.results.run_history import RunHistory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -53,7 +55,41 @@ def test_figure2_has_the_paper_s_numbers_of_neurons(tmp_path: Path) -> None:
     assert {row.name: row.measured[0][0] for row in result.rows} == figure2.PAPER_NEURONS
     assert all(row.paper[0] == row.measured[0][0] for row in result.rows)
     for name in RECIPES:
-        assert figure2.draw(figure2.drawn_layers(recipe_named(name).net)).axes
+        recipe = recipe_named(name)
+        assert figure2.draw(figure2.drawn_layers(recipe.net, figure2.count_classes(recipe))).axes
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"), [("cifar10-18pct", 10), ("alexnet-2012-finetune", 1000), ("tiny", None), ("photos", None)]
+)
+def test_figure2_has_the_classes_of_the_recipe_s_pictures(name: str, classes: int | None) -> None:
+    recipe = recipe_named(name)
+    assert figure2.count_classes(recipe) == classes
+    layers = figure2.drawn_layers(recipe.net, classes)
+    assert layers[-1].neurons == classes
+    assert str(classes or "classes") in [text.get_text() for text in figure2.draw(layers).axes[0].texts]
+
+
+def test_figure2_writes_nothing_between_the_layers() -> None:
+    """The lines between layers begin and end at their boxes: a text there would be crossed."""
+    layers = figure2.drawn_layers(recipe_named("tiny").net, 10)
+    (axes,) = figure2.draw(layers).axes
+    for text in axes.texts:
+        assert text.get_horizontalalignment() == "center"
+        assert min(abs(text.get_position()[0] - 2.6 * number) for number in range(len(layers))) < 0.5
+
+
+def test_an_experiment_refuses_a_folder_with_other_files(tmp_path: Path) -> None:
+    (tmp_path / "figure2").mkdir()
+    (tmp_path / "figure2" / "figure2.png").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match=r"must be a new or empty folder, .*; it holds figure2\.png: name"):
+        reproduce("figure2", tmp_path)
+    assert (tmp_path / "figure2" / "figure2.png").read_bytes() == b"mine"
+
+
+def test_figure1_shows_a_single_epoch() -> None:
+    lines = figure1._draw({"relu": [[0.5]], "tanh": [[0.6]]}).axes[0].get_lines()
+    assert [line.get_marker() for line in lines[:2]] == ["o", "o"]
 
 
 @pytest.mark.parametrize(
@@ -61,20 +97,20 @@ def test_figure2_has_the_paper_s_numbers_of_neurons(tmp_path: Path) -> None:
     [
         (
             "alexnet-2012-paper",
-            {"conv1": "stride 4\nnormalised\nmax pooling 3/2", "conv2": "normalised\nmax pooling 3/2"},
+            {"conv1": "11x11, stride 4\nnormalised\nmax pooling 3/2", "conv2": "5x5\nnormalised\nmax pooling 3/2"},
         ),
         (
             "alexnet-2012-run",
             {
-                "conv1": "stride 4\nnormalised\nmax pooling 3/2",
-                "conv2": "normalised\nnormalised in maps\nmax pooling 3/2",
+                "conv1": "11x11, stride 4\nnormalised\nmax pooling 3/2",
+                "conv2": "5x5\nnormalised\nnormalised in maps\nmax pooling 3/2",
             },
         ),
-        ("cifar10-11pct", {"conv1": "max pooling 3/2\nnormalised", "conv2": "normalised\nmax pooling 3/2"}),
+        ("cifar10-11pct", {"conv1": "5x5\nmax pooling 3/2\nnormalised", "conv2": "5x5\nnormalised\nmax pooling 3/2"}),
     ],
 )
 def test_figure2_names_normalisation_and_pooling_in_the_net_s_order(recipe: str, captions: dict[str, str]) -> None:
-    layers = {layer.name: layer.caption for layer in figure2.drawn_layers(recipe_named(recipe).net)}
+    layers = {layer.name: layer.caption for layer in figure2.drawn_layers(recipe_named(recipe).net, 10)}
     assert {name: layers[name] for name in captions} == captions
 
 
@@ -110,6 +146,9 @@ def test_figure3_numbers_the_towers_by_colour(store: Path, tmp_path: Path) -> No
     differing = sum(row.measured[0][2] < 5 for row in result.rows)
     assert result.notes[1].startswith(f"In {differing} of 2 runs the towers differ by more than chance")
     assert result.figures == ["figure3-0.png", "figure3-1.png"]
+    assert any(note.startswith("As different by chance: of 10,000 random divisions") for note in result.notes)
+    with Image.open(tmp_path / "figure3" / "figure3-0.png") as image:
+        assert image.info["Digest"] == recipe_digest(RECIPE)
 
 
 def test_figure4_measures_three_ways_of_searching(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from metrics_lines import START, epoch, step, write_run
 from PIL import Image
 
-from alexnet.results import figures
+from alexnet.recipe import Change, Recipe
+from alexnet.results import figures, fonts
 from alexnet.results.examples import Example
 from alexnet.results.figures import DARK, LIGHT
 from alexnet.results.run_history import RunHistory
+from alexnet.training.schedule import make_schedule
 
 
 def plotted_lines(figure: Figure) -> dict[str, tuple[list[float], list[float]]]:
@@ -33,9 +36,35 @@ def test_the_curves_show_the_metrics(tmp_path: Path) -> None:
     assert ([0.5, 1.5], [0.5, 3.0 / 18]) in loss.values()  # by the steps: 12 in an epoch
     assert loss["training"] == ([0.5, 1.5], [2.0, 1.0])
     assert loss["validation"] == ([1, 2], [1.9, 1.9])
+    assert loss["training, every 6 steps"][1] == [0.5, 3.0 / 18]
     rate = figures.draw_curve("rate", history).axes[0]
     assert rate.get_yscale() == "log"
-    assert list(rate.get_lines()[0].get_ydata()) == [0.01, 0.01]
+    assert set(rate.get_lines()[0].get_ydata()) == {0.01}
+
+
+@pytest.mark.parametrize("schedule", ["plateau", "changes", "cosine", "fold"])
+def test_the_learning_rate_is_drawn_with_its_warm_up_and_without_lines_of_steps(tmp_path: Path, schedule: str) -> None:
+    warmup = 0 if schedule == "fold" else 0.5
+    changes = (Change(epoch=2, learning_rate=0.001),) if schedule == "changes" else ()
+    recipe = Recipe(batch_size=10, epochs=4, warmup=warmup, schedule=schedule, changes=changes, patience=1)
+    run = write_run(tmp_path, START, *(epoch(n, val_top1_error=0.5) for n in range(1, 5)))
+    (run / "recipe.json").write_text(recipe.to_json())
+    points = dict(RunHistory.read(run).learning_rates())
+    if warmup:
+        assert points[0.1] < 0.3 * points[0.5]
+    expected = make_schedule(recipe)
+    for number in range(4):
+        assert points[number + 0.9] == pytest.approx(expected.rates_at(number, 0.9).highest)
+        expected.observe(number + 1, 0.5)
+    assert (points[3.9] < points[0.9]) == (schedule != "fold")
+
+
+def test_the_rates_drawn_are_those_of_the_training(uninterrupted: Path) -> None:
+    history = RunHistory.read(uninterrupted)
+    drawn = [rate for _, rate in history.learning_rates()]
+    assert len(drawn) == 15  # steps
+    for line in (*history.steps, *history.epochs):
+        assert drawn[line["step"] - 1] == pytest.approx(line["rate"])
 
 
 def test_errors_on_test_pictures_are_not_called_validation_errors(tmp_path: Path) -> None:
@@ -106,5 +135,26 @@ def test_the_correct_class_has_the_red_bar() -> None:
 def test_any_name_can_be_drawn() -> None:
     names = ["$x_", "猫", "<b>&", "кошка", "a name much too long to be written in full in a figure"]
     figure = figures.draw_guesses([make_example(name, (name, 1.0)) for name in names], LIGHT)
-    assert figures.to_png(figure).startswith(b"\x89PNG")
-    assert [axes.get_xlabel() for axes in figure.axes[::2]] == [*names[:4], "a name much too long to be …"]
+    assert figures.to_png(figure).startswith(b"\x89PNG")  # a missing letter would be a warning, which is an error here
+    labels = [axes.get_xlabel() for axes in figure.axes[::2]]
+    assert labels[1] in ("猫", "U+732B")  # whether this machine has a Chinese font
+    assert [labels[0], *labels[2:]] == ["$x_", "<b>&", "кошка", "a name much too long to be …"]
+
+
+def test_letters_that_no_font_has_are_named_by_their_codes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    letters = {"DejaVu Sans": {ord("a")}, "Many Scripts": {ord("猫")}}
+    monkeypatch.setattr(fonts, "_letters_of", lambda family: frozenset(letters.get(family, ())))
+    monkeypatch.setattr(fonts, "_font_files", lambda: {"Many Scripts": "a file"})
+    for function in (fonts._find_fonts, fonts._print_note):
+        function.cache_clear()
+    text = Text()
+    try:
+        for name, shown in (("a", "a"), ("猫 a", "猫 a"), ("犬a", "U+72AC a"), ("犬", "U+72AC")):
+            fonts.set_name(text, name)
+            assert text.get_text() == shown
+            assert text.get_fontfamily() == ["DejaVu Sans", *(["Many Scripts"] if "猫" in name else [])]
+    finally:
+        fonts._find_fonts.cache_clear()
+    assert capsys.readouterr().err.count("note: figures show U+... for letters of class names") == 1

@@ -11,6 +11,7 @@ from alexnet.data.prepare.encode import JPEG_QUALITY
 from alexnet.data.sources.base import Source
 from alexnet.data.store.format import DUPLICATES_FILE, SKIPPED_FILE, STATISTICS_FILE, read_safetensors
 from alexnet.data.store.store import Store
+from alexnet.utils.console import count_of
 
 _NAMED_CLASSES = 6  # that the text of a summary names
 
@@ -84,15 +85,14 @@ class Summary:
         """Return what is wrong with the pictures, in lines: files that are not readable, and duplicates."""
         lines, duplicates = [], self.duplicates
         if self.skipped:
-            lines.append(
-                f"skipped {self.skipped:,} files that are not readable pictures: see {self.store}/{SKIPPED_FILE}"
-            )
+            lines.append(f"skipped {count_of(self.skipped, 'unreadable file')}: see {self.store}/{SKIPPED_FILE}")
         if duplicates and duplicates["pictures"]:
             count, file = duplicates["pictures"], f"{self.store}/{DUPLICATES_FILE}"
-            lines.append(f"{count:,} pictures show the same photograph as an earlier one: see {file}")
+            lines.append(f"{count_of(count, 'picture')} of the same photograph as an earlier one: see {file}")
         if duplicates and duplicates["moved"]:
             lines.append(
-                f"moved {duplicates['moved']:,} pictures to another split, so that each photograph is in one split only"
+                f"moved {count_of(duplicates['moved'], 'picture')} to another split, so that each photograph is in one "
+                "split only"
             )
         if duplicates and duplicates["shared"]:
             shared = " and ".join(f"{count:,} of {split}" for split, count in duplicates["shared"].items())
