@@ -76,9 +76,11 @@ def test_predict_and_similar(
 def test_metrics(uninterrupted: Path) -> None:
     lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
     title = "`RUN/metrics.jsonl`"
-    for table, event in enumerate(("start", "step", "epoch", "end")):
+    for table, event in ((0, "start"), (2, "step"), (3, "epoch"), (4, "end")):
         optional = {"from", "taken", "hours"} if event == "start" else set()
         assert keys(line for line in lines if line["event"] == event) == documented(title, table) - optional
+    resumed = documented(title, 1)  # tests/training/test_resume.py compares them
+    assert resumed - {"event", "epoch", "step"} == documented(title) & resumed - {"event"}
 
 
 def test_results(uninterrupted: Path, store: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the autoencoder that computes the codes"
     )
+    parser.add_argument("--force", action="store_true", help="replace an index of another split or store")
     add_device(parser)
 
 
@@ -24,7 +25,13 @@ def run(options: argparse.Namespace) -> int:
     from alexnet.results.retrieval import Index, build_index
 
     folder = build_index(
-        options.run, options.store, split=options.split, bits=options.bits, seed=options.seed, device=options.device
+        options.run,
+        options.store,
+        split=options.split,
+        bits=options.bits,
+        seed=options.seed,
+        device=options.device,
+        force=options.force,
     )
     index = Index(folder)
     explained = index.metadata["autoencoder"]["explained"]

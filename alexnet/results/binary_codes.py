@@ -12,8 +12,14 @@ from alexnet.utils.device import has_bfloat16
 from alexnet.utils.progress import Progress
 
 _HIDDEN_UNITS = 512
+_MAX_BITS = 4096  # as many as the activities of the paper's net; the paper says "short binary codes"
 STEPS, _BATCH_SIZE, _LEARNING_RATE = 3000, 256, 1e-3
 _STATISTICS_SAMPLE = 4096  # activities that the mean and the scale are computed from
+
+
+def check_bits(bits: int) -> None:
+    """Check the length of a binary code."""
+    require(8 <= bits <= _MAX_BITS and bits % 8 == 0, "bits", f"a multiple of 8 from 8 to {_MAX_BITS}", bits)
 
 
 class Autoencoder(nn.Module):
@@ -32,7 +38,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self, width: int, bits: int) -> None:
         super().__init__()
-        require(bits >= 8 and bits % 8 == 0, "bits", "a multiple of 8", bits)
+        check_bits(bits)
         self.bits = bits
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(()))

@@ -20,7 +20,8 @@ from alexnet.results.attribution import (
 )
 from alexnet.results.classifier import Classifier
 from alexnet.results.examples import Example
-from alexnet.results.figures import LIGHT, Palette, draw_bars, installed_fonts, new_figure, shorten_name
+from alexnet.results.figures import LIGHT, Palette, draw_bars, new_figure, shorten_name
+from alexnet.results.fonts import fit_name
 from alexnet.results.nearest_pictures import NearestPicture, open_nearest_pictures
 
 GUESSES = 5  # shown of each picture
@@ -176,7 +177,8 @@ def _show(axes: Axes, picture: np.ndarray | None, palette: Palette) -> None:
 
 def _write(axes: Axes, text: str, palette: Palette, *, above: bool = False) -> None:
     """Write a heading above a panel, or a note below it; the text is no formula, whatever it contains."""
-    style: dict[str, Any] = {"color": palette.text, "fontsize": 9, "fontfamily": installed_fonts(), "parse_math": False}
+    text, families = fit_name(text)
+    style: dict[str, Any] = {"color": palette.text, "fontsize": 9, "fontfamily": families, "parse_math": False}
     if above:
         axes.set_title(text, loc="left", fontweight="bold", **style)
     else:

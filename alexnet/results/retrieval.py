@@ -21,7 +21,7 @@ from alexnet.data.prepare.decode import read_image
 from alexnet.data.prepare.on_demand import StoreLocation, open_training_store
 from alexnet.data.store.base import Split
 from alexnet.models.weight_files import check_checksums
-from alexnet.results.binary_codes import Autoencoder, train_autoencoder
+from alexnet.results.binary_codes import Autoencoder, check_bits, train_autoencoder
 from alexnet.results.evaluate import check_picture_size
 from alexnet.results.nearest_neighbours import iter_blocks, nearest_neighbours, nearest_neighbours_by_codes
 from alexnet.training.checkpoint import Checkpoint, load_best
@@ -210,6 +210,7 @@ def build_index(
     bits: int = 128,
     seed: int = 0,
     device: str | torch.device | None = None,
+    force: bool = False,
     progress: bool = True,
 ) -> Path:
     """Write the activities of a split of pictures, and codes for them, to RUN/index (7.1).
@@ -220,6 +221,7 @@ def build_index(
         split: The split.
         bits: The length of the binary codes; the autoencoder that makes them is trained on these activities.
         seed: The seed of the autoencoder.
+        force: Whether to replace an index of another split or of another store.
         device: The device to compute on; by default the first GPU, or the CPU if there is none.
         progress: Whether to show progress on standard error.
 
@@ -228,13 +230,16 @@ def build_index(
 
     Raises:
         FileNotFoundError: The run has no trained net, or there is no store.
-        ValueError: The store has another size of pictures, or no such split; `bits` is not a multiple of 8.
+        FileExistsError: There is an index of another split or store, and `force` is not set.
+        ValueError: The store has another size of pictures, or no such split; `bits` is not a multiple of 8 up to 4096.
     """
-    require(bits >= 8 and bits % 8 == 0, "bits", "a multiple of 8", bits)
+    check_bits(bits)
     checkpoint, opened = load_best(Path(run)), open_training_store(store, Path(run))
     check_picture_size(checkpoint, opened)
     pictures = opened.split(split)
     folder, unfinished = Path(run) / "index", Path(run) / "index.part"
+    if not force:
+        _check_replaced_index(folder, str(opened.path.resolve()), split)
     metadata = {
         "format": _FORMAT,
         "store": str(opened.path.resolve()),
@@ -281,6 +286,18 @@ def _write_array(path: Path, parts: Sequence[np.ndarray]) -> None:
     """Write the rows of several arrays to a NumPy file."""
     with path.open("wb") as file:
         np.save(file, np.concatenate(parts))
+
+
+def _check_replaced_index(folder: Path, store: str, split: str) -> None:
+    """Check that an index, if there is one, is of the same split of the same store: `similar` searches in it."""
+    if not (folder / "about.json").exists():
+        return
+    other = Index(folder).metadata
+    if (other["store"], other["split"]) != (store, split):
+        raise FileExistsError(
+            f"{folder} is an index of split {other['split']} of {other['store']}: replace it by one of split {split} "
+            f"of {store} with `force=True`, or rename its folder"
+        )
 
 
 def write_activities(path: Path, features: Features, split: Split, progress: bool = False) -> np.ndarray:

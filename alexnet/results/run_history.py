@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,14 @@ class RunHistory:
         start: The first line of metrics.jsonl: store, number of pictures, device and so on.
         steps: The lines of event "step", in order: step, rate, loss.
         epochs: The lines of event "epoch", in order; see `alexnet.training.metrics.epoch_metrics`.
+        retries: The lines of event "retry", in order: step, rate_factor.
     """
 
     recipe: Recipe
     start: dict[str, Any]
     steps: list[dict[str, Any]]
     epochs: list[dict[str, Any]]
+    retries: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def origin(self) -> dict[str, str]:
@@ -62,10 +64,17 @@ class RunHistory:
         rates: list[tuple[float, float]] = []
         for epoch in range(math.ceil(last)):
             done = [fraction for fraction in fractions if epoch + fraction <= last]
-            rates += [(epoch + fraction, schedule.rates_at(epoch, fraction).highest) for fraction in done]
+            for fraction in done:
+                rate = schedule.rates_at(epoch, fraction).highest
+                rates.append((epoch + fraction, rate * self._rate_factor((epoch + fraction) * steps)))
             if epoch + 1 in errors:
                 schedule.observe(epoch + 1, errors[epoch + 1])
         return rates[1:] if self.recipe.warmup else rates  # a warm-up begins near 0
+
+    def _rate_factor(self, step: float) -> float:
+        """Return the factor on the learning rates after so many steps: a retry after a divergence lowers them."""
+        factors = [line["rate_factor"] for line in self.retries if line["step"] <= step + 0.5]
+        return float(factors[-1]) if factors else 1.0
 
     def is_chosen_on(self, store: Store, split: str) -> bool:
         """Return whether the epoch of the net was chosen by the error on this split of a store; it is then too low."""
@@ -93,6 +102,7 @@ class RunHistory:
         start: dict[str, Any] = {}
         steps: dict[int, dict[str, Any]] = {}
         epochs: dict[int, dict[str, Any]] = {}
+        retries: list[dict[str, Any]] = []
         complete_lines, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
         for number, text in enumerate(complete_lines.splitlines(), 1):
             line = _parse_line(path, number, text)
@@ -102,12 +112,14 @@ class RunHistory:
                 steps[line["step"]] = line
             elif line["event"] == "epoch":
                 epochs[line["epoch"]] = line
+            elif line["event"] == "retry":
+                retries.append(line)
         if not start:
             raise ValueError(
                 f'{path} must begin with a line of event "start"; there is none: train in a new RUN folder'
             )
         recipe = Recipe.load(run / "recipe.json")
-        return cls(recipe, start, [steps[n] for n in sorted(steps)], [epochs[n] for n in sorted(epochs)])
+        return cls(recipe, start, [steps[n] for n in sorted(steps)], [epochs[n] for n in sorted(epochs)], retries)
 
 
 def _parse_line(path: Path, number: int, text: str) -> dict[str, Any]:

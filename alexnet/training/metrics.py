@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -103,13 +104,21 @@ def start_metrics(recipe: Recipe, store: Store, team: Team) -> dict[str, Any]:
         "validation_pictures": len(store.validation()),
         "validation_split": store.validation().name,
         "parameters": sum(p.numel() for p in net.parameters()),
+        **machine_metrics(recipe, team),
+        "seed": recipe.seed,
+    }
+
+
+def machine_metrics(recipe: Recipe, team: Team) -> dict[str, Any]:
+    """Return the values of the lines "start" and "resume" that say what computes, and how."""
+    return {
         "device": str(team.device),
         "parallel": team.scheme,
         "processes": team.world_size,
         "threads": torch.get_num_threads(),
         "bfloat16": uses_bfloat16(team.device, recipe),
         "torch": torch.__version__,
-        "seed": recipe.seed,
+        "version": metadata.version("alexnet"),
     }
 
 

@@ -125,7 +125,13 @@ def test_the_commands_build_an_index_and_search_it(
     run: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.fromarray(Store(store).split("train").image(0)).save(tmp_path / "a.png")
-    assert main(["index", str(run), str(store), "--split", "val", "--bits", "16"]) == 0
+    command = ["index", str(run), str(store), "--split", "val", "--bits", "16"]
+    assert main(command) == 2  # `similar` would search among other pictures
+    error = capsys.readouterr().err
+    assert "is an index of split train of " in error
+    assert "replace it by one of split val" in error
+    assert "with --force, or rename its folder" in error
+    assert main([*command, "--force"]) == 0
     assert "codes of 16 bits" in capsys.readouterr().out
     assert main(["similar", str(run), str(tmp_path / "a.png"), "--count", "2", "--json"]) == 0
     (entry,) = json.loads(capsys.readouterr().out)
@@ -140,7 +146,7 @@ def test_the_commands_build_an_index_and_search_it(
     bad, good = json.loads(output.out)
     assert "error" in bad
     assert len(good["similar"]) == 6
-    assert main(["index", str(run), str(store), "--bits", "64"]) == 0  # as the other tests need it
+    assert main(["index", str(run), str(store), "--bits", "64", "--force"]) == 0  # as the other tests need it
 
 
 @pytest.mark.parametrize(
@@ -150,7 +156,8 @@ def test_the_commands_build_an_index_and_search_it(
         (["similar", "{run}", "{picture}", "--count", "100000"], "count must be from 1 to"),
         (["similar", "{run}", "nowhere.png"], "nowhere.png"),
         (["similar", "{empty}", "{picture}"], "there is no checkpoint in it"),
-        (["index", "{run}", "{store}", "--bits", "12"], "bits must be a multiple of 8; got 12"),
+        (["index", "{run}", "{store}", "--bits", "100000"], "bits must be a multiple of 8 from 8 to 4096; got 100000"),
+        (["index", "{run}", "{store}", "--bits", "12"], "bits must be a multiple of 8 from 8 to 4096; got 12"),
         (["index", "{run}", "{store}", "--split", "dev"], "no split 'dev'"),
         (["index", "{empty}", "{store}"], "must hold a trained net"),
     ],

@@ -24,7 +24,8 @@ def read_metrics(run: Path, event: str | None = None) -> list[dict[str, Any]]:
     text = (run / "metrics.jsonl").read_text(encoding="utf-8")
     assert text.endswith("\n")
     lines = [json.loads(line, parse_constant=refuse_constant) for line in text.splitlines()]
-    selected = [line for line in lines if event in (None, line["event"])]
+    # A run that was stopped has lines "resume" that another has not; they are read by name only.
+    selected = [line for line in lines if event == line["event"] or (event is None and line["event"] != "resume")]
     return [{name: value for name, value in line.items() if name not in TIMES} for line in selected]
 
 

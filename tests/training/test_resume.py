@@ -17,6 +17,7 @@ from runs import assert_same_run, checkpoint_steps, plateau_recipe, read_metrics
 
 from alexnet.models.weight_files import list_checkpoints
 from alexnet.recipe import Change, Recipe
+from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import load_best, load_checkpoint
 from alexnet.training.train import Outcome, train
 
@@ -60,6 +61,20 @@ def test_a_signal_in_the_last_step_does_not_stop_the_run(
     after_step(lambda n: signal.raise_signal(signal.SIGINT) if n == 15 else None)
     assert train(store, tmp_path / "run", RECIPE, progress=False).finished
     assert_same_run(tmp_path / "run", uninterrupted)
+
+
+def test_each_start_of_a_training_has_a_line(store: Path, uninterrupted: Path, tmp_path: Path, after_step: Any) -> None:
+    after_step(lambda n: signal.raise_signal(signal.SIGINT) if n == 7 else None)
+    for _ in range(3):  # the third finds a finished run, and writes nothing
+        train(store, tmp_path / "run", RECIPE, progress=False)
+    lines = read_metrics(tmp_path / "run")
+    (line,) = read_metrics(tmp_path / "run", "resume")
+    machine = {"device", "parallel", "processes", "threads", "bfloat16", "torch", "version"}
+    assert line.keys() - machine == {"event", "epoch", "step"}
+    assert (line["epoch"], line["step"]) == (1, 7)
+    assert {name: lines[0][name] for name in machine} == {name: line[name] for name in machine}
+    assert lines == read_metrics(uninterrupted)
+    assert RunHistory.read(tmp_path / "run").start["event"] == "start"
 
 
 def test_a_second_ctrl_c_ends_at_once_and_loses_nothing_saved(
