@@ -25,7 +25,7 @@ from alexnet.training.checkpoint import (
     save_checkpoint,
 )
 from alexnet.training.divergence import DivergenceError, advise_lower_rate, weights_not_finite
-from alexnet.training.metrics import MetricsWriter
+from alexnet.training.metrics import MetricsWriter, machine_metrics
 from alexnet.training.schedule import Schedule
 from alexnet.training.sgd import SGD
 from alexnet.utils.checksums import checksum
@@ -204,4 +204,8 @@ def open_run(checkpointer: Checkpointer, tensorboard: bool) -> Iterator[tuple[Tr
         with team.raise_together():
             folder = run if team.is_main else None
             metrics = MetricsWriter(folder, state.metrics_bytes, state.step, tensorboard=tensorboard)
-        yield state, stack.enter_context(metrics)
+        stack.enter_context(metrics)
+        if state.metrics_bytes and not state.finished:
+            machine = machine_metrics(checkpointer.recipe, team)
+            metrics.write("resume", epoch=state.epoch, step=state.step, **machine)
+        yield state, metrics

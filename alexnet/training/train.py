@@ -29,7 +29,7 @@ from alexnet.training.divergence import DivergenceError, check_finite, save_batc
 from alexnet.training.error_rates import ErrorRates, measure_errors, sum_errors
 from alexnet.training.finetune import Taken
 from alexnet.training.losses import DelayedLosses
-from alexnet.training.metrics import EpochStats, MetricsWriter, epoch_metrics, machine_metrics, start_metrics
+from alexnet.training.metrics import EpochStats, MetricsWriter, epoch_metrics, start_metrics
 from alexnet.training.plan import Rehearsal, plan_epochs
 from alexnet.training.precision import note_missing_bfloat16
 from alexnet.training.progress import TimeLeft, epoch_progress, print_epoch
@@ -223,8 +223,6 @@ def train(
                         print_start(checkpointer, schedule, state, taken, start_from)
                     if state.metrics_bytes == 0:
                         _begin_run(training, start_from, taken, hours, save=on_divergence == "retry")
-                    elif not state.finished:
-                        metrics.write("resume", epoch=state.epoch, step=state.step, **machine_metrics(recipe, team))
                     if run_epochs(training, may_retry=on_divergence == "retry"):
                         break
     stopped_by = None if state.finished else stop.signal or signal.SIGTERM
