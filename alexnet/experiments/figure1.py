@@ -120,7 +120,7 @@ def run(experiment: Experiment) -> ExperimentResult:
         result.notes.append(f"ReLU is {tanh / relu:.1f} times as fast (the paper: 6).")
     result.numbers = {"training_error": curves}
     recipe = experiment.recipe or recipe_named("cifar10-18pct")
-    save_figure(experiment.folder / "figure1.png", _draw(curves), recipe, dpi=150)
+    save_figure(experiment.folder / "figure1.png", draw(curves), recipe, dpi=150)
     result.figures = ["figure1.png"]
     return result
 
@@ -134,7 +134,7 @@ def _train_seeds(experiment: Experiment, activation: _Activation, rate: float, e
     return curves
 
 
-def _draw(curves: dict[str, list[list[float]]]) -> Figure:
+def draw(curves: dict[str, list[list[float]]]) -> Figure:
     """Draw the training error against epochs, ReLU solid and tanh dashed, a line for each seed."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()

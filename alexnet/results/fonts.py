@@ -27,31 +27,31 @@ def fit_name(name: str) -> tuple[str, list[str]]:
     A letter that no font of this machine has becomes its code, such as U+732B, and a note on standard error says so
     once.
     """
-    families, missing = _find_fonts(frozenset(name))
+    families, missing = find_fonts(frozenset(name))
     for letter in missing:
         name = name.replace(letter, f"U+{ord(letter):04X} ")
     if missing:
-        _print_note()
+        print_note()
     return name.rstrip(), list(families)
 
 
 @functools.cache
-def _find_fonts(letters: frozenset[str]) -> tuple[tuple[str, ...], frozenset[str]]:
+def find_fonts(letters: frozenset[str]) -> tuple[tuple[str, ...], frozenset[str]]:
     """Return the names of fonts that together have these letters, and the letters that no font has."""
     missing = {ord(letter) for letter in letters if not letter.isspace()}
     families = [_PREFERRED[0]]
-    missing -= _letters_of(_PREFERRED[0])
-    for family in (*_PREFERRED[1:], *sorted(_font_files())) if missing else ():
-        if missing & _letters_of(family):
+    missing -= letters_of(_PREFERRED[0])
+    for family in (*_PREFERRED[1:], *sorted(font_files())) if missing else ():
+        if missing & letters_of(family):
             families.append(family)
-            missing -= _letters_of(family)
+            missing -= letters_of(family)
         if not missing:
             break
     return tuple(families), frozenset(map(chr, missing))
 
 
 @functools.cache
-def _font_files() -> dict[str, str]:
+def font_files() -> dict[str, str]:
     """Return the file of each font of this machine by its name: of a normal style, the one nearest to normal weight."""
     fonts = [f for f in font_manager.fontManager.ttflist if f.style == "normal" and _NO_LETTERS not in f.name]
     fonts.sort(key=lambda font: -abs(_weight(font.weight) - _NORMAL_WEIGHT))
@@ -63,16 +63,16 @@ def _weight(weight: str | int) -> int:
 
 
 @functools.cache
-def _letters_of(family: str) -> frozenset[int]:
+def letters_of(family: str) -> frozenset[int]:
     """Return the codes of the letters that a font has; none if the machine does not have the font, or not any more."""
     try:
-        return frozenset(FT2Font(_font_files()[family]).get_charmap())
+        return frozenset(FT2Font(font_files()[family]).get_charmap())
     except (KeyError, OSError, RuntimeError):
         return frozenset()
 
 
 @functools.cache
-def _print_note() -> None:
+def print_note() -> None:
     """Print once what to do about letters that no font has."""
     print(
         "note: figures show U+... for letters of class names that no font of this machine has: install a font with "

@@ -88,7 +88,7 @@ def test_an_experiment_refuses_a_folder_with_other_files(tmp_path: Path) -> None
 
 
 def test_figure1_shows_a_single_epoch() -> None:
-    lines = figure1._draw({"relu": [[0.5]], "tanh": [[0.6]]}).axes[0].get_lines()
+    lines = figure1.draw({"relu": [[0.5]], "tanh": [[0.6]]}).axes[0].get_lines()
     assert [line.get_marker() for line in lines[:2]] == ["o", "o"]
 
 

@@ -145,9 +145,9 @@ def test_letters_that_no_font_has_are_named_by_their_codes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     letters = {"DejaVu Sans": {ord("a")}, "Many Scripts": {ord("猫")}}
-    monkeypatch.setattr(fonts, "_letters_of", lambda family: frozenset(letters.get(family, ())))
-    monkeypatch.setattr(fonts, "_font_files", lambda: {"Many Scripts": "a file"})
-    for function in (fonts._find_fonts, fonts._print_note):
+    monkeypatch.setattr(fonts, "letters_of", lambda family: frozenset(letters.get(family, ())))
+    monkeypatch.setattr(fonts, "font_files", lambda: {"Many Scripts": "a file"})
+    for function in (fonts.find_fonts, fonts.print_note):
         function.cache_clear()
     text = Text()
     try:
@@ -156,5 +156,5 @@ def test_letters_that_no_font_has_are_named_by_their_codes(
             assert text.get_text() == shown
             assert text.get_fontfamily() == ["DejaVu Sans", *(["Many Scripts"] if "猫" in name else [])]
     finally:
-        fonts._find_fonts.cache_clear()
+        fonts.find_fonts.cache_clear()
     assert capsys.readouterr().err.count("note: figures show U+... for letters of class names") == 1
