@@ -27,7 +27,10 @@ def with_option_names(message: str, parser: argparse.ArgumentParser, command: st
     """
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     own = {action.dest: action for action in commands.choices[command]._actions}
-    others = {action.dest: action for other in commands.choices.values() for action in other._actions}
+    actions = [action for other in commands.choices.values() for action in other._actions]
+    # Of options with the same parameter, such as --size and --occlusion-size, the one with its name is the last.
+    actions.sort(key=lambda action: f"--{action.dest}" in action.option_strings)
+    others = {action.dest: action for action in actions}
     options = {name: action.option_strings[-1] for name, action in (others | own).items() if action.option_strings}
     options = _OTHER_NAMES | options
 

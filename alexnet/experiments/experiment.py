@@ -153,6 +153,8 @@ class Experiment:
         if not options and not run.exists():
             run = _finished_run(self.folder.parent, recipe, store) or run
         self._trained += 1
+        if self._is_over():
+            raise OutOfTimeError
         count = f"net {self._trained}{f' of {self.net_count}' if self.net_count else ''}: {name}"
         print(f"{count}, seed {recipe.seed}", file=sys.stderr)
         try:
@@ -162,10 +164,14 @@ class Experiment:
             print(f"{count} has diverged: {str(error).partition(': ')[0]}", file=sys.stderr)  # without the advice
             raise
         if not outcome.finished:
-            if self._deadline is not None and time.monotonic() >= self._deadline:
+            if self._is_over():
                 raise OutOfTimeError
             raise TrainingInterrupted(outcome.signal)
         return run
+
+    def _is_over(self) -> bool:
+        """Return whether the deadline has passed."""
+        return self._deadline is not None and time.monotonic() >= self._deadline
 
     def shorten(self, recipe: Recipe) -> Recipe:
         """Return a recipe shortened to the experiment's epochs, if it has any."""
@@ -269,12 +275,12 @@ def _finished_run(folder: Path, recipe: Recipe, store: Store) -> Path | None:
 def _check_folder(folder: Path) -> None:
     """Check that a folder is new, empty, or one of an experiment, so that no file of the user's is replaced."""
     if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} must be a folder for the experiment; it is a file: name another --folder")
+        raise NotADirectoryError(f"{folder} must be a folder for the experiment; it is a file: name another `folder`")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if names and "finding.json" not in names and not any(folder.glob("*/recipe.json")):
         raise FileExistsError(
             f"{folder} must be a new or empty folder, or one of an experiment; it holds {min(names)}: name another "
-            "--folder"
+            "`folder`"
         )
 
 

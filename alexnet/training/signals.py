@@ -34,15 +34,21 @@ def stop_at(deadline: float | None) -> Iterator[None]:
         return
     # Outside a training, which has a handler of its own, the signal must not end the process.
     previous = signal.signal(signal.SIGTERM, lambda *_: None)
-    remaining = max(0.0, deadline - time.monotonic())
-    timer = threading.Timer(remaining, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.daemon = True
-    timer.start()
+    is_left = threading.Event()
+
+    def terminate() -> None:
+        delay = max(0.0, deadline - time.monotonic())
+        while not is_left.wait(delay):
+            os.kill(os.getpid(), signal.SIGTERM)
+            delay = 1.0  # once more, in case the training had not begun
+
+    thread = threading.Thread(target=terminate, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        timer.cancel()
-        timer.join()
+        is_left.set()
+        thread.join()
         signal.signal(signal.SIGTERM, previous)
 
 

@@ -277,7 +277,7 @@ def test_what_is_no_alexnet_is_named(name: str, tmp_path: Path) -> None:
         (
             "nowhere.npy",
             FileNotFoundError,
-            "--mean must be three numbers B,G,R or a file; there is no file nowhere.npy",
+            "`mean` must be three numbers B,G,R or a file; there is no file nowhere.npy",
         ),
         ("104,117", ValueError, r"must have three finite numbers, or one for each .*\(3, 256, 256\); got \(2,\)"),
         ("{folder}/small.npy", ValueError, r"got \(3, 227, 227\)"),

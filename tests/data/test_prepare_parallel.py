@@ -150,11 +150,11 @@ def test_after_a_kill_other_numbers_of_processes_resume(tmp_path: Path, monkeypa
     shards = []
     real_save = ShardRecord.save
 
-    def save_or_stop(self: ShardRecord, path: Path) -> None:
+    def save_or_stop(self: ShardRecord, path: Path, shard_checksum: str) -> None:
         shards.append(path.name)
         if len(shards) > 2:
             raise KeyboardInterrupt
-        real_save(self, path)
+        real_save(self, path, shard_checksum)
 
     with monkeypatch.context() as patch:
         patch.setattr(ShardRecord, "save", save_or_stop)
@@ -200,9 +200,9 @@ def test_the_missing_shards_are_divided_evenly(tmp_path: Path, monkeypatch: pyte
     shares: dict[str, list[str]] = {"0": [], "1": [], "2": []}
     real_save = ShardRecord.save
 
-    def save(self: ShardRecord, path: Path) -> None:
+    def save(self: ShardRecord, path: Path, shard_checksum: str) -> None:
         shares[threading.current_thread().name].append(path.stem)
-        real_save(self, path)
+        real_save(self, path, shard_checksum)
 
     monkeypatch.setattr(ShardRecord, "save", save)
     run_in_threads(monkeypatch, 3, lambda _: prepare_small(source, tmp_path / "store", parallel=True))

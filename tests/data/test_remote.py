@@ -28,7 +28,13 @@ from torch.utils.data import DataLoader
 from alexnet import cli
 from alexnet.data.loading.loader import Loader
 from alexnet.data.store.cache import JOURNAL_BYTES
-from alexnet.data.store.format import OFFSETS_FILE, STATISTICS_FILE, read_safetensors
+from alexnet.data.store.format import (
+    OFFSETS_FILE,
+    STATISTICS_FILE,
+    parse_safetensors,
+    read_safetensors,
+    safetensors_bytes,
+)
 from alexnet.data.store.location import StoreURL
 from alexnet.data.store.offsets import write_offsets
 from alexnet.data.store.store import Store
@@ -300,7 +306,8 @@ def test_a_damaged_upload_is_refused(tmp_path: Path) -> None:
     files.put_file(tmp_path / "other" / OFFSETS_FILE, f"bucket/set/{OFFSETS_FILE}")
     with pytest.raises(ValueError, match=r"places\.safetensors: has no valid offsets for the 9 pictures of 'train'"):
         Store(url)
-    files.pipe_file(f"bucket/set/{OFFSETS_FILE}", offsets.replace(b'\\"format\\": 1', b'\\"format\\": 9'))
+    tensors, metadata = parse_safetensors(offsets, OFFSETS_FILE)
+    files.pipe_file(f"bucket/set/{OFFSETS_FILE}", safetensors_bytes(tensors, metadata | {"format": 9}))
     with pytest.raises(ValueError, match=r"places\.safetensors: store format 9, this version reads 1"):
         Store(url)
 
