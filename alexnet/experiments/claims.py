@@ -22,7 +22,7 @@ from typing import Any
 
 from alexnet.experiments.claim_list import AVERAGE, CLAIMS, THE_NET, VARIANTS, Claim, Measure
 from alexnet.experiments.claims_table import ClaimRow, ClaimsResult, import_scipy_stats
-from alexnet.experiments.experiment import Experiment
+from alexnet.experiments.experiment import MEASURES_FOLDER, Experiment
 from alexnet.experiments.paper_datasets import ILSVRC2012
 from alexnet.experiments.result import format_settings, to_percent
 from alexnet.recipe import Recipe
@@ -98,7 +98,7 @@ def _measure(experiment: Experiment, name: str, recipe: Recipe) -> None:
         TrainingInterrupted: A signal stopped the training; the same command resumes it.
     """
     run_name = f"{name}-{recipe.seed}"
-    folder = experiment.folder / "measures" / run_name
+    folder = experiment.folder / MEASURES_FOLDER / run_name
     with exclusive_lock(folder):
         path = folder / "measures.json"
         if path.exists():
@@ -208,7 +208,7 @@ def epochs_to(curve: Sequence[float], target: float) -> float:
 def _read_all(experiment: Experiment, names: Sequence[str]) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Yield the name, the seed and the measures of each finished run of these variants."""
     for name in names:
-        for path in sorted((experiment.folder / "measures").glob(f"{name}-[0-9]*/measures.json")):
+        for path in sorted((experiment.folder / MEASURES_FOLDER).glob(f"{name}-[0-9]*/measures.json")):
             variant, _, seed = path.parent.name.rpartition("-")
             if variant == name:
                 yield name, int(seed), json.loads(path.read_text(encoding="utf-8"))

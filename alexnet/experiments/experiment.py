@@ -19,6 +19,7 @@ from alexnet.training.inference import default_views
 from alexnet.training.signals import stop_at
 from alexnet.training.train import train
 
+MEASURES_FOLDER = "measures"  # of an experiment whose nets are trained by several processes
 _TOP5_CLASSES = 10  # with fewer classes, five guesses are more than half of them
 
 
@@ -277,7 +278,9 @@ def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} must be a folder for the experiment; it is a file: name another `folder`")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if names and "finding.json" not in names and not any(folder.glob("*/recipe.json")):
+    if not names or names & {"finding.json", MEASURES_FOLDER}:
+        return
+    if not any(folder.glob("*/recipe.json")):
         raise FileExistsError(
             f"{folder} must be a new or empty folder, or one of an experiment; it holds {min(names)}: name another "
             "`folder`"

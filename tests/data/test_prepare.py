@@ -142,7 +142,7 @@ def test_unreadable_files_are_skipped_named_and_counted(tmp_path: Path) -> None:
     assert summary.skipped == 3
     assert summary.ignored == {".txt": 1}
     assert sum(summary.counts.values()) == 57
-    assert "skipped 3 files" in str(summary)
+    assert "skipped 3 unreadable files" in str(summary)
     assert "1 .txt" in str(summary)
 
 

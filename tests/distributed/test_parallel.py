@@ -218,7 +218,7 @@ def test_towers_communicate_before_conv3_and_the_full_layers_only(folder: Path) 
         ("batch", "batch_size must be divisible by the 2 processes that share a batch; got 9"),
         ("recipe", "recipe.learning_rate must be the same in all processes; in process 1 on machine"),
         ("store", "nowhere: no such store"),
-        ("run", "nowhere must hold a trained net"),
+        ("run", "nowhere must be the folder of a trained net"),
         ("version", "the version of alexnet must be the same in all processes; in process 1 on machine"),
         ("damaged", "damaged-1/val-00000.arrow: damaged"),
         ("hang", "hang_seconds must be above 0"),

@@ -181,6 +181,7 @@ def _digest(path: Path) -> str:
         contents = repr((metadata, sorted(values.items()))).encode()
     elif path.name == "metrics.jsonl":
         lines = [json.loads(line) for line in contents.splitlines()]
+        lines = [line for line in lines if line["event"] != "resume"]
         contents = repr([{k: v for k, v in line.items() if k not in _TIMES} for line in lines]).encode()
     elif path.name == "report.html":  # shows times, too
         contents = b"whole" if is_whole(contents) else b"damaged"

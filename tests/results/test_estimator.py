@@ -152,7 +152,7 @@ def test_it_starts_from_the_net_of_another_run(
     clone(fitted).set_params(run=tmp_path / "first").fit(PICTURES, LABELS)
     second = AlexNetClassifier(start_from=tmp_path / "first", views=1).fit(PICTURES, LABELS)
     np.testing.assert_allclose(second.predict_proba(PICTURES), fitted.predict_proba(PICTURES)[:, [2, 1, 0]], atol=0.01)
-    with pytest.raises(FileNotFoundError, match="nowhere must hold a trained net"):
+    with pytest.raises(FileNotFoundError, match="nowhere must be the folder of a trained net"):
         AlexNetClassifier(start_from="nowhere").fit(PICTURES, LABELS)
 
 

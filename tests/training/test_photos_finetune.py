@@ -97,7 +97,7 @@ def test_without_a_run_to_start_from_it_is_refused(
     assert 'a recipe with mean "start" must be given a run to start from; got none: name one' in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert main(["train", str(store), str(tmp_path / "run"), "--from", str(tmp_path / "nowhere")]) == 2
-    assert "nowhere must hold a trained net" in capsys.readouterr().err
+    assert "nowhere must be the folder of a trained net" in capsys.readouterr().err
 
 
 def test_by_default_it_has_the_convolutions_of_torchvision(tmp_path: Path) -> None:
