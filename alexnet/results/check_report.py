@@ -11,7 +11,7 @@ from alexnet.data.prepare.parts import summarise_duplicates
 from alexnet.results.checked_pictures import locate
 from alexnet.results.picture_check import PictureCheck
 from alexnet.results.report_html import picture_uri
-from alexnet.utils.console import format_duration
+from alexnet.utils.console import count_of, format_duration
 from alexnet.utils.files import FileKind
 
 _MARK = b'<meta name="generator" content="alexnet check">'
@@ -107,11 +107,13 @@ def _describe_files(values: dict[str, Any]) -> list[str]:
         smallest, median, largest = ("x".join(map(str, sizes[name])) for name in ("smallest", "median", "largest"))
         lines.append(f"sizes: {smallest} to {largest} pixels, median {median}")
         if sizes["enlarged"]:
-            lines.append(f"{sizes['enlarged']:,} pictures are smaller than the squares of the store: they are enlarged")
+            lines.append(f"{count_of(sizes['enlarged'], 'picture')} smaller than the squares of the store: enlarged")
         if sizes["elongated"]:
-            lines.append(f"{sizes['elongated']:,} pictures are more than twice as long as wide: their ends are cut off")
+            lines.append(
+                f"{count_of(sizes['elongated'], 'picture')} more than twice as long as wide: the ends are cut off"
+            )
     unreadable = [f"{entry['image']}: {entry['reason']}" for entry in values["unreadable"]]
-    lines += _list_first("files are not readable pictures", unreadable)
+    lines += _list_first("unreadable file", "", unreadable)
     if values["ignored"]:
         ignored = ", ".join(f"{count:,} {what}" for what, count in sorted(values["ignored"].items()))
         lines.append(f"not used: {ignored}")
@@ -121,11 +123,13 @@ def _describe_files(values: dict[str, Any]) -> list[str]:
 def _describe_duplicates(values: dict[str, Any]) -> list[str]:
     groups = values["duplicates"]
     entries = [" = ".join(f"{e['image']} ({e['split']}, {e['class']})" for e in group) for group in groups]
-    lines = _list_first("photographs are shown by several pictures", entries)
+    lines = _list_first("photograph", " shown by several pictures", entries)
     if values["duplicates_across_classes"]:
         lines.append(f"{values['duplicates_across_classes']:,} of them in several classes: one label must be wrong")
     for split, count in values["shared"].items():
-        lines.append(f"{count:,} pictures of {split} show photographs of an earlier split: its error will be too low")
+        lines.append(
+            f"{count_of(count, 'picture')} of {split} with a photograph of an earlier split: its error will be too low"
+        )
     if groups and values["splits_are_drawn"]:
         lines.append("`alexnet prepare` keeps all pictures of a photograph in one split")
     return lines or ["no two pictures show the same photograph"]
@@ -139,7 +143,9 @@ def _describe_labels(values: dict[str, Any]) -> list[str]:
         f"looks like {e['guess']} ({e['guess_probability']:.1%})"
         for e in values["mislabelled"]
     ]
-    return _list_first("pictures may be mislabelled, the most suspect first", entries) or ["no label looks wrong"]
+    return _list_first("picture", " that may be mislabelled, the most suspect first", entries) or [
+        "no label looks wrong"
+    ]
 
 
 def _describe_cost(values: dict[str, Any]) -> list[str]:
@@ -155,12 +161,12 @@ def _describe_cost(values: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _list_first(title: str, entries: Sequence[str]) -> list[str]:
-    """Return a line with the number of entries, and the first few of them."""
+def _list_first(noun: str, what: str, entries: Sequence[str]) -> list[str]:
+    """Return a line with the number of entries, named by a noun and what follows it, and the first few of them."""
     if not entries:
         return []
     more = [f"  and {len(entries) - _LISTED:,} more (--json or --html has all)"] if len(entries) > _LISTED else []
-    return [f"{len(entries):,} {title}:", *(f"  {entry}" for entry in entries[:_LISTED]), *more]
+    return [f"{count_of(len(entries), noun)}{what}:", *(f"  {entry}" for entry in entries[:_LISTED]), *more]
 
 
 # ---- The page -------------------------------------------------------------------------------------------------------

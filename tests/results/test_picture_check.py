@@ -85,7 +85,7 @@ def test_counts_odd_files_and_duplicates_of_a_source(pictures: Path) -> None:
     assert values["prepare"]["raw_bytes"] == 51 * 32 * 32 * 3
     assert values["train"]["recipe"] == "small"
     text = check_to_text(result)
-    assert "1 files are not readable pictures:\n  blue stripes/text.jpg: " in text
+    assert "1 unreadable file:\n  blue stripes/text.jpg: " in text
     assert "1 of them in several classes: one label must be wrong" in text
     assert "`alexnet prepare` keeps all pictures of a photograph in one split" in text
 
@@ -102,7 +102,7 @@ def test_a_store_says_what_its_splits_share(pictures: Path, tmp_path: Path) -> N
     assert values["shared"] == check_to_json(check(tmp_path / "own"))["shared"] == {"val": 3}
     assert values["sizes"] is None
     assert values["prepare"] is None
-    assert "3 pictures of val show photographs of an earlier split: its error will be too low" in check_to_text(result)
+    assert "3 pictures of val with a photograph of an earlier split: its error will be too low" in check_to_text(result)
 
 
 def test_swapped_labels_are_found(pictures: Path, run: Path) -> None:

@@ -92,7 +92,7 @@ class Loader:
         if split.size < crop:
             raise ValueError(
                 f"the store's pictures must be at least as large as the net's input of {crop} pixels; "
-                f"got {split.size}: prepare the store again with size {recipe.store_size}"
+                f"got {split.size}: prepare the store again with `size={recipe.store_size}`"
             )
         self.split, self.statistics, self.recipe = split, statistics, recipe
         self.workers = workers
