@@ -147,6 +147,13 @@ def test_predict_imports_nothing_that_it_does_not_need(work: Path, picture_folde
     assert set(result.stderr.split()) & unneeded == set()
 
 
+def test_prepare_does_not_import_torch(picture_folder: Path, tmp_path: Path) -> None:
+    """It would take longer than a few thousand pictures, and 300 MB."""
+    command = ["prepare", str(picture_folder), str(tmp_path / "store"), "--size", "32"]
+    code = f"import sys, alexnet.cli as cli\nassert cli.main({command}) == 0\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_figures_and_report_are_written_again(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["figures", str(work / "run"), "--folder", str(work / "figures")]) == 0
     paths = [Path(line) for line in capsys.readouterr().out.splitlines()]

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xxhash
 
 BLANK_CHECKSUM = "xxh3:0000000000000000:whole-file"
@@ -91,7 +90,9 @@ def with_checksums(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> d
 
 def _as_bytes(tensor: Any) -> np.ndarray | bytes:
     """Return the memory of an array or tensor; an empty one has none."""
-    if isinstance(tensor, torch.Tensor):
+    if not isinstance(tensor, np.ndarray):
+        import torch  # here, since `alexnet prepare` needs checksums of arrays only
+
         tensor = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy() if tensor.numel() else np.empty(0)
     array = np.ascontiguousarray(tensor)
     return array if array.size else b""
