@@ -259,3 +259,11 @@ ILSVRC_RECIPES: dict[str, Callable[[], Recipe]] = {
     "alexnet-2012-finetune": alexnet_2012_finetune,
     "alexnet-2012-finetune-fall2009": alexnet_2012_finetune_fall2009,
 }
+
+# The recipes whose nets start from a trained one, and the recipe of that one.
+ORIGINS = {
+    "alexnet-2012-fall2009": "alexnet-2012-run",
+    "alexnet-2012-fall2011": "alexnet-2012-fall2009",
+    "alexnet-2012-finetune": "alexnet-2012-fall2011",
+    "alexnet-2012-finetune-fall2009": "alexnet-2012-fall2009",
+}

@@ -58,6 +58,7 @@ def test_patience_keeps_the_schedules_that_follow_the_validation_error(tmp_path:
         (["--recipe", "photo"], "recipe must be one of .*; got 'photo': did you mean photos?"),
         (["--set", "epoch=3"], "got 'epoch': did you mean epochs?"),
         (["--recipe", "nowhere/recipe.json"], "No such file"),
+        (["--recipe", "alexnet-2012-finetune"], "start from, trained with alexnet-2012-fall2011, .*: use --from RUN"),
     ],
 )
 def test_no_option_is_ignored(options: list[str], message: str, tmp_path: Path) -> None:

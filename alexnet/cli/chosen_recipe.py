@@ -122,10 +122,18 @@ def _note_warmup(before: "Recipe", after: "Recipe", reason: str, *, shown: bool 
 
 def _named_recipe(options: argparse.Namespace) -> "Recipe":
     """Return the recipe that is named, or `photos`; `photos-finetune` for a run with another net."""
+    from alexnet.ilsvrc_recipes import ORIGINS
     from alexnet.recipes import recipe_named
     from alexnet.training.finetune import read_origin_recipe
+    from alexnet.training.setup import has_begun
 
     if not options.start_from:
+        if options.recipe in ORIGINS and not has_begun(options.run):
+            origin_name = ORIGINS[options.recipe]
+            raise ValueError(
+                f"recipe {options.recipe} must be given a run to start from, trained with {origin_name}, as its rates "
+                "are for a trained net; got none: use --from RUN"
+            )
         return load_recipe(options.recipe or "photos")
     origin = read_origin_recipe(options.start_from)
     name = options.recipe or ("photos" if origin.net == recipe_named("photos").net else "photos-finetune")

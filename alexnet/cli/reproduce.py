@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for nets, tables and figures",
     )
     add_recipe(parser, "recipe to vary (default: the experiment's own)")
-    parser.add_argument("--epochs", type=int, metavar="N", help="shorten each training to N epochs")
+    parser.add_argument("--epochs", type=int, metavar="N", help="shorten each longer training to N epochs")
     parser.add_argument("--seeds", type=int, metavar="N", help="train each net N times (default: the experiment's own)")
     parser.add_argument(
         "--only", type=lambda names: names.split(","), metavar="NAME,...", help="nets to train (claims; default: all)"

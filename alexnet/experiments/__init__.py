@@ -61,7 +61,7 @@ def reproduce(
         pretraining_data: A store or archives of a set to pre-train on, or several, to be used one after the other: for
             table2 larger sets, for fall2009 ILSVRC-2012.
         recipe: The recipe to vary, in place of the experiment's own.
-        epochs: The number of epochs that every training is shortened to, its schedule in proportion.
+        epochs: The number of epochs that every longer training is shortened to, its schedule in proportion.
         seeds: How often each net is trained, from seed 0 on; by default the experiment's own number.
         only: The names of the nets to train, for claims; None for all.
         deadline: The time on the monotonic clock at which trainings stop; None for never.

@@ -38,7 +38,7 @@ def with_fixed_schedule(recipe: Recipe) -> Recipe:
 
 def run(experiment: Experiment) -> ExperimentResult:
     """Train the nets with the same schedule, and compare their test errors."""
-    normalised = experiment.base_recipe("cifar10-11pct")
+    normalised = experiment.base_recipe("cifar10-11pct", more_epochs=_FIRST_EPOCHS)
     require(normalised.net.normalise is not None, "net.normalise", "set, to be left out", None)
     nets: list[tuple[str, Recipe, float | None]] = [("with normalisation", normalised, None)]
     if experiment.recipe is None:

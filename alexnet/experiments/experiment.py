@@ -48,7 +48,7 @@ class Experiment:
         dataset: The set that the paper used; None for an experiment that needs no pictures.
         pretraining_stores: Larger sets to pre-train on, one after the other.
         recipe: The recipe to vary, in place of the experiment's own.
-        epochs: The number of epochs that every training is shortened to.
+        epochs: The number of epochs that every longer training is shortened to.
         seeds: How often each net is trained; None for the experiment's own number.
         only: The names of the parts to do, of an experiment that has several; None for all.
         deadline: The time on the monotonic clock at which trainings stop; None for never.
@@ -114,17 +114,31 @@ class Experiment:
             line += f" (The set itself has {dataset.train:,} to train on{validation}.)"
         return line
 
-    def base_recipe(self, name: str, on_paper_data: str | None = None) -> Recipe:
+    def base_recipe(self, name: str, on_paper_data: str | None = None, *, more_epochs: int = 0) -> Recipe:
         """Return the recipe to vary: the one asked for, or else the experiment's own, which the result then names.
 
         Args:
             name: The experiment's own recipe.
             on_paper_data: The experiment's own recipe for the pictures that the paper used, if it is another.
+            more_epochs: By how many epochs the experiment's trainings are longer than the recipe.
+
+        Raises:
+            ValueError: The experiment's epochs shorten nothing.
         """
         name = name if self.stand_in else on_paper_data or name
         if self.recipe is None:
             self.recipe_name = name
-        return self.recipe or recipe_named(name)
+        recipe = self.recipe or recipe_named(name)
+        self.check_epochs(recipe.epochs + more_epochs, self.recipe_name or "the recipe")
+        return recipe
+
+    def check_epochs(self, length: int, owner: str) -> None:
+        """Raise a ValueError if the epochs, which only shorten, are more than the `length` of what `owner` names."""
+        if self.epochs is not None and self.epochs > length:
+            raise ValueError(
+                f"epochs must be at most {length}, as many as {owner} has, since it only shortens trainings; got "
+                f"{self.epochs}: leave `epochs` out, or name another `recipe`"
+            )
 
     def train(
         self, name: str, recipe: Recipe, *, full_length: bool = False, store: Store | None = None, **options: Any
@@ -133,7 +147,7 @@ class Experiment:
 
         Args:
             name: The name of the run's folder.
-            recipe: The recipe; it is shortened to the experiment's epochs.
+            recipe: The recipe; a longer one is shortened to the experiment's epochs.
             full_length: Whether to train all epochs of the recipe.
             store: The pictures; by default the experiment's.
             options: Further options of `train`.
@@ -175,8 +189,8 @@ class Experiment:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     def shorten(self, recipe: Recipe) -> Recipe:
-        """Return a recipe shortened to the experiment's epochs, if it has any."""
-        return recipe if self.epochs is None else recipe.with_epochs(self.epochs)
+        """Return a recipe shortened to the experiment's epochs, if it has more."""
+        return recipe if self.epochs is None or self.epochs >= recipe.epochs else recipe.with_epochs(self.epochs)
 
     def check_store_size(self, recipes: Iterable[Recipe], store: Store | None = None) -> None:
         """Check that recipes can be trained on a store, before the first of them is.

@@ -96,6 +96,7 @@ def run(experiment: Experiment) -> ExperimentResult:
     """Search the rates, train both nets, and compare the epochs they take."""
     measures = ("epochs to 25 % training error",)
     result = ExperimentResult("Figure 1: ReLU against tanh", experiment.describe_data(), measures)
+    experiment.check_epochs(EPOCHS, "this experiment")
     epochs = experiment.epochs or EPOCHS
     searched = len(RATES) + sum(left for *_, left in ROUNDS[:-1])
     experiment.net_count = len(_NAMES) * (searched + (experiment.seeds or 1))

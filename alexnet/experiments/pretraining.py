@@ -162,7 +162,7 @@ def run(experiment: Experiment) -> ExperimentResult:
     """Pre-train, fine-tune and train from scratch for each seed, and compare the errors on the new classes."""
     base = experiment.base_recipe("photos")
     _check(experiment, base)
-    base = base if experiment.epochs is None else base.with_epochs(experiment.epochs)
+    base = experiment.shorten(base)
     title = "Pre-training, then few pictures of new classes (7)"
     result = ExperimentResult(title, experiment.describe_data(), ("top-1 error (%)",))
     errors: _Errors = {}

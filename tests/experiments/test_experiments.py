@@ -127,6 +127,15 @@ def test_a_schedule_is_shortened_in_proportion() -> None:
     assert replace(RECIPE, patience=6, epochs=90).with_epochs(15).patience == 1
 
 
+def test_epochs_shorten_a_training_and_never_lengthen_it(store: Path, tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path / "ours", store=None, dataset=None, epochs=5)
+    assert experiment.shorten(replace(RECIPE, epochs=9)) == replace(RECIPE, epochs=9).with_epochs(5)
+    assert experiment.shorten(RECIPE) == RECIPE  # two epochs
+    for name, length in (("table1", 2), ("figure1", 80), ("claims", 2), ("cifar-normalisation", 352)):
+        with pytest.raises(ValueError, match=rf"^epochs must be at most {length}, as many as .*; got 500: leave"):
+            reproduce(name, tmp_path / name, store, recipe=RECIPE, epochs=500)
+
+
 def test_a_shortened_schedule_keeps_the_rates_and_their_layers() -> None:
     recipe = replace(RECIPE, schedule="changes", changes=(Change(epoch=1, learning_rate=0.1, layers=("conv1",)),))
     assert recipe.with_epochs(4).changes == (Change(epoch=2, learning_rate=0.1, layers=("conv1",)),)
