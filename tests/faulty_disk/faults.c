@@ -94,6 +94,21 @@ ssize_t writev(int fd, const struct iovec *parts, int number) {
     return next(fd, parts, number);
 }
 
+/* NumPy writes arrays to files so. */
+size_t fwrite(const void *data, size_t size, size_t number, FILE *file) {
+    static size_t (*next)(const void *, size_t, size_t, FILE *) = 0;
+    if (!next) next = dlsym(RTLD_NEXT, "fwrite");
+    if (is_inside_fd(fileno(file))) {
+        if (failure == -2 && count + 1 == target) {
+            next(data, size, number / 2, file);
+            fflush(file);
+            kill(getpid(), SIGKILL);
+        }
+        if (count_operation(0)) return 0;
+    }
+    return next(data, size, number, file);
+}
+
 #define FD(function, name)                                       \
     int function(int fd) {                                       \
         NEXT(int, name);                                         \

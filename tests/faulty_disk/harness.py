@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +17,11 @@ import safetensors
 from alexnet.utils.checksums import damaged_parts, is_whole
 
 HERE = Path(__file__).parent
-COMMANDS = ("prepare", "train", "index", "import", "export", "evaluate", "predict")
+QUICK_COMMANDS = ("index", "import", "export", "evaluate", "predict")
+COMMANDS = (
+    *("prepare", "train", *QUICK_COMMANDS),
+    *("predict-jsonl", "explain", "report", "figures", "look", "check"),
+)
 TEMPORARY = (".part", ".writing", ".importing", ".old")
 _TIMES = {"pictures_per_second", "waited_seconds", "seconds"}
 _VOLATILE = ("files", "checksum", "checksums")  # of metadata: they follow from the times in other files
@@ -32,9 +37,10 @@ class FaultyDisk:
 
     Args:
         folder: A folder for the inputs, the library and the results.
+        commands: The commands that will be run beside prepare and train.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, commands: Sequence[str] = QUICK_COMMANDS) -> None:
         compiler = find_compiler()
         assert compiler
         self.folder, self.inputs, library = folder, folder / "inputs", folder / "faults.so"
@@ -44,7 +50,7 @@ class FaultyDisk:
         environment["PYTHONPATH"] = str(HERE.parents[1])
         with (folder / "jobs.txt").open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, HERE / "jobs.py", self.inputs],
+                [sys.executable, HERE / "jobs.py", self.inputs, *commands],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
             )  # fmt: skip
         assert self._answer() == "ready\n", (folder / "jobs.txt").read_text()
@@ -88,11 +94,11 @@ class FaultyDisk:
         return answer
 
     def new_work(self, command: str) -> Path:
-        """Return a new folder for a command; `index` needs a run in it."""
+        """Return a new folder for a command; some need a run in it."""
         work = self.folder / "work"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
-        if command == "index":
+        if command in ("index", "report"):
             shutil.copytree(self.inputs / "run", work / "run")
         return work
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +42,29 @@ def commands(inputs: Path, work: Path) -> dict[str, list[str]]:
         "prepare": ["prepare", str(inputs / "pictures"), str(work / "store"), "--size", "16", "--workers", "1"],
         "train": ["train", store, str(work / "run"), "--recipe", "toy", "--checkpoint-minutes", "0"],
         "index": ["index", str(work / "run"), store, "--bits", "16"],
-        "import": ["import", str(inputs / "net.safetensors"), str(work / "run")],
+        "import": ["import", str(inputs / "net.safetensors"), str(work / "imported")],
         "export": ["export", run, "--state", str(work / "net.safetensors"), "--hub", str(work / "hub"), "--force"],
         "evaluate": [
             "evaluate", run, store, "--views", "1", "--force", "--save", str(work / "saved.safetensors"),
             "--per-class", str(work / "classes.csv"), "--predictions", str(work / "pictures.csv"),
         ],
         "predict": ["predict", run, str(inputs / "pictures"), "--csv"],
+        "predict-jsonl": ["predict", run, str(inputs / "pictures"), "--jsonl"],
+        "explain": ["predict", run, str(inputs / "one"), "--json", "--explain", str(work / "why"), "--views", "1"],
+        "report": ["report", str(work / "run"), "--data", store],
+        "figures": ["figures", run, "--data", store, "--folder", str(work / "figures"), "--force"],
+        "look": ["look", store, "--folder", str(work / "look"), "--recipe", "toy", "--force"],
+        "check": ["check", str(inputs / "pictures"), "--recipe", "toy", "--html", str(work / "check.html"), "--force"],
     }  # fmt: skip
 
 
-def make_inputs(inputs: Path) -> None:
-    """Make what the commands read: pictures, a store, a run, an exported net; and compile the kernels."""
+def make_inputs(inputs: Path, names: Sequence[str]) -> None:
+    """Make what the commands read: pictures, a store, a run, an exported net; and compile the kernels.
+
+    Args:
+        inputs: The folder to write to.
+        names: Commands that are run once, so that they need not import anything later.
+    """
     from conftest import CLASSES, draw_pictures
     from PIL import Image
 
@@ -60,6 +72,8 @@ def make_inputs(inputs: Path) -> None:
         folder = inputs / "pictures" / CLASSES[label]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(folder / f"{number}.png")
+    (inputs / "one").mkdir()
+    shutil.copy(inputs / "pictures" / CLASSES[0] / "0.png", inputs / "one")
     write_store(inputs / "store", train=16, val=6)
     work = inputs / "warm"
     work.mkdir()
@@ -67,7 +81,7 @@ def make_inputs(inputs: Path) -> None:
         assert main(commands(inputs, work)[name]) == 0
     shutil.copytree(work / "run", inputs / "run")
     assert main(["export", str(inputs / "run"), "--state", str(inputs / "net.safetensors")]) == 0
-    for name in ("index", "evaluate", "predict", "export"):
+    for name in set(names) - {"prepare", "train"}:
         with contextlib.redirect_stdout(io.StringIO()):
             assert main(commands(inputs, work)[name]) == 0
     shutil.rmtree(work)
@@ -77,7 +91,7 @@ def run_command(request: dict[str, Any], faults: ctypes.CDLL) -> None:
     """Run a command in this child process, and end it; its output goes to files beside the working folder."""
     work = Path(request["work"])
     for number, name in ((1, "out"), (2, "err")):
-        inside = name == "out" and request["command"] == "predict"  # its output is a file on the failing disk
+        inside = name == "out" and request["command"].startswith("predict")  # its output is a file on the failing disk
         path = work / "guesses.csv" if inside else work.with_name(f"{work.name}.{name}")
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     how = request["how"]
@@ -103,7 +117,7 @@ def serve() -> None:
     inputs = Path(sys.argv[1])
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what commands print belongs to no answer
-    make_inputs(inputs)
+    make_inputs(inputs, sys.argv[2:])
     print("ready", file=output, flush=True)
     for line in sys.stdin:
         request = json.loads(line) | {"inputs": str(inputs)}

@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     end, problems = time.monotonic() + options.seconds, 0
-    with tempfile.TemporaryDirectory() as folder, FaultyDisk(Path(folder)) as disk:
+    with tempfile.TemporaryDirectory() as folder, FaultyDisk(Path(folder), options.commands) as disk:
         for kind in options.kinds:
             for command in options.commands:
                 operations = disk.operations(command, kind)

@@ -21,8 +21,21 @@ def test_a_command_that_was_killed_twice_ends_the_same(command: str, disk: Fault
     disk.check_kill(command, [operations // 3, operations // 2])
 
 
+@pytest.mark.parametrize("command", ["index", "import", "export", "evaluate"])
+def test_a_command_that_was_killed_ends_the_same(command: str, disk: FaultyDisk) -> None:
+    disk.check_kill(command, [disk.operations(command, "kill") * 2 // 3])
+
+
 @pytest.mark.parametrize(
-    ("command", "error"), [("index", "ENOSPC"), ("export", "ENOSPC"), ("evaluate", "EIO"), ("train", "ENOSPC")]
+    ("command", "error"),
+    [
+        ("index", "ENOSPC"),
+        ("import", "EDQUOT"),
+        ("export", "EROFS"),
+        ("evaluate", "EIO"),
+        ("predict", "EDQUOT"),
+        ("train", "EROFS"),
+    ],
 )
 def test_a_disk_that_fails_stops_a_command_with_a_line(command: str, error: str, disk: FaultyDisk) -> None:
     disk.check_failure(command, disk.operations(command, error) // 2, error, lasts=error != "EIO")
