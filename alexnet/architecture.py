@@ -7,7 +7,7 @@ from typing import Literal
 from alexnet.checked import Checked, require, require_finite
 from alexnet.geometry import Rounding, conv_side, pool_side
 
-_LayerStep = Literal["activate", "normalise", "normalise_map", "pool"]
+_LayerStep = Literal["activate", "normalise", "normalise_map", "normalise_contrast", "pool"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,8 @@ class Conv(Checked):
         all_towers: Whether a kernel reads the maps of all towers, or only those of its own (4.2).
         shared: Whether all positions share the kernels, or each has its own kernels and biases (the "local" layers of
             the 2012 program's nets for CIFAR-10; not in the paper).
-        then: What follows the convolution, in order: "activate", "normalise" (4.3), "normalise_map", "pool" (4.4).
+        then: What follows the convolution, in order: "activate", "normalise" (4.3), "normalise_map",
+            "normalise_contrast", "pool" (4.4).
         pooling: "max" (the paper) or "average" (the CIFAR-10 nets).
         rounding, pool_rounding: How the side of the output of the convolution, and of its pooling, is rounded: "up"
             (Figure 2), or "down". Caffe rounds convolutions down and poolings up, torchvision rounds both down.
@@ -129,6 +130,23 @@ class MapNorm(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContrastNorm(Checked):
+    """The window of local contrast normalisation (Jarrett et al. 2009, whom section 4.1 cites; not in the paper's net).
+
+    Args:
+        size: Side of the window, in positions; theirs.
+        deviation: Standard deviation of its Gaussian weights, in positions; they do not tell theirs.
+    """
+
+    size: int = 9
+    deviation: float = 2.25
+
+    def check(self) -> None:
+        require(self.size >= 1 and self.size % 2 == 1, "size", "an odd whole number", self.size)
+        require_finite("deviation", self.deviation, positive=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Net(Checked):
     """The net of section 4, its layers by name, so that a variant states only its differences.
 
@@ -139,9 +157,10 @@ class Net(Checked):
         fc6, fc7, fc8: The fully connected layers; the last one has one unit per class.
         linear: A layer without a nonlinearity between the hidden layers and fc8. It saves weights if there are many
             classes (in the 2012 program for 10,184 classes and more; not in the paper).
-        activation: "relu" or "tanh" (4.1).
+        activation: "relu", or what section 4.1 names beside it: "tanh", "logistic", "abs_tanh" (the magnitude of tanh).
         normalise: Constants of "normalise"; None leaves out every such step (4.3).
         normalise_map: Constants of "normalise_map"; None leaves out every such step.
+        normalise_contrast: Constants of "normalise_contrast"; None leaves out every such step.
         pool_size, pool_stride: The paper's z and s (4.4).
         conv_dropout: Probability that a value of the last feature maps is set to zero during training; 0 in the paper.
         dropout_scaling: When activations are multiplied for dropout. "test": by 1 - p at test time (5.2). "train": by
@@ -165,9 +184,10 @@ class Net(Checked):
     fc7: Full | None = Full(units=4096, dropout=0.5, bias=1.0)
     linear: Full | None = None
     fc8: Full = Full()
-    activation: Literal["relu", "tanh"] = "relu"
+    activation: Literal["relu", "tanh", "logistic", "abs_tanh"] = "relu"
     normalise: ResponseNorm | None = ResponseNorm()
     normalise_map: MapNorm | None = None
+    normalise_contrast: ContrastNorm | None = None
     pool_size: int = 3
     pool_stride: int = 2
     conv_dropout: float = 0.0

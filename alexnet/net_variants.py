@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from alexnet.architecture import Conv, Net
+from alexnet.architecture import ContrastNorm, Conv, Net
 from alexnet.recipe import Recipe
 
 
@@ -59,7 +59,7 @@ def separate_towers(net: Net) -> Net:
 
 def without_normalisation(net: Net) -> Net:
     """Return the net without response normalisation (148; 4.3)."""
-    return replace(net, normalise=None, normalise_map=None)
+    return replace(net, normalise=None, normalise_map=None, normalise_contrast=None)
 
 
 def without_overlapping_pooling(net: Net) -> Net:
@@ -70,6 +70,28 @@ def without_overlapping_pooling(net: Net) -> Net:
 def with_tanh(net: Net) -> Net:
     """Return the net with tanh in place of ReLU (4.1)."""
     return replace(net, activation="tanh")
+
+
+def with_logistic(net: Net) -> Net:
+    """Return the net with the logistic function in place of ReLU (4.1)."""
+    return replace(net, activation="logistic")
+
+
+def with_abs_tanh(net: Net) -> Net:
+    """Return the net with the magnitude of tanh, contrast normalisation and average pooling (Jarrett et al., 4.1).
+
+    Our reading of their stage, "convolution, tanh, magnitude, contrast normalisation, average pooling": where the net
+    pools, contrast normalisation comes before the pooling and replaces response normalisation. The layers that do not
+    pool, and the fully connected ones, have the magnitude of tanh only.
+    """
+    convs: dict[str, Any] = {}
+    for name, conv in net.convs().items():
+        if "pool" in conv.then:
+            convs[name] = replace(conv, then=("activate", "normalise_contrast", "pool"), pooling="average")
+        else:
+            convs[name] = replace(conv, then=("activate",))
+    norms: dict[str, Any] = {"normalise": None, "normalise_map": None, "normalise_contrast": ContrastNorm()}
+    return replace(net, activation="abs_tanh", **norms, **convs)
 
 
 def without_dropout(net: Net) -> Net:

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from alexnet.architecture import Conv, Full, MapNorm, Net, ResponseNorm
+from alexnet.architecture import ContrastNorm, Conv, Full, MapNorm, Net, ResponseNorm
 from alexnet.recipe import Change, Recipe
 
 small = st.floats(0, 10)
 positive = st.floats(1e-6, 10)
+STEPS = ("activate", "normalise", "normalise_map", "normalise_contrast", "pool")
 
 
 @st.composite
@@ -29,7 +30,7 @@ def convs(draw: st.DrawFn, towers: int) -> Conv:
         shared=shared,
         rounding=draw(st.sampled_from(["up", "down"])) if shared else "up",
         pool_rounding=draw(st.sampled_from(["up", "down"])),
-        then=draw(st.permutations(["activate", "normalise", "normalise_map", "pool"]).map(lambda s: tuple(s[:2]))),
+        then=draw(st.permutations(STEPS).map(lambda steps: tuple(steps[:2]))),
         pooling=draw(st.sampled_from(["max", "average"])),
         deviation=draw(small),
         bias=draw(st.floats(-2, 2)),
@@ -49,9 +50,10 @@ def nets(draw: st.DrawFn) -> Net:
             **{f"conv{i}": draw(st.none() | convs(towers)) for i in range(2, 7)},
             fc6=draw(st.none() | full),
             fc7=draw(st.none() | full),
-            activation=draw(st.sampled_from(["relu", "tanh"])),
+            activation=draw(st.sampled_from(["relu", "tanh", "logistic", "abs_tanh"])),
             normalise=draw(st.none() | norms),
             normalise_map=draw(st.none() | st.builds(MapNorm, k=positive, alpha=small)),
+            normalise_contrast=draw(st.none() | st.builds(ContrastNorm, deviation=positive)),
             start=draw(st.sampled_from(["gaussian", "he", "centred"])),
             pixel_scale=draw(positive),
             conv_dropout=draw(st.floats(0, 0.99)),

@@ -31,6 +31,7 @@ PAPER = [
     ("net.normalise.alpha_over_size", False, "4.3: the formula does not divide"),
     ("net.normalise.all_towers", False, "4.2: in certain layers only do the GPUs communicate"),
     ("net.normalise_map", None, "not in the paper"),
+    ("net.normalise_contrast", None, "4.1: of Jarrett et al."),
     ("net.pool_stride", 2, "4.4"),
     ("net.pool_size", 3, "4.4"),
     ("net.image_size", 224, "4.5"),

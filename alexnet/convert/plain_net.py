@@ -11,7 +11,9 @@ from alexnet.kernels.map_norm import map_norm_reference
 from alexnet.kernels.response_norm import response_norm_reference
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.layers import (
+    AbsoluteTanh,
     AveragePooling,
+    ContrastNormalisation,
     Convolution,
     Dropout,
     LocallyConnected,
@@ -23,8 +25,11 @@ from alexnet.models.layers import (
 _SUFFIXES: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
     nn.Tanh: "tanh",
+    nn.Sigmoid: "logistic",
+    AbsoluteTanh: "abs_tanh",
     ResponseNormalisation: "normalise",
     MapNormalisation: "normalise_map",
+    ContrastNormalisation: "normalise_contrast",
     MaxPooling: "pool",
     AveragePooling: "pool",
     Dropout: "dropout",

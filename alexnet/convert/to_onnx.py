@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.convert.plain_net import named_layers
+from alexnet.kernels.contrast_norm import LOWEST_DEVIATION, gaussian_weights
 from alexnet.kernels.normalisation import window_reach
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.layers import (
+    AbsoluteTanh,
     AveragePooling,
+    ContrastNormalisation,
     Convolution,
     Dropout,
     LocallyConnected,
@@ -218,6 +221,39 @@ def _divide_by_power(graph: _Graph, name: str, x: str, divisor: str, beta: float
 
 
 @_add_layer.register
+def _(layer: ContrastNormalisation, graph: _Graph, name: str, x: str) -> str:
+    size, maps = layer.norm.size, graph.maps // layer.towers
+    line = np.array(gaussian_weights(size, layer.norm.deviation))
+    weights = graph.constant(f"{name}_weights", np.tile(np.outer(line, line) / maps, (1, maps, 1, 1)))
+    if layer.towers > 1:  # the towers become pictures of the batch
+        x = graph.add("Reshape", f"{name}_towers", x, graph.constant(f"{name}_tower_shape", (-1, maps, 0, 0)))
+
+    def local_mean(part: str, values: str) -> str:  # over the positions within the map, whose weights have the sum 1
+        total = graph.add("Conv", f"{name}_{part}", values, weights, **window)
+        return graph.add("Div", f"{name}_{part}_within", total, within)
+
+    window = _window(size, 1, size // 2)
+    ones = graph.add("ConstantOfShape", f"{name}_ones", graph.add("Shape", f"{name}_size", x), value=_one())
+    within = graph.add("Conv", f"{name}_within", ones, weights, **window)
+    v = graph.add("Sub", f"{name}_contrast", x, local_mean("mean", x))
+    s = local_mean("square", graph.add("Mul", f"{name}_squares", v, v))
+    s = graph.add("Max", f"{name}_variance", s, graph.constant(f"{name}_lowest", LOWEST_DEVIATION**2))
+    s = graph.add("Sqrt", f"{name}_deviation", s)
+    divisor = graph.add("Max", f"{name}_divisor", s, graph.add("GlobalAveragePool", f"{name}_average", s))
+    if layer.towers == 1:
+        return graph.add("Div", name, v, divisor)
+    y = graph.add("Div", f"{name}_in_towers", v, divisor)
+    return graph.add("Reshape", name, y, graph.constant(f"{name}_shape", (-1, graph.maps, 0, 0)))
+
+
+def _one() -> Any:
+    """Return the value 1 as ONNX's ConstantOfShape takes it."""
+    from onnx import numpy_helper
+
+    return numpy_helper.from_array(np.ones(1, np.float32))
+
+
+@_add_layer.register
 def _(layer: MaxPooling, graph: _Graph, name: str, x: str) -> str:
     return graph.add("MaxPool", name, x, ceil_mode=int(layer.rounding == "up"), **_window(layer.size, layer.stride))
 
@@ -246,6 +282,16 @@ def _(_layer: nn.ReLU, graph: _Graph, name: str, x: str) -> str:
 @_add_layer.register
 def _(_layer: nn.Tanh, graph: _Graph, name: str, x: str) -> str:
     return graph.add("Tanh", name, x)
+
+
+@_add_layer.register
+def _(_layer: nn.Sigmoid, graph: _Graph, name: str, x: str) -> str:
+    return graph.add("Sigmoid", name, x)
+
+
+@_add_layer.register
+def _(_layer: AbsoluteTanh, graph: _Graph, name: str, x: str) -> str:
+    return graph.add("Abs", name, graph.add("Tanh", f"{name}_tanh", x))
 
 
 @_add_layer.register

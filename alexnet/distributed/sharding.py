@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from alexnet.architecture import Net
 from alexnet.distributed.collectives import RankGroup, all_gather_rows, all_gather_units
 from alexnet.models.alexnet import AlexNet
-from alexnet.models.layers import Convolution, Dropout, LocallyConnected, ResponseNormalisation
+from alexnet.models.layers import ContrastNormalisation, Convolution, Dropout, LocallyConnected, ResponseNormalisation
 
 ShardDims = Mapping[str, int]
 """The dimension along which each sharded parameter is split: that of the layer's units."""
@@ -84,7 +84,7 @@ def _shard_convolution(block: nn.Sequential, group: RankGroup) -> dict[str, int]
         layer.out_channels = _shard_parameters(layer, dims, group)
         layer.in_channels, layer.groups = layer.in_channels // layer.groups, 1
     for module in block:
-        if isinstance(module, ResponseNormalisation):
+        if isinstance(module, ResponseNormalisation | ContrastNormalisation):
             module.towers = 1
     return dims
 

@@ -99,6 +99,8 @@ def _conv_caption(net: Net, conv: Conv) -> str:
         steps["normalise"] = "normalised"
     if net.normalise_map:
         steps["normalise_map"] = "normalised in maps"
+    if net.normalise_contrast:
+        steps["normalise_contrast"] = "contrast normalised"
     lines = [f"{conv.kernel}x{conv.kernel}" + (f", stride {conv.stride}" if conv.stride > 1 else "")]
     lines += [] if conv.shared else ["local"]
     lines += [steps[step] for step in conv.then if step in steps]

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.architecture import Conv, MapNorm, Net, ResponseNorm
+from alexnet.architecture import ContrastNorm, Conv, MapNorm, Net, ResponseNorm
 from alexnet.geometry import Rounding, conv_side
+from alexnet.kernels.contrast_norm import contrast_norm
 from alexnet.kernels.dropout import dropout
 from alexnet.kernels.locally_connected import locally_connected
 from alexnet.kernels.map_norm import map_norm
@@ -213,6 +214,26 @@ class MapNormalisation(nn.Module):
         return str(self.norm)
 
 
+class ContrastNormalisation(nn.Module):
+    """Local contrast normalisation (Jarrett et al. 2009, whom section 4.1 cites; not in the paper's net).
+
+    Args:
+        norm: The window.
+        towers: Number of towers; the maps of another one do not count.
+    """
+
+    def __init__(self, norm: ContrastNorm, *, towers: int) -> None:
+        super().__init__()
+        self.norm, self.towers = norm, towers
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise: (N, C, H, W) -> (N, C, H, W)."""
+        return contrast_norm(x, size=self.norm.size, deviation=self.norm.deviation, towers=self.towers)
+
+    def extra_repr(self) -> str:
+        return f"{self.norm}, towers={self.towers}"
+
+
 class _Pooling(nn.Module):
     """Pooling over windows of size x size positions, `stride` apart (section 4.4).
 
@@ -285,9 +306,28 @@ class Dropout(nn.Module):
         return f"p={self.p}, scaling={self.scaling}"
 
 
-def following_layers(
-    conv: Conv, net: Net
-) -> Iterator[ResponseNormalisation | MapNormalisation | MaxPooling | AveragePooling | nn.ReLU | nn.Tanh]:
+class AbsoluteTanh(nn.Module):
+    """The magnitude of tanh (Jarrett et al. 2009, whom section 4.1 cites)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute |tanh(x)|, of any shape."""
+        return x.tanh().abs()
+
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "logistic": nn.Sigmoid,
+    "abs_tanh": AbsoluteTanh,
+}
+
+
+def activation_layer(net: Net) -> nn.Module:
+    """Return the net's nonlinearity (section 4.1)."""
+    return _ACTIVATIONS[net.activation]()
+
+
+def following_layers(conv: Conv, net: Net) -> Iterator[nn.Module]:
     """Yield the layers after a convolution, in the order of `conv.then`; a normalisation includes a ReLU before it."""
     steps = [s for s in conv.then if not (s.startswith("normalise") and getattr(net, s) is None)]
     for i, step in enumerate(steps):
@@ -300,11 +340,8 @@ def following_layers(
             yield ResponseNormalisation(net.normalise, towers=net.towers, relu=fuse_relu)
         elif step == "normalise_map" and net.normalise_map is not None:
             yield MapNormalisation(net.normalise_map)
+        elif step == "normalise_contrast" and net.normalise_contrast is not None:
+            yield ContrastNormalisation(net.normalise_contrast, towers=net.towers)
         elif step == "pool":
             pooling = MaxPooling if conv.pooling == "max" else AveragePooling
             yield pooling(net.pool_size, net.pool_stride, conv.pool_rounding)
-
-
-def activation_layer(net: Net) -> nn.ReLU | nn.Tanh:
-    """Return the net's nonlinearity (section 4.1)."""
-    return nn.ReLU() if net.activation == "relu" else nn.Tanh()

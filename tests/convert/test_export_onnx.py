@@ -18,6 +18,7 @@ from alexnet.convert.plain_net import PlainNet
 from alexnet.convert.to_onnx import OLDEST_OPSET, to_onnx
 from alexnet.data.loading.views import select_views
 from alexnet.models.alexnet import AlexNet
+from alexnet.net_variants import with_abs_tanh, with_logistic
 from alexnet.recipes import RECIPES
 from alexnet.training.inference import predict_pictures
 
@@ -123,6 +124,9 @@ SMALL = Net(
 )
 VARIANTS = {
     "tanh": replace(SMALL, activation="tanh"),
+    "logistic": with_logistic(SMALL),
+    "magnitude of tanh, contrast normalised in towers": with_abs_tanh(SMALL),
+    "contrast normalised in one tower": replace(with_abs_tanh(SMALL), towers=1),
     "a window of four maps": replace(SMALL, normalise=ResponseNorm(size=4, alpha=0.01)),
     "alpha over the window": replace(SMALL, normalise=ResponseNorm(size=3, alpha=0.02, beta=0.5, alpha_over_size=True)),
     "within maps": replace(

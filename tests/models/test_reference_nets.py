@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from alexnet.architecture import Conv, Full, Net, ResponseNorm
 from alexnet.models.alexnet import AlexNet
+from alexnet.net_variants import with_abs_tanh, with_logistic
 from alexnet.recipes import recipe_named
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -110,6 +111,49 @@ def test_the_run_s_net_is_the_program_s_written_out() -> None:
 def test_the_tanh_net_is_section_4_with_tanh() -> None:
     net = narrow_net(Net(activation="tanh", pixel_scale=1 / 64))
     assert_same(build_net(net), lambda w, x: reference_alexnet(w, x / 64, run=False, act=torch.tanh), random_pictures())
+
+
+def test_the_logistic_net_is_section_4_with_the_logistic_function() -> None:
+    net = narrow_net(with_logistic(Net(pixel_scale=1 / 64)))
+
+    def reference(w: dict[str, tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
+        return reference_alexnet(w, x / 64, run=False, act=lambda y: 1 / (1 + (-y).exp()))
+
+    assert_same(build_net(net), reference, random_pictures())
+
+
+def reference_contrast_norm(x: Tensor) -> Tensor:
+    """Compute Jarrett's normalisation of one tower: windows of 9 x 9 positions, cut off at the edges."""
+    side = x.shape[-1]
+    distances = torch.arange(side, dtype=torch.float64)[:, None] - torch.arange(side)
+    line = torch.exp(-(distances**2) / (2 * 2.25**2)) * (distances.abs() <= 4)  # (position, position around)
+    windows = torch.einsum("ik,jl->ijkl", line, line)
+    windows = windows / windows.sum((2, 3), keepdim=True)
+    v = x - torch.einsum("ijkl,nckl->nij", windows, x)[:, None] / x.shape[1]
+    s = (torch.einsum("ijkl,nckl->nij", windows, v**2) / x.shape[1]).sqrt()[:, None]
+    return v / torch.maximum(s, s.mean((1, 2, 3), keepdim=True))
+
+
+def test_the_net_of_jarrett_s_stages_is_written_out() -> None:
+    def stage(x: Tensor) -> Tensor:
+        return F.avg_pool2d(reference_contrast_norm(x.tanh().abs()), 3, 2, ceil_mode=True)
+
+    def reference(w: dict[str, tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
+        x = F.pad(x / 64, (0, 3, 0, 3))
+        towers = [stage(F.conv2d(x, *w1, stride=4)) for w1 in halves(w["conv1"])]
+        towers = [stage(F.conv2d(y, *w2, padding=2)) for y, w2 in zip(towers, halves(w["conv2"]), strict=True)]
+        both = torch.cat(towers, 1)
+        outputs = []
+        for w3, w4, w5 in zip(halves(w["conv3"]), halves(w["conv4"]), halves(w["conv5"]), strict=True):
+            y = F.conv2d(both, *w3, padding=1).tanh().abs()
+            y = F.conv2d(y, *w4, padding=1).tanh().abs()
+            outputs.append(stage(F.conv2d(y, *w5, padding=1)))
+        y = torch.cat(outputs, 1).flatten(1)
+        for name in ("fc6", "fc7"):
+            y = 0.5 * (y @ w[name][0].T + w[name][1]).tanh().abs()
+        return y @ w["fc8"][0].T + w["fc8"][1]
+
+    assert_same(build_net(narrow_net(with_abs_tanh(Net(pixel_scale=1 / 64)))), reference, random_pictures())
 
 
 def reference_torchvision(w: dict[str, tuple[Tensor, Tensor]], x: Tensor) -> Tensor:

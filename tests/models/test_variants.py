@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from alexnet.architecture import Conv, Full, MapNorm, Net, ResponseNorm
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.layers import alpha_over_window
-from alexnet.net_variants import one_gpu_net
+from alexnet.net_variants import one_gpu_net, with_abs_tanh, with_logistic
 from alexnet.recipes import recipe_named
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -32,6 +32,8 @@ VARIANTS = {
     "without hidden layers": replace(SMALL_NET, fc6=None, fc7=None),
     "conv6": replace(SMALL_NET, conv6=Conv(maps=8, all_towers=True, bias=1.0, deviation=0.03)),
     "tanh": replace(SMALL_NET, activation="tanh"),
+    "logistic": with_logistic(SMALL_NET),
+    "magnitude of tanh": with_abs_tanh(SMALL_NET),
     "no normalisation": replace(SMALL_NET, normalise=None),
     "pooling 2, stride 2": replace(SMALL_NET, pool_size=2, conv2=replace(SMALL_NET.conv2, padding=1)),  # type: ignore[type-var]
     "one tower": one_gpu_net(SMALL_NET),
