@@ -1,30 +1,10 @@
 """What the paper claims about the parts of its net, as a list: each claim, and the net without the part."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-from alexnet.architecture import Net
-from alexnet.net_variants import (
-    one_gpu_net,
-    separate_towers,
-    with_net,
-    with_tanh,
-    with_towers_meeting_in,
-    with_width,
-    with_zero_biases,
-    without_conv1,
-    without_conv2,
-    without_conv3,
-    without_conv4,
-    without_conv5,
-    without_dropout,
-    without_normalisation,
-    without_overlapping_pooling,
-)
-from alexnet.recipe import Recipe
+from alexnet.experiments.variants import THE_NET, VARIANTS
 
-THE_NET = "the-net"
 AVERAGE = "average"
 Measure = Literal["error", "training", "overfitting", "early", "epochs"]
 MEASURES: dict[Measure, str] = {
@@ -57,35 +37,6 @@ class Claim:
     paper: float | None = None
 
 
-def _net(change: Callable[[Net], Net]) -> Callable[[Recipe], Recipe]:
-    """Return a function that changes the net of a recipe."""
-    return lambda recipe: with_net(recipe, change(recipe.net))
-
-
-# The nets, the most valuable first: what a comparison needs comes before what it is compared with by other claims.
-VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
-    THE_NET: lambda recipe: recipe,
-    "one-gpu": _net(one_gpu_net),
-    "no-normalisation": _net(without_normalisation),
-    "no-overlap": _net(without_overlapping_pooling),
-    "no-dropout": _net(without_dropout),
-    "no-crops": lambda recipe: replace(recipe, crops="centre", crop_area=None, reflect=False),
-    "no-decay": lambda recipe: replace(recipe, decay=0.0, decays={}),
-    "zero-biases": _net(with_zero_biases),
-    "no-colour-shift": lambda recipe: replace(recipe, colour_deviation=0.0, colour_divisor=1.0),
-    "tanh": _net(with_tanh),
-    "without-conv3": _net(without_conv3),
-    "without-conv4": _net(without_conv4),
-    "separate-towers": _net(separate_towers),
-    "without-conv2": _net(without_conv2),
-    "without-conv5": _net(without_conv5),
-    "without-conv1": _net(without_conv1),
-    "meeting-everywhere": _net(lambda net: with_towers_meeting_in(net, "conv2", "conv3", "conv4", "conv5")),
-    "meeting-in-conv4": _net(lambda net: with_towers_meeting_in(net, "conv4")),
-    "longer": lambda recipe: recipe.with_epochs(2 * recipe.epochs),
-    "wider": _net(lambda net: with_width(net, 1.5)),
-}
-
 CLAIMS: tuple[Claim, ...] = (
     Claim("one-gpu", "4.2", "half the kernels, on one GPU: a higher error", "error", 1, 1.7),
     Claim("no-normalisation", "4.3", "no response normalisation: a higher error", "error", 1, 1.4),
@@ -111,5 +62,13 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("meeting-in-conv4", "4.2", "towers that meet in conv4, not conv3: no better, it was chosen", "error", 1),
     Claim("longer", "8", "trained twice as long: a lower error", "error", -1),
     Claim("wider", "8", "a net half as wide again: a lower error", "error", -1),
+    Claim("logistic", "4.1", "the logistic function in place of ReLU: slower learning", "early", 1),
+    Claim("logistic", "4.1", "the logistic function: a higher training error after as many epochs", "training", 1),
+    Claim("abs-tanh", "4.1", "magnitude of tanh, contrast norm: slower learning than ReLU", "early", 1),
+    Claim("abs-tanh", "4.1", "magnitude of tanh, contrast norm: less overfitting (Caltech-101)", "overfitting", -1),
+    Claim("abs-tanh", "4.1", "magnitude of tanh, contrast norm: a lower error (Caltech-101)", "error", -1),
     Claim(AVERAGE, "7", "the predictions of five nets averaged: a lower error", "error", -1, -2.6),
 )
+
+# The nets that the claims need, in the order of VARIANTS.
+CLAIMED = tuple(name for name in VARIANTS if name in {THE_NET, *(claim.variant for claim in CLAIMS)})

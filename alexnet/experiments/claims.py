@@ -20,11 +20,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alexnet.experiments.claim_list import AVERAGE, CLAIMS, THE_NET, VARIANTS, Claim, Measure
+from alexnet.experiments.claim_list import AVERAGE, CLAIMED, CLAIMS, Claim, Measure
 from alexnet.experiments.claims_table import ClaimRow, ClaimsResult, import_scipy_stats
 from alexnet.experiments.experiment import MEASURES_FOLDER, Experiment
 from alexnet.experiments.paper_datasets import ILSVRC2012
 from alexnet.experiments.result import format_settings, to_percent
+from alexnet.experiments.variants import THE_NET, VARIANTS
 from alexnet.recipe import Recipe
 from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import load_best
@@ -64,15 +65,15 @@ def run(experiment: Experiment) -> ClaimsResult:
 
 
 def _chosen_variants(only: Sequence[str] | None) -> list[str]:
-    """Return the names of the variants to train, in the order of VARIANTS; the net itself is always one of them.
+    """Return the names of the variants to train, in their order; the net itself is always one of them.
 
     Raises:
         ValueError: There is no variant of such a name.
     """
     for name in only or ():
-        if name not in VARIANTS:
-            raise ValueError(f"only must name some of {', '.join(VARIANTS)}; got {name!r}")
-    return [name for name in VARIANTS if only is None or name in only or name == THE_NET]
+        if name not in CLAIMED:
+            raise ValueError(f"only must name some of {', '.join(CLAIMED)}; got {name!r}")
+    return [name for name in CLAIMED if only is None or name in only or name == THE_NET]
 
 
 def list_runs(names: Sequence[str], seeds: int) -> Iterator[tuple[str, int]]:

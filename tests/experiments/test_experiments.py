@@ -151,7 +151,7 @@ def test_a_net_that_diverges_does_not_end_the_experiment(
             raise DivergenceError("loss must stay finite")
         return train_net(store, run, recipe, **options)
 
-    monkeypatch.setattr(ablations, "VARIANTS", {name: ablations.VARIANTS[name] for name in ("the net", "tanh (4.1)")})
+    monkeypatch.setattr(ablations, "ABLATIONS", {name: ablations.ABLATIONS[name] for name in ("the net", "tanh (4.1)")})
     monkeypatch.setattr(experiment_module, "train", diverge_with_tanh)
     result = reproduce("ablations", tmp_path, store, recipe=RECIPE, epochs=1)
     assert [len(row.measured) for row in result.rows] == [1, 0]
