@@ -33,6 +33,7 @@ EXPERIMENTS = {
     "figure2": "alexnet.experiments.figure2",
     "figure3": "alexnet.experiments.figure3",
     "figure4": "alexnet.experiments.figure4",
+    "codes": "alexnet.experiments.codes",
 }
 
 

@@ -25,6 +25,7 @@ ORDER = (
     "figure4",
     "table1",
     "claims",
+    "codes",
     "table2",
     "pretraining",
     "figure1",

@@ -145,6 +145,8 @@ class Experiment:
     ) -> Path:
         """Train a net to its end, or do nothing if that was done before.
 
+        A net that another experiment in the same folder has trained, or begun, is not trained twice.
+
         Args:
             name: The name of the run's folder.
             recipe: The recipe; a longer one is shortened to the experiment's epochs.
@@ -159,6 +161,7 @@ class Experiment:
             TrainingInterrupted: A signal stopped the training; the same command resumes it.
             DivergenceError: The loss is not finite.
             OutOfTimeError: The deadline stopped the training; the same command resumes it.
+            FolderInUseError: Another process trains the net.
         """
         if not full_length:
             recipe = self.shorten(recipe)
@@ -166,10 +169,9 @@ class Experiment:
         run = self.folder / name
         store = store or self.store
         if not options and not run.exists():
-            run = _finished_run(self.folder.parent, recipe, store) or run
+            run = _run_of_another_experiment(self.folder.parent, recipe, store) or run
         self._trained += 1
-        if self._is_over():
-            raise OutOfTimeError
+        self.check_time()
         count = f"net {self._trained}{f' of {self.net_count}' if self.net_count else ''}: {name}"
         print(f"{count}, seed {recipe.seed}", file=sys.stderr)
         try:
@@ -179,14 +181,14 @@ class Experiment:
             print(f"{count} has diverged: {str(error).partition(': ')[0]}", file=sys.stderr)  # without the advice
             raise
         if not outcome.finished:
-            if self._is_over():
-                raise OutOfTimeError
+            self.check_time()
             raise TrainingInterrupted(outcome.signal)
         return run
 
-    def _is_over(self) -> bool:
-        """Return whether the deadline has passed."""
-        return self._deadline is not None and time.monotonic() >= self._deadline
+    def check_time(self) -> None:
+        """Raise an OutOfTimeError if the deadline has passed."""
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            raise OutOfTimeError
 
     def shorten(self, recipe: Recipe) -> Recipe:
         """Return a recipe shortened to the experiment's epochs, if it has more."""
@@ -268,23 +270,23 @@ class Experiment:
         ]
 
 
-def _finished_run(folder: Path, recipe: Recipe, store: Store) -> Path | None:
-    """Return the run of another experiment with the same recipe and store, if it has all of its epochs.
+def _run_of_another_experiment(folder: Path, recipe: Recipe, store: Store) -> Path | None:
+    """Return a run with the same recipe and store, of several the one with the most epochs; None if there is none.
 
     Args:
         folder: The folder of the experiments.
         recipe, store: What is to be trained.
     """
+    runs: list[tuple[int, Path]] = []
     for path in sorted(folder.glob("*/*/metrics.jsonl")):
         try:
             history = RunHistory.read(path.parent)
         except (ValueError, OSError):
             continue  # it has just begun, or is none of ours
         starts_anew = not history.start.get("taken") and not history.origin
-        on_store = history.start.get("store") == str(store.path.resolve())
-        if starts_anew and on_store and history.recipe == recipe and len(history.epochs) == recipe.epochs:
-            return path.parent
-    return None
+        if starts_anew and history.start.get("store") == str(store.path.resolve()) and history.recipe == recipe:
+            runs.append((len(history.epochs), path.parent))
+    return max(runs, key=lambda run: run[0])[1] if runs else None
 
 
 def _check_folder(folder: Path) -> None:

@@ -8,7 +8,8 @@ towers specialise in every run; so each run is compared with random divisions of
 
 Expected: a tower with low and one with high colour shares. Not so here on Caltech-101, with photos and with tiny: the
 towers differ no more than two random halves of the kernels.
-Duration: a training for each seed; with photos on Caltech-101 1 hour 44 minutes (one core).
+Duration: a training for each seed, but not of nets that another experiment in the same folder has trained, such as
+`claims` with the same recipe; with photos on Caltech-101 1 hour 44 minutes (one core).
 """
 
 from dataclasses import replace
@@ -80,6 +81,7 @@ def run(experiment: Experiment) -> ExperimentResult:
     experiment.net_count = experiment.seeds or 3
     differing = 0
     for seed in range(experiment.net_count):
+        result.write(experiment.folder)  # the results so far
         trained = experiment.train(f"net-{seed}", replace(base, seed=seed))
         weights = load_best(trained).net().layers()["conv1"].weight.detach().numpy()
         energies = colour_energies(weights)

@@ -12,6 +12,7 @@ Duration: a training, then three autoencoders of 200 s each (one core).
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -56,6 +57,25 @@ def precision_at_k(neighbours: np.ndarray, labels: np.ndarray, train_labels: np.
     return float((train_labels[neighbours] == labels[:, None]).mean())
 
 
+def open_coded_index(experiment: Experiment, run: Path, bits: int) -> Index:
+    """Return the index of a run with codes of this length; what it lacks is made.
+
+    Raises:
+        ValueError: The run has an index of other pictures.
+    """
+    store = experiment.store.path
+    if not (run / "index" / "about.json").exists():
+        build_index(run, store, bits=bits, device=experiment.device)
+    index = Index(run / "index")
+    indexed = index.metadata["store"], index.metadata["split"]
+    if indexed != (str(store.resolve()), "train"):
+        raise ValueError(
+            f"{index.folder} must be an index of split train of {store}; it is one of split {indexed[1]} of "
+            f"{indexed[0]}: rename its folder"
+        )
+    return index if 8 * index.codes.shape[1] == bits else index.with_code_length(bits)
+
+
 def run(experiment: Experiment) -> ExperimentResult:
     """Train a net, draw both parts of the figure, and compare the three ways to search."""
     import_faiss()  # if it is missing, the error must come before the training
@@ -74,14 +94,12 @@ def run(experiment: Experiment) -> ExperimentResult:
 
     by_pixels = nearest_neighbours(pixel_vectors(test, queries), pixel_vector_blocks(train), count)[1]
     add_row("raw pixels", by_pixels, 3 * test.size**2)
-    if not (run_folder / "index" / "about.json").exists():
-        build_index(run_folder, experiment.store.path, bits=BITS[0], device=experiment.device)
-    index, checkpoint = Index(run_folder / "index"), load_best(run_folder)
+    index, checkpoint = open_coded_index(experiment, run_folder, BITS[0]), load_best(run_folder)
     activities = Features(checkpoint, experiment.device)([test.image(int(query)) for query in queries])
     by_activities = index.search(activities, count)[1]
     add_row("activities", by_activities, index.activities[0].nbytes)
     for bits in BITS:
-        coded = index if bits == BITS[0] else index.with_code_length(bits)
+        coded = open_coded_index(experiment, run_folder, bits)
         by_codes = coded.search(activities, count, codes=True)[1]
         add_row(f"codes of {bits} bits, then activities", by_codes, bits // 8)
     result.notes = [f"Over {len(queries)} pictures of split {test.name!r}; the bytes are those that are searched."]

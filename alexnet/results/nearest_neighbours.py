@@ -62,15 +62,30 @@ def nearest_neighbours_by_codes(
     Returns:
         Distances (N, count) float32 and indices (N, count) int64 of the vectors, the nearest first.
     """
-    code_index = import_faiss().IndexBinaryFlat(8 * codes.shape[1])
-    code_index.add(codes)
-    _, candidates = code_index.search(query_codes, min(CANDIDATES * count, len(codes)))
+    candidates = nearest_codes(query_codes, codes, min(CANDIDATES * count, len(codes)))
     distances, indices = np.empty((len(queries), count), np.float32), np.empty((len(queries), count), np.int64)
     for row, (query, rows) in enumerate(zip(queries, candidates, strict=True)):
         rows.sort()  # so that the file is read in order
         exact, order = nearest_neighbours(query[None], [vectors[rows]], count)
         distances[row], indices[row] = exact[0], rows[order[0]]
     return distances, indices
+
+
+def nearest_codes(query_codes: np.ndarray, codes: np.ndarray, count: int) -> np.ndarray:
+    """Find the nearest binary codes: those with the fewest different bits.
+
+    Args:
+        query_codes: (N, bytes) uint8, the codes of the queries.
+        codes: (n, bytes) uint8, the codes to search.
+        count: The number of neighbours, at most the number of codes.
+
+    Returns:
+        (N, count) int64, indices into `codes`, the nearest first.
+    """
+    index = import_faiss().IndexBinaryFlat(8 * codes.shape[1])
+    index.add(codes)
+    neighbours: np.ndarray = index.search(query_codes, count)[1]
+    return neighbours
 
 
 def iter_blocks(vectors: np.ndarray) -> Iterator[np.ndarray]:

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -303,20 +303,40 @@ def _check_replaced_index(folder: Path, store: str, split: str) -> None:
 def write_activities(path: Path, features: Features, split: Split, progress: bool = False) -> np.ndarray:
     """Write the activities of a split to a NumPy file, batch by batch, and return them memory-mapped.
 
-    They are not written through a memory map: a disk that becomes full would then end the process without a message.
-
     Returns:
         (N, width) float32.
     """
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False}
-    with path.open("wb") as file, Progress("activities", len(split), "pictures", shown=progress) as bar:
-        np.lib.format.write_array_header_1_0(file, header | {"shape": (len(split), features.width)})
-        for start in range(0, len(split), _BATCH):
-            stop = min(start + _BATCH, len(split))
-            file.write(features([split.image(i) for i in range(start, stop)]).tobytes())
-            bar.update(stop - start)
-    activities_file: np.ndarray = np.load(path, mmap_mode="r")
-    return activities_file
+    starts = range(0, len(split), _BATCH)
+    batches = (features([split.image(i) for i in range(start, min(start + _BATCH, len(split)))]) for start in starts)
+    return write_vectors(path, batches, (len(split), features.width), "activities", progress)
+
+
+def write_vectors(
+    path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], name: str, progress: bool = False
+) -> np.ndarray:
+    """Write the vectors of pictures to a NumPy file, block by block, and return them memory-mapped.
+
+    They are not written through a memory map: a disk that becomes full would then end the process without a message.
+
+    Args:
+        path: The file.
+        blocks: The vectors, (n, width) each, of the same type.
+        shape: The number of all vectors, and their width.
+        name: What they are, for the progress.
+        progress: Whether to show progress on standard error.
+
+    Returns:
+        (N, width).
+    """
+    with path.open("wb") as file, Progress(name, shape[0], "pictures", shown=progress) as bar:
+        for number, block in enumerate(blocks):
+            if number == 0:
+                header = {"descr": np.lib.format.dtype_to_descr(block.dtype), "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(block.tobytes())
+            bar.update(len(block))
+    vectors: np.ndarray = np.load(path, mmap_mode="r")
+    return vectors
 
 
 def open_index(run: Path, step: int) -> Index:

@@ -1,5 +1,6 @@
 """`reproduce all`: which experiments the stores allow, the time, equal nets, and the page of results."""
 
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from alexnet.experiments.experiment import Experiment, OutOfTimeError
 from alexnet.experiments.findings_page import parse_finding
 from alexnet.experiments.paper_datasets import CIFAR10, PaperDataset
 from alexnet.training.signals import stop_at
+from alexnet.utils.files import FolderInUseError, exclusive_lock
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -113,6 +115,24 @@ def test_equal_nets_of_two_experiments_are_trained_once(
         seeds=1,
     )
     assert trained == ["net-0", "cnn-1", "cnn-0"]
+
+
+def test_a_net_that_another_experiment_has_begun_is_resumed(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = record_trainings(monkeypatch)
+    reproduce("figure3", tmp_path / "first", store, recipe=RECIPE, epochs=1, seeds=1)
+    begun = tmp_path / "second/claims/the-net-0"
+    begun.mkdir(parents=True)
+    for name in ("recipe.json", "metrics.jsonl"):
+        first_line, *_ = (tmp_path / "first/figure3/net-0" / name).read_text(encoding="utf-8").splitlines(keepends=True)
+        (begun / name).write_text(first_line, encoding="utf-8")
+    shutil.copy(tmp_path / "first/figure3/net-0/recipe.json", begun)
+    with exclusive_lock(begun), pytest.raises(FolderInUseError):  # another process trains it
+        reproduce("figure3", tmp_path / "second", store, recipe=RECIPE, epochs=1, seeds=1)
+    reproduce("figure3", tmp_path / "second", store, recipe=RECIPE, epochs=1, seeds=1)
+    assert trained == ["net-0", "the-net-0"]
+    assert not (tmp_path / "second/figure3/net-0").exists()
 
 
 def test_a_finding_is_parsed_as_it_is_written(tmp_path: Path) -> None:

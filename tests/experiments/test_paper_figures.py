@@ -8,10 +8,11 @@ from PIL import Image
 from small_experiments import RECIPE, record_trainings
 
 from alexnet.data.store.store import Store
-from alexnet.experiments import figure1, figure2, figure3, figure4, reproduce
+from alexnet.experiments import codes, figure1, figure2, figure3, figure4, reproduce
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES, recipe_named
 from alexnet.results import binary_codes
+from alexnet.results.examples import balanced_sample
 from alexnet.results.figure_files import recipe_digest
 from alexnet.results.run_history import RunHistory
 
@@ -172,3 +173,44 @@ def test_figure4_measures_three_ways_of_searching(store: Path, tmp_path: Path, m
     assert result.rows[0].measured[0][0] == pytest.approx(100 * np.mean(precisions))
     for name in result.figures:
         assert (tmp_path / "figure4" / name).stat().st_size > 10_000
+
+
+def nearest_share(distances: np.ndarray, labels: np.ndarray, train_labels: np.ndarray, count: int = 10) -> float:
+    """Return how many percent of the nearest pictures have the query's label, for distances (queries, pictures)."""
+    nearest = distances.argsort(axis=1, kind="stable")[:, :count]
+    return 100 * float((train_labels[nearest] == labels[:, None]).mean())
+
+
+def test_codes_are_compared_with_the_vectors_that_they_are_of(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = record_trainings(monkeypatch)
+    monkeypatch.setattr(binary_codes, "STEPS", 20)
+    monkeypatch.setattr(codes, "BITS", (16, 32))
+    result = reproduce("codes", tmp_path, store, recipe=RECIPE, epochs=1, seeds=2)
+    names = ["activities", "codes of activities, 16 bits", "codes of activities, 32 bits"]
+    names += [name.replace("activities", "raw pixels") for name in names]
+    assert [row.name for row in result.rows] == names
+    assert [row.measured[0][1] for row in result.rows] == [4 * 16, 2, 4, 32 * 32 * 3, 2, 4]
+    assert [len(row.measured) for row in result.rows] == [2, 2, 2, 1, 2, 2]
+    test, train = Store(store).validation(), Store(store).split("train")
+    queries = balanced_sample(test.labels, len(test), 0)
+    vectors, query_vectors = (
+        np.stack([split.image(int(index)).reshape(-1).astype(float) for index in indices])
+        for split, indices in ((train, np.arange(len(train))), (test, queries))
+    )
+    distances = np.linalg.norm(query_vectors[:, None] - vectors, axis=2)
+    expected = nearest_share(distances, test.labels[queries], train.labels)
+    assert result.rows[3].measured[0][0] == pytest.approx(expected)
+    assert not (tmp_path / "codes/pixels.npy").exists()
+
+    monkeypatch.setattr(codes, "train_autoencoder", None)  # the codes are there
+    assert reproduce("codes", tmp_path, store, recipe=RECIPE, epochs=1, seeds=2).rows == result.rows
+    assert trained == ["net-0", "net-1"]
+
+
+def test_pixels_of_large_pictures_are_means_of_squares() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (130, 130, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(picture[:130, :130]).reduce(2)).reshape(-1).astype(int)
+    assert abs(codes.small_picture(picture) - expected).max() <= 1  # halves may be rounded to either side
+    assert np.array_equal(codes.small_picture(picture[:40, :40]), picture[:40, :40].reshape(-1))

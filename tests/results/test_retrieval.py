@@ -113,6 +113,14 @@ def test_candidates_by_codes_are_ranked_by_exact_distance(run: Path, monkeypatch
     assert np.allclose(exact[0], ranked[0], rtol=1e-4, atol=1e-3)
 
 
+def test_the_nearest_codes_have_the_fewest_different_bits() -> None:
+    codes = np.random.default_rng(0).integers(0, 256, (50, 2), dtype=np.uint8)
+    indices = nearest_neighbours.nearest_codes(codes[:4], codes, 9)
+    bits = np.unpackbits(codes, axis=1).astype(int)
+    distances = (bits[:4, None] != bits).sum(2)
+    assert np.array_equal(np.take_along_axis(distances, indices, 1), np.sort(distances, axis=1)[:, :9])
+
+
 def test_similar_finds_a_picture_of_the_store(run: Path, store: Path, tmp_path: Path) -> None:
     split = Store(store).split("train")
     Image.fromarray(split.image(3)).save(tmp_path / "picture.png")
