@@ -27,7 +27,8 @@ from alexnet.experiments.result import ExperimentResult, ResultRow, to_percent
 from alexnet.results.binary_codes import train_autoencoder
 from alexnet.results.examples import balanced_sample
 from alexnet.results.nearest_neighbours import import_faiss, nearest_codes, nearest_neighbours
-from alexnet.results.retrieval import Features, write_vectors
+from alexnet.results.retrieval import Features
+from alexnet.results.vector_files import write_vectors
 from alexnet.training.checkpoint import load_best
 from alexnet.utils.checksums import checksum
 from alexnet.utils.files import write_atomic
@@ -56,7 +57,7 @@ def small_picture(picture: np.ndarray) -> np.ndarray:
     return pixels.reshape(-1)
 
 
-def small_pictures(split: Split, indices: np.ndarray) -> np.ndarray:
+def _small_pictures(split: Split, indices: np.ndarray) -> np.ndarray:
     """Return pictures of a split as `small_picture` does, (N, 3 * side * side) uint8."""
     return np.stack([small_picture(split.image(int(index))) for index in indices])
 
@@ -104,10 +105,10 @@ def _search_by_pixels(
     experiment: Experiment, test: Split, train: Split, queries: np.ndarray, count: int, add: _Add
 ) -> None:
     """Add the rows of raw pixels, and of their codes for each seed."""
-    query_pixels = small_pictures(test, queries)
+    query_pixels = _small_pictures(test, queries)
     width = query_pixels.shape[1]
     path = experiment.folder / "pixels.npy"
-    blocks = (small_pictures(train, indices) for indices in _index_blocks(len(train)))
+    blocks = (_small_pictures(train, indices) for indices in _index_blocks(len(train)))
     try:
         pixels = write_vectors(path, blocks, (len(train), width), "pixels", progress=True)
         as_floats = (pixels[indices].astype(np.float32) for indices in _index_blocks(len(train)))

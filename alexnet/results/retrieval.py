@@ -4,7 +4,7 @@ import contextlib
 import copy
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,13 @@ from alexnet.models.weight_files import check_checksums
 from alexnet.results.binary_codes import Autoencoder, check_bits, train_autoencoder
 from alexnet.results.evaluate import check_picture_size
 from alexnet.results.nearest_neighbours import iter_blocks, nearest_neighbours, nearest_neighbours_by_codes
+from alexnet.results.vector_files import write_vectors
 from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.precision import autocast
 from alexnet.utils.checksums import BLANK_CHECKSUM, Digest, checksum, is_whole, seal, sealed_header, with_checksums
 from alexnet.utils.console import format_error
 from alexnet.utils.device import choose_device
 from alexnet.utils.files import explain_full_disk, replace_folder, write_atomic
-from alexnet.utils.progress import Progress
 
 _FORMAT = 1
 _BATCH = 128
@@ -309,34 +309,6 @@ def write_activities(path: Path, features: Features, split: Split, progress: boo
     starts = range(0, len(split), _BATCH)
     batches = (features([split.image(i) for i in range(start, min(start + _BATCH, len(split)))]) for start in starts)
     return write_vectors(path, batches, (len(split), features.width), "activities", progress)
-
-
-def write_vectors(
-    path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], name: str, progress: bool = False
-) -> np.ndarray:
-    """Write the vectors of pictures to a NumPy file, block by block, and return them memory-mapped.
-
-    They are not written through a memory map: a disk that becomes full would then end the process without a message.
-
-    Args:
-        path: The file.
-        blocks: The vectors, (n, width) each, of the same type.
-        shape: The number of all vectors, and their width.
-        name: What they are, for the progress.
-        progress: Whether to show progress on standard error.
-
-    Returns:
-        (N, width).
-    """
-    with path.open("wb") as file, Progress(name, shape[0], "pictures", shown=progress) as bar:
-        for number, block in enumerate(blocks):
-            if number == 0:
-                header = {"descr": np.lib.format.dtype_to_descr(block.dtype), "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-            file.write(block.tobytes())
-            bar.update(len(block))
-    vectors: np.ndarray = np.load(path, mmap_mode="r")
-    return vectors
 
 
 def open_index(run: Path, step: int) -> Index:
