@@ -1,6 +1,7 @@
 """Fixtures and helpers of several test files: drawn pictures, a small store, a recipe that trains in about a second."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from build_once import build_once
 from PIL import Image
+from warm_python import is_supported, start_server
 
 from alexnet.architecture import Conv, Full, Net
 from alexnet.data.store.format import STATISTICS_FILE, shard_name, shard_schema
@@ -105,6 +108,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def warm_python(request: pytest.FixtureRequest) -> str:
+    """A Python whose processes have imported torch when they start, and those of its torchrun too."""
+    if not is_supported():
+        return sys.executable
+    owner = os.getppid() if hasattr(request.config, "workerinput") else os.getpid()  # outlives the workers of xdist
+    first = ["simulated_gpu.activate"] if "simulated_gpu.activate" in sys.modules else []
+    return str(build_once(request, "python", lambda folder: start_server(folder, owner, *first)) / "python")
 
 
 @pytest.fixture(scope="session")

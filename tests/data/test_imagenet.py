@@ -249,22 +249,26 @@ def test_a_list_chooses_synsets_and_the_others_are_not_even_read(archives: Path,
             open_source(archives, SourceOptions(synsets=tmp_path / "list.txt"))
 
 
-def test_a_kill_inside_a_tar_is_resumed_to_the_same_bytes(tmp_path: Path) -> None:
+def test_a_kill_inside_a_tar_is_resumed_to_the_same_bytes(warm_python: str, tmp_path: Path) -> None:
     archives, store = write_ilsvrc2012(tmp_path / "imagenet", each=25), tmp_path / "store"
     code = (
-        "import sys, time\n"
+        "import os, sys, time\n"
         "from alexnet.data.prepare import chunk, plan, prepare\n"
         f"plan.SHARD_BYTES, plan.CHUNK_BYTES = {plan.SHARD_BYTES}, {plan.CHUNK_BYTES}\n"
         "read_image = chunk.read_image\n"
         "def read_slowly(*args): time.sleep(0.02); return read_image(*args)\n"
         "chunk.read_image = read_slowly\n"
+        "print(os.getpid(), flush=True)\n"
         "prepare.prepare(sys.argv[1], sys.argv[2], size=16, progress=False)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(archives), str(store)])
-    while process.poll() is None and len(list(store.glob("*.arrow"))) < 4:
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    command = [warm_python, "-c", code, str(archives), str(store)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        pid = int(process.stdout.readline())
+        while process.poll() is None and len(list(store.glob("*.arrow"))) < 4:
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
     assert 4 <= len(list(store.glob("*.arrow"))) < 13
     prepare_small(archives, store)
     prepare_small(archives, tmp_path / "expected")

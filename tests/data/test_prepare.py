@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -226,35 +225,43 @@ def test_a_store_stopped_anywhere_is_resumed_to_the_same_bytes(
     assert read_files(tmp_path / "store") == read_files(tmp_path / "expected")
 
 
-def test_a_killed_process_is_resumed_to_the_same_bytes(tmp_path: Path) -> None:
-    source = write_pictures(tmp_path / "source", classes=4, each=60)
+def test_a_killed_process_is_resumed_to_the_same_bytes(warm_python: str, tmp_path: Path) -> None:
+    source = write_pictures(tmp_path / "source", classes=4, each=40)
     code = (
-        "import sys, time\n"
+        "import os, sys, time\n"
         "from alexnet.data.prepare import chunk, plan, prepare\n"
         "plan.SHARD_BYTES, plan.CHUNK_BYTES = 20 * 64 * 64 * 3, 4 * 64 * 64 * 3\n"
         "read_image = chunk.read_image\n"
         "def read_slowly(*args): time.sleep(float(sys.argv[3])); return read_image(*args)\n"
         "chunk.read_image = read_slowly\n"
+        "print(os.getpid(), flush=True)\n"
         "prepare.prepare(sys.argv[1], sys.argv[2], size=64, progress=False)\n"
     )
 
-    def start(store: Path, delay: float) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-c", code, str(source), str(store), str(delay)])
+    def start(store: Path, delay: float) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [warm_python, "-c", code, str(source), str(store), str(delay)], stdout=subprocess.PIPE, text=True
+        )
 
-    kills = 0
-    while True:
-        process = start(tmp_path / "store", 0.01)
-        number = len(list((tmp_path / "store").glob("*.arrow"))) if kills else 0
-        while process.poll() is None and len(list((tmp_path / "store").glob("*.arrow"))) < number + 4:
-            time.sleep(0.005)
-        if process.poll() is not None:
-            break
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        kills += 1
-    assert process.returncode == 0
+    def shards() -> int:
+        return len(list((tmp_path / "store").glob("*.arrow")))
+
+    kills, status = 0, -signal.SIGKILL
+    while status == -signal.SIGKILL:
+        shards_before = shards()
+        with start(tmp_path / "store", 0.01) as process:
+            assert process.stdout
+            pid = int(process.stdout.readline())
+            while process.poll() is None and shards() < shards_before + 4:
+                time.sleep(0.005)
+            if process.poll() is None:
+                os.kill(pid, signal.SIGKILL)
+                kills += 1
+            status = process.wait()
+    assert status == 0
     assert kills >= 1
-    assert start(tmp_path / "expected", 0).wait() == 0
+    with start(tmp_path / "expected", 0) as process:
+        assert process.wait() == 0
     assert read_files(tmp_path / "store") == read_files(tmp_path / "expected")
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 import warnings
@@ -63,10 +62,12 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare_module, "POLL_SECONDS", 0.001)
 
 
-def torchrun(folder: Path, processes: int, *arguments: object, **environment: str) -> subprocess.Popen[bytes]:
+def torchrun(
+    python: str, folder: Path, processes: int, *arguments: object, **environment: str
+) -> subprocess.Popen[bytes]:
     """Start processes under torchrun. What they print goes to files in folder/output."""
     (folder / "child.py").write_text(CHILD)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+    command = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
     command += ["--log-dir", folder / "output", "--redirects", "3", folder / "child.py", *arguments]
     return subprocess.Popen(
         [str(argument) for argument in command],
@@ -108,19 +109,19 @@ def run_in_threads(monkeypatch: pytest.MonkeyPatch, count: int, call: Callable[[
     return results
 
 
-def test_two_processes_write_the_store_of_one(tmp_path: Path) -> None:
+def test_two_processes_write_the_store_of_one(warm_python: str, tmp_path: Path) -> None:
     source = write_pictures(tmp_path / "source", broken=2)
     summary = prepare_small(source, tmp_path / "one")
-    assert torchrun(tmp_path, 2, source, tmp_path / "two").wait() == 0
+    assert torchrun(warm_python, tmp_path, 2, source, tmp_path / "two").wait() == 0
     assert read_files(tmp_path / "two") == read_files(tmp_path / "one")
     assert printed_lines(tmp_path, "stderr") == []
     first, *others = str(summary).replace(str(tmp_path / "one"), str(tmp_path / "two")).splitlines()
     assert printed_lines(tmp_path, "stdout")[:-1] == [first, *others[:-1]]  # once; the last line has the seconds
 
 
-def test_too_many_failures_in_two_processes_are_one_line(tmp_path: Path) -> None:
+def test_too_many_failures_in_two_processes_are_one_line(warm_python: str, tmp_path: Path) -> None:
     source = write_pictures(tmp_path / "source", broken=16)  # in both processes' first shards
-    assert torchrun(tmp_path, 2, source, tmp_path / "store").wait() != 0
+    assert torchrun(warm_python, tmp_path, 2, source, tmp_path / "store").wait() != 0
     assert printed_lines(tmp_path, "stdout") == []
     (line,) = printed_lines(tmp_path, "stderr")
     assert line.startswith(f"alexnet: {tmp_path / 'store'}: ")
@@ -129,11 +130,13 @@ def test_too_many_failures_in_two_processes_are_one_line(tmp_path: Path) -> None
     assert all(json.loads(line)["reason"] for line in (tmp_path / "store" / SKIPPED_FILE).read_text().splitlines())
 
 
-def test_after_a_kill_other_numbers_of_processes_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_kill_other_numbers_of_processes_resume(
+    warm_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, store, ready = write_pictures(tmp_path / "source", broken=2), tmp_path / "store", tmp_path / "ready"
     prepare_small(source, tmp_path / "expected")
     ready.mkdir()
-    launcher = torchrun(tmp_path, 3, source, store, PICTURES="14", READY=str(ready))
+    launcher = torchrun(warm_python, tmp_path, 3, source, store, PICTURES="14", READY=str(ready))
     while min(len(list(ready.iterdir())), len(list(store.glob("*.arrow.*.part")))) < 3 or len(record_names(store)) < 3:
         assert launcher.poll() is None, printed_lines(tmp_path, "stderr")
         time.sleep(0.02)

@@ -2,7 +2,6 @@
 
 import socket
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from alexnet.distributed.coordinator import restart_id
 from alexnet.distributed.launch import choose_local_gpu, init_team
 from alexnet.distributed.team import Team
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+TORCHRUN = ["-m", "torch.distributed.run"]
 TWO_PROCESSES = [*TORCHRUN, "--standalone", "--nproc-per-node", "2"]
 
 
@@ -31,9 +30,9 @@ def reported_lines(done: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in done.stderr.splitlines() if line.startswith("alexnet: ")]
 
 
-def test_the_command_reports_one_line_and_no_traceback(store: Path, tmp_path: Path) -> None:
+def test_the_command_reports_one_line_and_no_traceback(warm_python: str, store: Path, tmp_path: Path) -> None:
     train = ["-m", "alexnet", "train", str(store), str(tmp_path / "run"), "--recipe", "tiny"]
-    command = [*TWO_PROCESSES, *train, "--parallel", "towers", "--set", "net.towers=1"]
+    command = [warm_python, *TWO_PROCESSES, *train, "--parallel", "towers", "--set", "net.towers=1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert len(reported_lines(done)) == 1
     assert "/alexnet/" not in done.stderr  # in the traceback that torchrun adds of itself
@@ -48,7 +47,7 @@ def test_the_command_reports_one_line_and_no_traceback(store: Path, tmp_path: Pa
     ],
 )
 def test_a_late_process_still_reports_an_error_that_all_find(
-    options: list[str], message: str, store: Path, tmp_path: Path
+    options: list[str], message: str, warm_python: str, store: Path, tmp_path: Path
 ) -> None:
     script = tmp_path / "late.py"
     script.write_text(
@@ -56,20 +55,20 @@ def test_a_late_process_still_reports_an_error_that_all_find(
         "time.sleep(1 * (os.environ['RANK'] == '0'))\nsys.exit(main(sys.argv[1:]))\n"
     )
     train = ["train", str(store), str(tmp_path / "run"), "--recipe", "tiny"]
-    command = [*TWO_PROCESSES, str(script), *train, *options]
+    command = [warm_python, *TWO_PROCESSES, str(script), *train, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert len([line for line in reported_lines(done) if message in line]) == 1
     assert "exitcode  : 2" in done.stderr
 
 
 def run_two_machines(
-    store: Path, run: Path, first: list[str], second: list[str]
+    python: str, store: Path, run: Path, first: list[str], second: list[str]
 ) -> list[subprocess.CompletedProcess[str]]:
     """Run two torchruns of one process each on this machine, with different options; the first one is the host."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torchrun = [*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1"]
+    torchrun = [python, *TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1"]
     torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1"]
     train = ["-m", "alexnet", "train", str(store), str(run), "--parallel", "data"]
     train += ["--recipe", "tiny", "--set", "store_size=32", "--set", "net.image_size=32"]
@@ -82,17 +81,19 @@ def run_two_machines(
         return list(pool.map(start, (True, False), (first, second)))
 
 
-def test_different_recipes_on_two_machines_are_reported_once(store: Path, tmp_path: Path) -> None:
+def test_different_recipes_on_two_machines_are_reported_once(warm_python: str, store: Path, tmp_path: Path) -> None:
     options = (["--set", f"learning_rate={rate}"] for rate in (0.1, 0.2))
-    machines = run_two_machines(store, tmp_path / "run", *options)
+    machines = run_two_machines(warm_python, store, tmp_path / "run", *options)
     assert all(done.returncode for done in machines)
     (line,) = (line for done in machines for line in reported_lines(done))
     assert "recipe.learning_rate must be the same in all processes; in process 1 on machine" in line
     assert not any("/alexnet/" in done.stderr for done in machines)
 
 
-def test_a_wrong_command_on_one_machine_is_reported_there_and_ends_the_other(store: Path, tmp_path: Path) -> None:
-    machines = run_two_machines(store, tmp_path / "run", ["--hang-seconds", "1"], ["--set", "epochz=2"])
+def test_a_wrong_command_on_one_machine_is_reported_there_and_ends_the_other(
+    warm_python: str, store: Path, tmp_path: Path
+) -> None:
+    machines = run_two_machines(warm_python, store, tmp_path / "run", ["--hang-seconds", "1"], ["--set", "epochz=2"])
     assert all(done.returncode for done in machines)
     (first_line,), (second_line,) = map(reported_lines, machines)
     assert "epochz" in second_line

@@ -1,7 +1,6 @@
 """Several processes that train one net: the run is that of one process, whatever the layout (4.2)."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -28,7 +27,6 @@ from alexnet.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WORKER = Path(__file__).with_name("parallel_worker.py")
-FORKING_TORCHRUN = Path(__file__).with_name("forking_torchrun.py")
 GPUS = torch.cuda.device_count()  # 0 unless the GPUs are to be tested
 SIMULATED = "simulated_gpu.machine" in sys.modules
 
@@ -38,29 +36,13 @@ def on_gpus(test: Callable[..., None]) -> Callable[..., None]:
     return pytest.mark.gpu(pytest.mark.skipif(0 < GPUS < 4, reason="four processes need a GPU each")(test))
 
 
-def torchrun(folder: Path, *jobs: str) -> subprocess.CompletedProcess[str]:
-    """Do jobs of parallel_worker.py in two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "simulated_gpu"] if SIMULATED else []
+def torchrun(
+    python: str, folder: Path, *jobs: str, processes: int = 2, restarts: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Do jobs of parallel_worker.py in several processes, which are restarted if one fails."""
+    command = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += ["--max-restarts", str(restarts), *(["-m", "simulated_gpu"] if SIMULATED else [])]
     return subprocess.run([*command, str(WORKER), *jobs, str(folder)], capture_output=True, text=True, check=False)
-
-
-def forking_torchrun(folder: Path, job: str, *, processes: int, restarts: int) -> subprocess.CompletedProcess[str]:
-    """Do a job of parallel_worker.py in processes that are restarted if one fails."""
-    # Training with several processes imports torch._dynamo and numba too.
-    modules = [*(["simulated_gpu.activate"] if SIMULATED else []), "torch._dynamo", "numba", "parallel_worker"]
-    command = [
-        sys.executable,
-        str(FORKING_TORCHRUN),
-        str(processes),
-        str(restarts),
-        ",".join(modules),
-        job,
-        str(folder),
-    ]
-    path = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(WORKER.parent), str(WORKER.parents[2])])
-    environment = os.environ | {"PYTHONPATH": path}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def results(folder: Path, job: str, processes: int = 2) -> list[dict[str, Any]]:
@@ -69,12 +51,12 @@ def results(folder: Path, job: str, processes: int = 2) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def folder(request: pytest.FixtureRequest) -> Path:
+def folder(warm_python: str, request: pytest.FixtureRequest) -> Path:
     """A store, a run of a single process, and the runs and results of two processes."""
-    return build_once(request, "parallel", train_single_and_parallel)
+    return build_once(request, "parallel", lambda folder: train_single_and_parallel(warm_python, folder))
 
 
-def train_single_and_parallel(folder: Path) -> None:
+def train_single_and_parallel(python: str, folder: Path) -> None:
     """Fill the folder."""
     write_store(folder / "store", train=47, val=21)
     train(folder / "store", folder / "single", RECIPE, progress=False)
@@ -85,7 +67,7 @@ def train_single_and_parallel(folder: Path) -> None:
     shard = folder / "damaged-1" / "val-00000.arrow"
     shard.write_bytes(shard.read_bytes()[:-2000])
     on_cpus_only = () if GPUS else ("run_two_towers", "make_mistakes")
-    done = torchrun(folder, "train_and_evaluate", "change_layouts", *on_cpus_only)
+    done = torchrun(python, folder, "train_and_evaluate", "change_layouts", *on_cpus_only)
     assert done.returncode == 0, done.stderr
 
 
@@ -233,8 +215,8 @@ def test_one_process_reports_a_mistake(mistake: str, message: str, folder: Path)
 
 
 @on_gpus
-def test_after_a_process_is_killed_the_run_resumes_from_the_last_checkpoint(folder: Path) -> None:
-    done = forking_torchrun(folder, "kill_one", processes=4, restarts=1)
+def test_after_a_process_is_killed_the_run_resumes_from_the_last_checkpoint(warm_python: str, folder: Path) -> None:
+    done = torchrun(warm_python, folder, "kill_one", processes=4, restarts=1)
     assert done.returncode == 0, done.stderr
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("alexnet: "))
     assert re.match(r"alexnet: process 3 \(machine \S+, pid \d+\) was lost, in step (9|10) \(", line)

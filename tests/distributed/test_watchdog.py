@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -28,16 +27,17 @@ Output = tuple[int, list[str], dict[str, int]]
 
 
 @pytest.fixture(scope="module")
-def output(request: pytest.FixtureRequest) -> Output:
+def output(warm_python: str, request: pytest.FixtureRequest) -> Output:
     """The output of watchdog_worker.py with three restarts."""
-    folder = build_once(request, "watchdog", run_watchdog_worker)
+    folder = build_once(request, "watchdog", lambda folder: run_watchdog_worker(warm_python, folder))
     status, lines, pids = json.loads((folder / "output.json").read_text())
     return status, lines, pids
 
 
-def run_watchdog_worker(folder: Path) -> None:
+def run_watchdog_worker(python: str, folder: Path) -> None:
     """Write the exit status, the lines and the process ids to a file."""
-    command = [sys.executable, str(FOLDER / "forking_torchrun.py"), "2", "3", "watchdog_worker"]
+    command = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "3"]
+    command += [str(FOLDER / "watchdog_worker.py")]
     path = os.pathsep.join([str(FOLDER), str(FOLDER.parents[1])])
     environment = os.environ | {"PYTHONPATH": path, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     lines: list[str] = []

@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -16,7 +15,7 @@ from alexnet.distributed.watchdog import run_watchdog
 EVENTS = (("SIGKILL", 5), ("SIGSTOP", 7), ("SIGKILL without error", 6), ("slow", None))
 
 
-def main(_: Sequence[str]) -> None:
+def main() -> None:
     """Make ten steps."""
     signal.signal(signal.SIGTERM, lambda *_: None)  # as in training, which ends when the step is done
     dist.init_process_group("gloo")
@@ -39,3 +38,7 @@ def main(_: Sequence[str]) -> None:
 def print_line(line: str) -> None:
     """Print a line in one piece, which no line of the other process divides."""
     os.write(1, f"{line}\n".encode())
+
+
+if __name__ == "__main__":
+    main()

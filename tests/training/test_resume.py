@@ -108,9 +108,9 @@ def test_a_run_on_two_threads_ends_the_same_when_stopped(
     assert_same_run(tmp_path / "run", tmp_path / "uninterrupted")
 
 
-# Trains as `train` does; at a given place it prints "waiting" and waits for a signal.
+# Trains as `train` does; at a given place it prints its process id and waits for a signal.
 CHILD = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 import torch
 from alexnet.training import checkpoint, signals, train
@@ -121,7 +121,7 @@ train.STEPS_PER_LINE = 2
 torch.set_num_threads(1)
 
 def wait_for_signal():
-    print("waiting", flush=True)
+    print(os.getpid(), flush=True)
     while stops[-1].signal is None:  # signal.pause() would miss a signal that comes just before it
         time.sleep(0.02)
 
@@ -160,15 +160,21 @@ print(train.train(store, run, recipe, progress=False, checkpoint_minutes=float(m
     ids=["killed in the middle of an epoch", "killed while it writes", "Ctrl-C"],
 )
 def test_a_killed_run_resumes_to_the_same_bits(
-    place: str, minutes: int, number: signal.Signals, left: int, store: Path, uninterrupted: Path, tmp_path: Path
+    place: str,
+    minutes: int,
+    number: signal.Signals,
+    left: int,
+    warm_python: str,
+    store: Path,
+    uninterrupted: Path,
+    tmp_path: Path,
 ) -> None:
     run = tmp_path / "run"
     (tmp_path / "recipe.json").write_text(RECIPE.to_json(), encoding="utf-8")
-    arguments = [sys.executable, "-c", CHILD, store, run, tmp_path / "recipe.json", place, str(minutes)]
+    arguments = [warm_python, "-c", CHILD, store, run, tmp_path / "recipe.json", place, str(minutes)]
     with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "waiting\n"
-        process.send_signal(number)
+        os.kill(int(process.stdout.readline()), number)
         output, _ = process.communicate()
         code = process.returncode
     if number == signal.SIGKILL:
