@@ -150,11 +150,15 @@ def _make_result(experiment: Experiment, recipes: Mapping[str, Recipe]) -> Claim
         images = len(experiment.store.validation())
         rates = [rates | {"images": images} for rates in errors]
         settings = format_settings(recipes[THE_NET], recipe)
-        result.rows.append(experiment.error_row(name, (None, None), rates, settings))
+        if rates:
+            result.rows.append(experiment.error_row(name, (None, None), rates, settings))
     for claim in CLAIMS:
         row = _judge(experiment, claim, runs)
         if row is not None:
             result.claims.append(row)
+    unmeasured = [name for name in recipes if not runs[name]]
+    if unmeasured:
+        result.notes.append(f"Not measured: {', '.join(unmeasured)}.")
     for name, seed, message in _diverged(experiment, tuple(recipes)):
         result.notes.append(f"{name}, seed {seed}: {message}")
     return result

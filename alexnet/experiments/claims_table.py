@@ -6,6 +6,7 @@ one sample. A verdict needs p < 0.05.
 """
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,7 +91,10 @@ class ClaimsResult(ExperimentResult):
         rows = [heading, ["---"] * len(heading), *(row.cells() for row in self.claims)]
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
         expected = _LEVEL * sum(row.p_value is not None for row in self.claims)
+        verdicts = Counter(row.verdict for row in self.claims)
+        counts = "; ".join(f"{verdict}: {count}" for verdict, count in verdicts.most_common())
         notes = (
+            f"- Of {len(self.claims)} claims: {counts}.\n"
             "- a ± b (n): the mean and the standard deviation over n seeds.\n"
             f"- p: Welch's t-test over the seeds, two-sided; for an average of nets the t-test of one sample. A "
             f"verdict needs p < {_LEVEL}. If no claim were true, {expected:.1f} verdicts would be expected by chance.\n"

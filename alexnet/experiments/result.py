@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,16 +80,20 @@ class ExperimentResult:
     command: str = ""
 
     def to_markdown(self) -> str:
-        """Return the table, the notes and the figures as Markdown."""
-        columns = (f"{measure}, {source}" for measure in self.measures for source in ("paper", "here"))
-        heading = ["", *columns, "seeds", "differs in"]
+        """Return the table, the notes and the figures as Markdown; columns without contents are left out."""
         lines = [f"# {self.title}", "", *([f"    {self.command}", ""] if self.command else [])]
-        lines += [self.data, "", _format_cells(heading), _format_cells(["---"] * len(heading))]
-        for row in self.rows:
-            cells = [row.name]
-            for measure, paper in enumerate(row.paper):
-                cells += ["-" if paper is None else str(round(paper, 2)), row.format_measured(measure)]
-            lines.append(_format_cells([*cells, str(len(row.measured)), f"`{row.settings}`" if row.settings else ""]))
+        columns = [("", [row.name for row in self.rows])]
+        for number, measure in enumerate(self.measures):
+            paper = [row.paper[number] for row in self.rows]
+            if any(value is not None for value in paper):
+                columns.append((f"{measure}, paper", ["-" if v is None else str(round(v, 2)) for v in paper]))
+            columns.append((f"{measure}, here", [row.format_measured(number) for row in self.rows]))
+        columns.append(("seeds", [str(len(row.measured)) for row in self.rows]))
+        if any(row.settings for row in self.rows):
+            columns.append(("differs in", [f"`{row.settings}`" if row.settings else "" for row in self.rows]))
+        lines += [self.data, "", _format_cells([heading for heading, _ in columns])]
+        lines.append(_format_cells(["---"] * len(columns)))
+        lines += [_format_cells(cells) for cells in zip(*(cells for _, cells in columns), strict=True)]
         lines += ["", *(f"- {note}" for note in [*self._spread_notes(), *self.notes])]
         lines += ["", *(f"![{Path(name).stem}]({name})" for name in self.figures)]
         return "\n".join(lines).rstrip() + "\n"
@@ -112,7 +116,7 @@ class ExperimentResult:
         write_atomic(folder / "finding.json", json.dumps(contents, indent=1).encode())
 
 
-def _format_cells(cells: Sequence[str]) -> str:
+def _format_cells(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 

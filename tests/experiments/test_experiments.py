@@ -47,15 +47,17 @@ def test_reproduce_lists_the_experiments_and_refuses_bad_arguments(
 def test_reproduce_prints_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", "figure2", "--folder", str(tmp_path), "--recipe", "cifar10-18pct"]) == 0
     out = capsys.readouterr().out
-    assert "| conv3 | - | 4096 |" in out
+    assert "| conv3 | 4096 |" in out
     assert f"All in {tmp_path / 'figure2'}." in out
 
 
 def test_a_table_has_the_spread_over_seeds_and_says_what_was_not_measured() -> None:
     rows = [ResultRow("a", (1.0, None), ((2.0, 5.0), (4.0, 5.0))), ResultRow("b", (None, None))]
     text = ExperimentResult("T", "On x.", ("m", "n"), rows, ["a note"], ["f.png"]).to_markdown()
-    assert "| a | 1.0 | 3.00 ± 1.41 | - | 5.00 ± 0.00 | 2 |  |" in text
-    assert "| b | - | not measured | - | not measured | 0 |  |" in text
+    # The paper has no number of "n", and no row has settings: these columns are left out.
+    assert "|  | m, paper | m, here | n, here | seeds |\n| --- | --- | --- | --- | --- |" in text
+    assert "| a | 1.0 | 3.00 ± 1.41 | 5.00 ± 0.00 | 2 |" in text
+    assert "| b | - | not measured | not measured | 0 |" in text
     assert "- a ± b: the mean and the standard deviation over the seeds.\n- a note" in text
     assert "![f](f.png)" in text
 
@@ -64,7 +66,7 @@ def test_the_error_of_a_single_net_has_its_interval(tmp_path: Path) -> None:
     rows = [ResultRow("a", (None, None), ((100 * 81 / 263, None),), images=263), ResultRow("b", (None, None))]
     result = ExperimentResult("T", "On x.", ("top-1 error (%)", "top-5 error (%)"), rows)
     text = result.to_markdown()
-    assert "| a | - | 30.8 (25.5 to 36.6) | - | - | 1 |  |" in text  # as published: Newcombe (1998)
+    assert "| a | 30.8 (25.5 to 36.6) | - | 1 |" in text  # as published: Newcombe (1998)
     assert "- a (b to c): the error of one net, and Wilson's 95 % interval for 263 test pictures." in text
     assert "±" not in text
     result.write(tmp_path)
