@@ -235,7 +235,7 @@ class Recipe(Checked):
         """
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"recipe must be a JSON object, as printed by `alexnet recipes NAME`; {error}") from error
         return build(cls, data, "recipe")
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from alexnet.convert.caffe_schema import parse_message
 from alexnet.convert.from_caffe import read_blob
+from alexnet.utils.arrays import load_array
 
 _NPY = b"\x93NUMPY"
 
@@ -55,7 +56,7 @@ def _read_file(file: Path) -> np.ndarray:
     contents = file.read_bytes()
     try:
         if contents.startswith(_NPY):
-            return np.asarray(np.load(file, allow_pickle=False), float)
+            return np.asarray(load_array(file), float)
         return read_blob(parse_message("Blob", contents), "of the mean")
     except ValueError as error:
         raise ValueError(f"`mean` {file}: {error}") from error

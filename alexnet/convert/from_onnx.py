@@ -117,7 +117,8 @@ def _name(node: Any) -> str:
 def _attributes(node: Any) -> dict[str, Any]:
     from onnx import helper
 
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    return {name: value for name, value in attributes.items() if value is not None}  # None: of no known type
 
 
 def _constant(node: Any, position: int, constants: dict[str, Any]) -> Tensor | None:

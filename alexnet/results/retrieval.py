@@ -23,11 +23,12 @@ from alexnet.data.store.base import Split
 from alexnet.models.weight_files import check_checksums
 from alexnet.results.binary_codes import Autoencoder, check_bits, train_autoencoder
 from alexnet.results.evaluate import check_picture_size
+from alexnet.results.index_files import IndexFiles, file_checksums, write_array
 from alexnet.results.nearest_neighbours import iter_blocks, nearest_neighbours, nearest_neighbours_by_codes
 from alexnet.results.vector_files import write_vectors
 from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.precision import autocast
-from alexnet.utils.checksums import BLANK_CHECKSUM, Digest, checksum, is_whole, seal, sealed_header, with_checksums
+from alexnet.utils.checksums import BLANK_CHECKSUM, is_whole, seal, sealed_header, with_checksums
 from alexnet.utils.console import format_error
 from alexnet.utils.device import choose_device
 from alexnet.utils.files import explain_full_disk, replace_folder, write_atomic
@@ -108,24 +109,16 @@ class Index:
             if is_whole(contents) is False:
                 raise ValueError(f"{metadata.name} has another checksum")
             self.metadata: dict[str, Any] = json.loads(contents)
+            if not isinstance(self.metadata, dict):
+                raise ValueError(f"{metadata.name} is no JSON object")
         if self.metadata.get("format") != _FORMAT:
             raise ValueError(
                 f"index {folder} must be of format {_FORMAT}; it is of {self.metadata.get('format')}: build it again"
             )
         with _explain_damaged_index(folder):
-            self._check_files("labels.npy", "names.json", "codes.npy")  # the activities are read by `alexnet verify`
-            self.activities: np.ndarray = np.load(folder / "activities.npy", mmap_mode="r")  # (N, width) float32
-            self.labels: np.ndarray = np.load(folder / "labels.npy")
-            self.names: list[str] = json.loads((folder / "names.json").read_text(encoding="utf-8"))
-            self.codes: np.ndarray = np.load(folder / "codes.npy")  # (N, bits / 8) uint8
+            files = IndexFiles.read(folder, self.metadata)
+        self.activities, self.labels, self.names, self.codes = files.activities, files.labels, files.names, files.codes
         self._encoder: Autoencoder | None = None
-
-    def _check_files(self, *names: str) -> None:
-        """Raise a ValueError if a file is not as it was written; an index of an earlier version has no checksums."""
-        expected: dict[str, str] | None = self.metadata.get("files")
-        for name in names:
-            if expected is not None and checksum((self.folder / name).read_bytes()) != expected.get(name):
-                raise ValueError(f"{name} has another checksum")
 
     def __len__(self) -> int:
         return len(self.activities)
@@ -165,9 +158,13 @@ class Index:
             Distances (N, count) float32 and indices (N, count) int64 of the pictures, the nearest first.
 
         Raises:
-            ValueError: `count` is below 1 or above the number of pictures.
+            ValueError: `count` is below 1 or above the number of pictures; or the queries have another width.
         """
         require(1 <= count <= len(self), "count", f"from 1 to {len(self)}, the number of pictures", count)
+        width = self.activities.shape[1]
+        require(
+            queries.shape[1:] == (width,), "queries", f"activities of {width} units, as in the index", queries.shape
+        )
         if not codes:
             return nearest_neighbours(queries, iter_blocks(self.activities), count)
         return nearest_neighbours_by_codes(queries, self.encoder().codes(queries), self.activities, self.codes, count)
@@ -192,7 +189,7 @@ def _explain_damaged_index(folder: Path) -> Iterator[None]:
     """Turn the error for a file that cannot be read into one that says what to do."""
     try:
         yield
-    except (ValueError, EOFError, KeyError, RuntimeError, SafetensorError) as error:
+    except (ValueError, EOFError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = format_error(error, with_type=False, limit=100)
         raise ValueError(
             f"index {folder} is damaged ({reason}): build it again with alexnet index RUN STORE"
@@ -257,35 +254,17 @@ def build_index(
                 unfinished / "activities.npy", Features(checkpoint, device), pictures, progress
             )
             net, fit = train_autoencoder(activities, bits, seed=seed)
-            _write_array(unfinished / "codes.npy", [net.codes(block) for block in iter_blocks(activities)])
+            write_array(unfinished / "codes.npy", [net.codes(block) for block in iter_blocks(activities)])
             (unfinished / "encoder.safetensors").write_bytes(_encoder_bytes(net))
-            _write_array(unfinished / "labels.npy", [pictures.labels.astype(np.int32)])
+            write_array(unfinished / "labels.npy", [pictures.labels.astype(np.int32)])
             names = [pictures.picture_name(index) for index in range(len(pictures))]
             (unfinished / "names.json").write_text(json.dumps(names), encoding="utf-8")
-            metadata |= {"autoencoder": asdict(fit), "files": _file_checksums(unfinished), "checksum": BLANK_CHECKSUM}
+            metadata |= {"autoencoder": asdict(fit), "files": file_checksums(unfinished), "checksum": BLANK_CHECKSUM}
             (unfinished / "about.json").write_bytes(seal(json.dumps(metadata, indent=1).encode()))
             replace_folder(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
-
-
-def _file_checksums(folder: Path) -> dict[str, str]:
-    """Return the checksum of each file in a folder, by its name."""
-    checksums = {}
-    for path in sorted(folder.iterdir()):
-        digest = Digest()
-        with path.open("rb") as file:
-            while piece := file.read(1 << 24):
-                digest.update(piece)
-        checksums[path.name] = digest.hexdigest()
-    return checksums
-
-
-def _write_array(path: Path, parts: Sequence[np.ndarray]) -> None:
-    """Write the rows of several arrays to a NumPy file."""
-    with path.open("wb") as file:
-        np.save(file, np.concatenate(parts))
 
 
 def _check_replaced_index(folder: Path, store: str, split: str) -> None:

@@ -125,7 +125,9 @@ class RunHistory:
 def _parse_line(path: Path, number: int, text: str) -> dict[str, Any]:
     try:
         line: dict[str, Any] = json.loads(text)
-        line["event"]
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
+        counter = line["event"] if line["event"] in ("step", "epoch") else None
+        if counter and not isinstance(line[counter], (int, float)):
+            raise TypeError(f"{counter} must be a number")
+    except (ValueError, RecursionError, TypeError, KeyError) as error:
         raise ValueError(f"{path}, line {number} must be an event; got {text[:60]!r}: remove it") from error
     return line

@@ -21,6 +21,7 @@ from alexnet.models.weight_files import best_checkpoint, check_checksums
 from alexnet.recipe import Recipe
 from alexnet.training.sgd import SGD
 from alexnet.utils.checksums import seal_header, with_checksums
+from alexnet.utils.console import format_error
 from alexnet.utils.files import atomic_replacement, check_readable
 
 _FORMAT = 1
@@ -89,10 +90,20 @@ class Checkpoint:
     class_ids: ClassIds | None = None
 
     def net(self) -> AlexNet:
-        """Return the net with these weights, in evaluation mode."""
+        """Return the net with these weights, in evaluation mode.
+
+        Raises:
+            ValueError: They are those of another net.
+        """
         with torch.device("meta"):  # draws no start values, which would be replaced
             net = AlexNet(len(self.classes), self.recipe.net)
-        net.load_state_dict(self.with_prefix("net"), assign=True)
+        try:
+            net.load_state_dict(self.with_prefix("net"), assign=True)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{self.path} must hold the weights of the net that it describes; it does not "
+                f"({format_error(error, with_type=False)}): copy it again, or use another checkpoint"
+            ) from error
         return net.eval()
 
     def require_classes(self) -> None:

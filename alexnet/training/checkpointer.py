@@ -117,6 +117,9 @@ class Checkpointer:
                 class_ids=self.store.class_ids,
                 files=checksums,
             )
+        self._remove_oldest(state)
+
+    def _remove_oldest(self, state: TrainState) -> None:
         for old in list_checkpoints(self.run)[: -self._keep]:
             if not (self._keep_epoch and old.name == checkpoint_name(state.epoch_step)):
                 old.unlink()
@@ -134,6 +137,11 @@ class Checkpointer:
         with team.raise_together():
             if team.is_main:
                 checkpoint = _load_latest(self.run, self.recipe, self.store, self.statistics)
+                # A kill between writing and removing leaves one too many. Where there are more, an earlier training was
+                # to keep them.
+                excess = len(list_checkpoints(self.run)) - self._keep
+                if checkpoint and excess <= 1 + self._keep_epoch:
+                    self._remove_oldest(checkpoint.state)
         state: TrainState | None = team.broadcast(checkpoint.state if checkpoint else None)
         if state is None:
             return TrainState()

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from alexnet.data.sources.file_tree import FileEntry, check_file_size, is_hidden
 
+# NotImplementedError: a .zip that needs a later version of it than there is.
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, LZMAError, zlib.error, NotImplementedError)
 _TAR_BLOCK = 512  # bytes; headers and files in a .tar start at multiples of it
 
 
@@ -24,7 +26,7 @@ def explain_damage(path: Path | str) -> Iterator[None]:
     """Turn the exceptions of a damaged archive into a ValueError that says what to do."""
     try:
         yield
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, LZMAError, zlib.error, OSError) as error:
+    except (*_DAMAGE, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the disk; those of the libraries that decompress have no number
         raise ValueError(f"{path}: damaged archive ({error}); copy or download it again") from error

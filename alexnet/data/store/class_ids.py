@@ -22,6 +22,15 @@ class ClassIds:
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, Any]) -> "ClassIds | None":
-        """Return the numbers in the metadata of a file; None if there are none."""
+        """Return the numbers in the metadata of a file; None if there are none.
+
+        Raises:
+            ValueError: They are none.
+        """
         saved = metadata.get("class_ids")
-        return None if saved is None else cls(str(saved["contest"]), tuple(map(int, saved["ids"])))
+        if saved is None:
+            return None
+        try:
+            return cls(str(saved["contest"]), tuple(map(int, saved["ids"])))
+        except (KeyError, TypeError, OverflowError) as error:
+            raise ValueError(f"class_ids must have the contest's numbers of the classes; got {saved!r:.100}") from error

@@ -28,6 +28,7 @@ from safetensors.numpy import save as safetensors_save
 
 from alexnet.data.store.location import StoreURL
 from alexnet.utils.checksums import damaged_parts, sealed_header, with_checksums
+from alexnet.utils.console import format_error
 
 STORE_FORMAT = 1
 METADATA_KEY = "alexnet"
@@ -38,6 +39,7 @@ SKIPPED_FILE = "skipped.jsonl"
 DUPLICATES_FILE = "duplicates.jsonl"
 PROGRESS_FILE = "progress.safetensors"
 SPLITS = ("train", "val", "test")
+_MAX_SIZE = 1 << 15  # pixels of a side; a larger one would only be read from a damaged file
 SHARD_NAME = re.compile(r"(train|val|test)-(\d{5,})\.arrow")
 
 
@@ -95,10 +97,40 @@ def read_shard(path: Path) -> tuple[list[pa.RecordBatch], pa.Buffer]:
         # shards than a process may have open files.
         with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
             batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+            for batch in batches:
+                _check_batch(batch)
             file.seek(0)
             return batches, file.read_buffer()
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: damaged ({error}); remove the store and prepare it again") from error
+    except (pa.ArrowException, ValueError) as error:
+        raise ValueError(
+            f"{path}: damaged ({format_error(error, with_type=False)}); remove the store and prepare it again"
+        ) from error
+
+
+def _damage(path: str | Path, error: Exception) -> ValueError:
+    """Return the error for a damaged file of a store."""
+    return ValueError(f"{path}: damaged ({format_error(error)}); remove the store and prepare it again")
+
+
+def _check_batch(batch: pa.RecordBatch) -> None:
+    """Check that nothing in a record batch lies outside its memory, which Arrow would read without a question.
+
+    Raises:
+        ValueError: Something does, or the columns are not those of `shard_schema`.
+    """
+    types = {field.name: field.type for field in batch.schema}
+    image = types.pop("image", pa.null())
+    is_image = pa.types.is_binary(image) or pa.types.is_fixed_size_binary(image)
+    if not is_image or types != {"label": pa.int32(), "name": pa.string()}:
+        raise ValueError("it must have the columns image, label and name")
+    batch.validate()
+    for column in batch.columns:
+        if column.null_count:
+            raise ValueError("a value is missing")
+        if len(column.buffers()) == 3:  # validity, offsets, data
+            offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
+            if (offsets[1:] < offsets[:-1]).any():
+                raise ValueError("the offsets of its pictures or names do not rise")
 
 
 def read_shard_metadata(path: Path) -> dict[str, Any]:
@@ -110,19 +142,32 @@ def read_shard_metadata(path: Path) -> dict[str, Any]:
     try:
         with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
             metadata = json.loads((reader.schema.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: damaged ({error}); remove the store and prepare it again") from error
-    check_format(metadata, path)
+    except (pa.ArrowException, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: damaged ({format_error(error, with_type=False)}); remove the store and prepare it again"
+        ) from error
+    check_description(metadata, path)
     return dict(metadata)
 
 
-def check_format(metadata: dict[str, Any], path: str | Path) -> None:
-    """Raise a ValueError if the file at `path` has a format that this version does not read."""
+def _check_format(metadata: Any, path: str | Path) -> None:
+    """Raise a ValueError if the metadata of the file at `path` are of a format that this version does not read."""
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path}: not part of a store (its metadata is no JSON object); prepare the store again")
     if metadata.get("format") != STORE_FORMAT:
         raise ValueError(
             f"{path}: store format {metadata.get('format')}, this version reads {STORE_FORMAT}; "
             "prepare the source again"
         )
+
+
+def check_description(metadata: Any, path: str | Path) -> None:
+    """Raise a ValueError unless metadata have what a reader must know of a store, as `shard_schema` writes it."""
+    _check_format(metadata, path)
+    size, classes = metadata.get("size"), metadata.get("classes")
+    is_valid = isinstance(size, int) and 0 < size <= _MAX_SIZE and metadata.get("encoding") in ("raw", "jpeg")
+    if not is_valid or not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f"{path}: damaged (its size, encoding or classes); remove the store and prepare it again")
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -148,8 +193,10 @@ def parse_safetensors(contents: bytes, path: str | Path) -> tuple[dict[str, Any]
         # in 8 bytes, and the header.
         header = json.loads(contents[8 : 8 + int.from_bytes(contents[:8], "little")])
         metadata = json.loads(header.get("__metadata__", {}).get(METADATA_KEY, "{}"))
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: damaged ({error}); remove the store and prepare it again") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: damaged ({format_error(error, with_type=False)}); remove the store and prepare it again"
+        ) from error
     if not isinstance(metadata, dict):
         raise ValueError(f"{path}: not part of a store (its metadata is no JSON object); prepare the store again")
     return tensors, metadata

@@ -41,6 +41,8 @@ class LocalSplit(Split):
     def __init__(self, name: str, paths: Sequence[Path], info: StoreInfo, open_again: Callable[[], Split]) -> None:
         batches = [batch for path in paths for batch in read_shard(path)[0]]
         labels = [np.empty(0, np.int32), *(batch.column("label").to_numpy() for batch in batches)]
+        if any((values < 0).any() or (values >= len(info.classes)).any() for values in labels):
+            raise ValueError(f"{paths[0].parent}: a shard of {name!r} has a label of no class; prepare the store again")
         batch_sizes = [batch.num_rows for batch in batches]
         super().__init__(name, info, np.concatenate(labels).astype(np.int64), batch_sizes, open_again)
         self._encoding = info.encoding

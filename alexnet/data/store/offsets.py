@@ -14,7 +14,7 @@ from alexnet.data.store.format import (
     OFFSETS_FILE,
     STATISTICS_FILE,
     STORE_FORMAT,
-    check_format,
+    check_description,
     find_shards,
     parse_safetensors,
     read_safetensors,
@@ -118,7 +118,7 @@ def parse_offsets(
         ValueError: The file is damaged, of another format, or does not agree with the counts.
     """
     tensors, metadata = parse_safetensors(contents, path)
-    check_format(metadata, path)
+    check_description(metadata, path)
     fields = ("labels", "batches", "ends")
     offsets = {
         split: PictureOffsets(*(tensors[f"{split}.{field}"] for field in fields))

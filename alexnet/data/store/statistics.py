@@ -102,9 +102,14 @@ class Statistics:
             path: The file, for the error message.
 
         Raises:
-            ValueError: A tensor or the count is missing.
+            ValueError: A tensor or the count is missing, or has another shape.
         """
         names = ("mean", "covariance", "eigenvalues", "components")
-        if "count" not in metadata or any(name not in tensors for name in names):
+        if not isinstance(metadata.get("count"), int) or any(name not in tensors for name in names):
             raise ValueError(f"{path}: not the statistics of a store; prepare the store again")
-        return cls(**{name: tensors[name] for name in names}, count=int(metadata["count"]))
+        statistics = {name: tensors[name] for name in names}
+        side = statistics["mean"].shape[-1:]
+        shapes = {"mean": (3, *side, *side), "covariance": (3, 3), "eigenvalues": (3,), "components": (3, 3)}
+        if any(statistics[name].shape != shape for name, shape in shapes.items()):
+            raise ValueError(f"{path}: not the statistics of a store (an array has another shape); prepare it again")
+        return cls(**statistics, count=int(metadata["count"]))

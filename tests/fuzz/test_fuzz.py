@@ -1,0 +1,31 @@
+"""Some mutated inputs for each reader, and the inputs that once were faults."""
+
+import random
+from pathlib import Path
+
+import pytest
+from run import NAMES, mutate
+from targets import TARGETS, new_folder
+
+FAULTS = sorted((Path(__file__).parent / "faults").iterdir())
+INPUTS = 20  # of each reader
+
+
+@pytest.fixture
+def _temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", None)  # `new_folder` sets it
+
+
+@pytest.mark.usefixtures("_temporary_folder")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_reader_returns_or_says_what_is_wrong(name: str, tmp_path: Path) -> None:
+    target, folder, chooser = TARGETS[name], new_folder(tmp_path), random.Random(0)
+    seeds = target.seeds(folder)
+    for seed in seeds:
+        target.read(seed, folder)  # is true
+    faults = [path.read_bytes() for path in FAULTS if path.name.partition("-")[0] == name]
+    for data in [*faults, *(mutate(chooser.choice(seeds), chooser) for _ in range(INPUTS))]:
+        try:
+            target.read(data, folder)
+        except (ValueError, OSError):
+            continue
