@@ -156,10 +156,11 @@ def test_held_out_beside_another_division_is_refused(
     for split in ("train", "val"):
         (tmp_path / "split").mkdir(exist_ok=True)
         (tmp_path / "split" / split).symlink_to(picture_folder)
-    assert "--held-out must be left out with --train-per-class" in refusal(
-        "--held-out", "0.1", "--train-per-class", "2"
-    )
-    assert "leave --held-out 0.3 out" in refusal("--held-out", "0.3")
+    for others in (["--train-per-class", "2"], ["--test", "1"]):
+        option = " ".join(others).removesuffix(" 2")
+        assert f"--held-out must be left out with {option}, which makes" in refusal("--held-out", "0.1", *others)
+    for share in ("0.3", "0.1", "0.0"):  # 0.1 is the default, 0.0 not what there is
+        assert f"leave --held-out {share} out" in refusal("--held-out", share)
     assert "leave --seed 3 out" in refusal("--seed", "3")
     assert "leave --test 0.3 out" in refusal("--test", "0.3")
 

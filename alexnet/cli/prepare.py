@@ -3,9 +3,8 @@
 import argparse
 from pathlib import Path
 
-from alexnet.cli.messages import typed_options
 from alexnet.cli.options import add_workers, parse_output
-from alexnet.utils.processes import ReportedElsewhere, is_main_process, report_once, world_size
+from alexnet.utils.processes import ReportedElsewhere, is_main_process, world_size
 
 SUMMARY = "turn a folder of pictures into a store of square pictures"
 
@@ -32,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     split = parser.add_argument_group("held-out pictures", "For sources that have no val/ or test/ of their own.")
     split.add_argument(
-        "--held-out", type=float, default=0.1, metavar="SHARE", help="share of each class to hold out as val; 0: none"
+        "--held-out",
+        type=float,
+        metavar="SHARE",
+        help="share of each class to hold out as val; 0: none (default: 0.1; none with --train-per-class or --test 1)",
     )
     split.add_argument(
         "--test", type=float, default=0.0, metavar="SHARE", help="share of each class to hold out as test; 1: all"
@@ -62,7 +64,6 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     from alexnet.data.prepare.prepare import prepare
 
-    _check_use(options)
     try:
         summary = prepare(
             options.source,
@@ -87,17 +88,3 @@ def run(options: argparse.Namespace) -> int:
     if is_main_process():
         print(summary)
     return 0
-
-
-def _check_use(options: argparse.Namespace) -> None:
-    """Raise a ValueError if an option would have no effect."""
-    if "held_out" not in typed_options(options):
-        return
-    for option, is_given in (
-        ("--train-per-class", options.train_per_class is not None),
-        ("--test 1", options.test == 1),
-    ):
-        if is_given:
-            raise report_once(
-                ValueError(f"--held-out must be left out with {option}, which makes all other pictures test; got both")
-            )

@@ -29,7 +29,7 @@ class PaperDataset:
     size: int = 256
     val: int | None = None
     batch: int = 0
-    held_out: float = SourceOptions.held_out
+    held_out: float | None = SourceOptions.held_out
     test: float = SourceOptions.test
     train_per_class: int | None = None
     val_batch: int | None = None

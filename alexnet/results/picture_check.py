@@ -129,7 +129,7 @@ def check_pictures(
     size = recipe.store_size if checkpoint is None else checkpoint.recipe.store_size
     source = None
     if are_pictures(location):
-        source = open_source(Path(str(location)), SourceOptions(held_out=SourceOptions.held_out))
+        source = open_source(Path(str(location)), SourceOptions())
         pictures: CheckedPictures = SourcePictures(source, size)
     else:
         pictures = StorePictures(location if isinstance(location, Store) else Store(location))

@@ -89,7 +89,7 @@ class Plan:
         """
         size = source.size or size
         key = {"size": size, "encoding": encoding}
-        key |= {"held_out": options.held_out, "train_per_class": options.train_per_class, "seed": options.seed}
+        key |= {"held_out": options.validation_share, "train_per_class": options.train_per_class, "seed": options.seed}
         key |= {"filter": RESAMPLING_FILTER, "format": STORE_FORMAT, "fingerprint": fingerprint(source)}
         if options.val_batch is not None:
             key["val_batch"] = options.val_batch

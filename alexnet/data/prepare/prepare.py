@@ -44,7 +44,7 @@ def prepare(
     *,
     size: int = 256,
     encoding: str = "raw",
-    held_out: float = 0.1,
+    held_out: float | None = None,
     test: float = 0.0,
     train_per_class: int | None = None,
     val_batch: int | None = None,
@@ -67,7 +67,8 @@ def prepare(
         size: Side of the pictures in pixels. Those of CIFAR-10 keep their 32.
         encoding: "raw" for exact pixels, which need no decoding during training, or "jpeg" for at most a seventh of the
             size.
-        held_out: Share of each class that becomes "val" if the source has no splits of its own; 0 for no "val".
+        held_out: Share of each class that becomes "val" if the source has no splits of its own; 0 for no "val". By
+            default a tenth.
         test: Share of each class that becomes "test" if the source has no splits of its own; 1 for all of it.
         train_per_class: Number of pictures of each class that become "train", where all others become "test".
         val_batch: Training batch of CIFAR-10, 1 to 5, that becomes "val".

@@ -12,6 +12,8 @@ import pyarrow as pa
 from alexnet.checked import require
 from alexnet.data.store.class_ids import ClassIds
 
+_HELD_OUT = 0.1
+
 
 @dataclass(frozen=True)
 class SourceOptions:
@@ -19,7 +21,7 @@ class SourceOptions:
 
     Args:
         held_out: Share of each class that becomes "val" where the source has no splits of its own: at least one
-            picture of a class, and never all; 0 for no "val".
+            picture of a class, and never all; 0 for no "val". By default a tenth.
         train_per_class: Number of pictures of each class that become "train", where all others become "test".
             By default `held_out` decides.
         val_batch: Training batch of CIFAR-10, 1 to 5, that becomes "val". By default all five are trained on.
@@ -35,7 +37,7 @@ class SourceOptions:
         ValueError: An option is outside its range.
     """
 
-    held_out: float = 0.1
+    held_out: float | None = None
     train_per_class: int | None = None
     val_batch: int | None = None
     seed: int = 0
@@ -45,21 +47,29 @@ class SourceOptions:
     coarse: bool | None = None
 
     def __post_init__(self) -> None:
-        require(0 <= self.held_out < 1, "held_out", "a share from 0 to below 1, such as 0.1", self.held_out)
+        share = self.validation_share
+        require(0 <= share < 1, "held_out", "a share from 0 to below 1, such as 0.1", self.held_out)
         require(0 <= self.test <= 1, "test", "a share from 0 to 1, such as 0.1", self.test)
-        if not self.only_tests:
-            total = self.held_out + self.test
+        if self.only_tests:
+            self._refuse_held_out("`test=1`")
+        else:
+            total = share + self.test
             require(total < 1, "`held_out` + `test`", "below 1, so that there are pictures to train on", total)
         if self.train_per_class is not None:
             require(self.train_per_class >= 1, "train_per_class", "at least 1 picture", self.train_per_class)
             require(self.test == 0, "test", "0 with train_per_class, which makes all other pictures test", self.test)
-            require(
-                self.held_out in (0, SourceOptions.held_out),
-                "held_out",
-                "left out with train_per_class, which makes all other pictures test",
-                self.held_out,
-            )
+            self._refuse_held_out("`train_per_class`")
         require(self.seed >= 0, "seed", "at least 0", self.seed)
+
+    def _refuse_held_out(self, option: str) -> None:
+        """Raise a ValueError if a share is to be held out beside an option that leaves none for it."""
+        rule = f"left out with {option}, which makes all other pictures test"
+        require(not self.held_out, "held_out", rule, self.held_out)
+
+    @property
+    def validation_share(self) -> float:
+        """The share of each class that becomes "val" where the source has no splits of its own."""
+        return _HELD_OUT if self.held_out is None else self.held_out
 
     @property
     def only_tests(self) -> bool:
@@ -162,7 +172,7 @@ class SourceKind(Protocol):
 
     Attributes:
         NAME: Name of the kind, for messages.
-        OPTIONS: The options with default None that the kind understands.
+        OPTIONS: The options that the kind understands, of those that only some kinds do.
     """
 
     NAME: str

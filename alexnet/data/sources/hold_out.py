@@ -52,15 +52,16 @@ def _count_pictures(
         return {"test": counts}
     if options.train_per_class is not None:
         return _count_training_pictures(path, classes, counts, options.train_per_class)
-    least = 1 + (options.held_out > 0) + (options.test > 0)
+    least = 1 + (options.validation_share > 0) + (options.test > 0)
     if counts.max() < least:
-        names = " and ".join(name for name, share in (("val", options.held_out), ("test", options.test)) if share > 0)
+        shares = {"val": options.validation_share, "test": options.test}
+        names = " and ".join(name for name, share in shares.items() if share > 0)
         raise ValueError(
             f"{path}: a class must have at least {least} pictures, so that one can be held out as {names}; got at most "
             f"{counts.max()} in each class: add pictures, put them into a train/ and a val/ folder, or train on all "
             "with `held_out=0`"
         )
-    val = _count_share(options.held_out, counts, counts - 1)
+    val = _count_share(options.validation_share, counts, counts - 1)
     test = _count_share(options.test, counts, counts - 1 - val)
     # "val" comes last, so that its pictures are the same with and without "test".
     return {"train": counts - val - test, "test": test, "val": val}

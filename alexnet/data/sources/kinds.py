@@ -3,7 +3,6 @@
 A new kind is one more module with the functions of `SourceKind`, and one more entry of `KINDS`.
 """
 
-from dataclasses import fields
 from pathlib import Path
 
 from alexnet.data.sources import (
@@ -60,16 +59,15 @@ def open_source(path: str | Path, options: SourceOptions | None = None) -> Sourc
         raise FileNotFoundError(f"{path}: no such folder or archive; check the path")
     if kind is None:
         raise ValueError(f"{path}: not a source that can be read; {remedy}")
-    for option in fields(options):
-        if option.default is None and option.name not in kind.OPTIONS:
-            users = " or ".join(other.NAME for other in KINDS if option.name in other.OPTIONS)
-            options.refuse(option.name, path, f"{option.name} is an option for {users}, but this is {kind.NAME}")
+    for name in sorted({name for other in KINDS for name in other.OPTIONS} - set(kind.OPTIONS)):
+        users = " or ".join(other.NAME for other in KINDS if name in other.OPTIONS)
+        options.refuse(name, path, f"{name} is an option for {users}, but this is {kind.NAME}")
     source = kind.open(path, options)
     check_class_names(str(path), source.classes)
     if not options.only_tests and not any(split.is_drawn for split in source.splits.values()):
         reason = "it has splits of its own" if len(source.splits) > 1 else "none of its pictures are held out"
         for name in ("test", "held_out", "seed"):
-            if name != "held_out" or options.held_out > 0:  # 0 is what happens
+            if name != "held_out" or options.held_out != 0 or "val" in source.splits:  # else 0 is what happens
                 options.refuse(name, path, reason)
     return source
 
