@@ -110,7 +110,7 @@ def test_a_recipe_may_be_a_file_or_a_run(tmp_path: Path, capsys: pytest.CaptureF
         (["--set", "epochz=2"], "--set must name a field of the recipe"),
         (["--workers", "-1"], "--workers must be a number of threads from 0"),
         (["--hours", "0"], "--hours must be a finite number above 0; got 0.0"),
-        (["--recipe", "tiny"], "prepare another with --size 64, or name the pictures instead of the store\n"),
+        (["--recipe", "tiny"], "with --size 64, or name the pictures instead of the store, or name a recipe for"),
     ],
 )
 def test_what_train_refuses_is_said_in_the_words_of_the_command(
@@ -161,7 +161,8 @@ def test_held_out_beside_another_division_is_refused(
         assert f"--held-out must be left out with {option}, which makes" in refusal("--held-out", "0.1", *others)
     for share in ("0.3", "0.1", "0.0"):  # 0.1 is the default, 0.0 not what there is
         assert f"leave --held-out {share} out" in refusal("--held-out", share)
-    assert "leave --seed 3 out" in refusal("--seed", "3")
+    for seed in ("3", "0"):
+        assert f"leave --seed {seed} out" in refusal("--seed", seed)
     assert "leave --test 0.3 out" in refusal("--test", "0.3")
 
 

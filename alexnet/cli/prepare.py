@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of class folders, archive, list, or another kind in docs/data.md",
     )
     parser.add_argument("store", metavar="STORE", type=parse_output, help="folder to write")
-    parser.add_argument("--size", type=int, default=256, metavar="N", help="side of the stored pictures, in pixels")
+    help = "side of the stored pictures, in pixels (default: 256, or the size that the pictures of CIFAR keep)"
+    parser.add_argument("--size", type=int, metavar="N", help=help)
     parser.add_argument("--encoding", choices=("raw", "jpeg"), default="raw", help="how the pictures are stored")
     parser.add_argument(
         "--max-failures",
@@ -46,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     split.add_argument("--coarse", action="store_true", help="label the pictures of CIFAR-100 with its 20 superclasses")
     help = "leave pictures of one photograph in the splits that they were drawn for"
     split.add_argument("--ignore-duplicates", action="store_true", help=help)
-    split.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of held-out pictures")
+    help = "seed of the choice of held-out pictures (default: 0)"
+    split.add_argument("--seed", type=int, metavar="N", help=help)
 
     imagenet = parser.add_argument_group("ImageNet")
     imagenet.add_argument(

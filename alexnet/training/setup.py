@@ -13,9 +13,12 @@ from alexnet.checked import require
 from alexnet.data.store.statistics import Statistics
 from alexnet.data.store.store import Store
 from alexnet.distributed.team import Team
+from alexnet.finetuning_recipes import FINETUNING_RECIPES
+from alexnet.ilsvrc_recipes import ILSVRC_RECIPES
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.weight_files import list_checkpoints
 from alexnet.recipe import Recipe, format_differences, recipe_differences
+from alexnet.recipes import RECIPES, recipe_named
 from alexnet.training.checkpoint import load_mean
 from alexnet.training.consistency import shared_settings
 from alexnet.training.finetune import Taken, origin_mean, take_weights
@@ -132,6 +135,10 @@ def _check_store(recipe: Recipe, store: Store) -> None:
         advice = f"prepare another with `size={size}`, or name the pictures instead of the store"
         if recipe.net.image_size <= store.size <= 2 * recipe.net.image_size:
             advice += f", or train a new run with `store_size={store.size}`"
+        special = {**ILSVRC_RECIPES, **FINETUNING_RECIPES}
+        names = [name for name in RECIPES if name not in special and recipe_named(name).store_size == store.size]
+        if names:
+            advice += f", or name a recipe for {store.size} pixels ({', '.join(names)})"
         raise ValueError(
             f"store {store.path} must hold pictures of the recipe's store_size {size}; got {store.size}: {advice}"
         )

@@ -56,6 +56,15 @@ def test_cifar10_is_read_from_a_folder_or_an_archive(tmp_path: Path, kind: str) 
         open_source(path, SourceOptions(train_per_class=3))
 
 
+def test_another_size_for_cifar10_is_refused(tmp_path: Path) -> None:
+    write_cifar10(tmp_path / "a", pictures=40)
+    with pytest.raises(ValueError, match=r"^size must be 32 or left out for .*, whose pictures keep it; got 64$"):
+        prepare_small(tmp_path / "a", tmp_path / "store", size=64)
+    assert not (tmp_path / "store").exists()
+    prepare_small(tmp_path / "a", tmp_path / "store", size=32)
+    assert Store(tmp_path / "store").size == 32
+
+
 def test_damaged_cifar10_is_refused(tmp_path: Path) -> None:
     write_cifar10(tmp_path / "a")
     (tmp_path / "a" / "data_batch_3.bin").write_bytes(b"short")
@@ -96,7 +105,7 @@ def test_val_batch_must_be_a_batch_of_cifar10(tmp_path: Path, picture_folder: Pa
             ValueError, match=f"val_batch must be from 1 to 5, CIFAR-10's training batches; got {batch}"
         ):
             open_source(tmp_path, SourceOptions(val_batch=batch))
-    with pytest.raises(ValueError, match=r"val_batch is an option for CIFAR-10, but .*; leave `val_batch=5` out"):
+    with pytest.raises(ValueError, match=r"`val_batch` is an option for CIFAR-10, but .*; leave `val_batch=5` out"):
         open_source(picture_folder, SourceOptions(val_batch=5))
 
 
@@ -201,17 +210,17 @@ def test_cifar100_has_fine_and_coarse_classes(tmp_path: Path, version: str, pack
             assert source.splits[split].labels.tolist() == rows[:, 0 if coarse else 1].tolist()
             for index, row in enumerate(rows):
                 assert (source.read(split, index) == row[2:].reshape(3, 32, 32).transpose(1, 2, 0)).all()
-    with pytest.raises(ValueError, match=r"val_batch is an option for CIFAR-10, but this is CIFAR-100"):
+    with pytest.raises(ValueError, match=r"`val_batch` is an option for CIFAR-10, but this is CIFAR-100"):
         open_source(path, SourceOptions(val_batch=1))
 
 
 def test_a_store_of_superclasses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "SHARD_BYTES", 2 * 32 * 32 * 3)
     write_cifar100(tmp_path / "c")
-    summary = prepare_small(tmp_path / "c", tmp_path / "store", coarse=True)
+    summary = prepare_small(tmp_path / "c", tmp_path / "store", size=None, coarse=True)
     assert summary.classes == Store(tmp_path / "store").classes == ("fish", "flowers")
     with pytest.raises(ValueError, match="prepared with coarse=True, not None"):
-        prepare_small(tmp_path / "c", tmp_path / "store")
+        prepare_small(tmp_path / "c", tmp_path / "store", size=None)
 
 
 @pytest.mark.parametrize(

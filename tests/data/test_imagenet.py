@@ -528,7 +528,7 @@ def test_published_checksums_are_compared_where_asked_for(
         (tmp_path / "pets" / name).mkdir(parents=True)
         (tmp_path / "pets" / name / "1.jpg").write_bytes(b"")
     with pytest.raises(
-        ValueError, match=r"verify_archives is an option for the archives of an ImageNet challenge, but"
+        ValueError, match=r"`verify_archives` is an option for the archives of an ImageNet challenge, but"
     ):
         open_source(tmp_path / "pets", options)
 

@@ -147,7 +147,7 @@ def prepare_beside(run: Path, path: Path, source: Source, size: int, prefix: str
                 note_once(f"{path} has changed: removing the store {old}, which was prepared from it before")
                 shutil.rmtree(old)
         note_once(f"{path}: preparing {count:,} pictures in {store}, to be used again next time")
-    summary = prepare(source, store, size=size, parallel=world_size() > 1)
+    summary = prepare(source, store, size=source.size or size, parallel=world_size() > 1)
     for line in summary.warnings() if is_main_process() else ():
         note_once(line)
     return store

@@ -82,14 +82,13 @@ class Plan:
         Args:
             store: The folder to write.
             source: The pictures.
-            size: Side of the pictures in pixels, unless those of the source keep their own.
+            size: Side of the pictures in pixels.
             encoding: "raw" or "jpeg".
             options: How the source was opened.
             ignore_duplicates: Whether to leave each picture in its split, whatever the others show.
         """
-        size = source.size or size
-        key = {"size": size, "encoding": encoding}
-        key |= {"held_out": options.validation_share, "train_per_class": options.train_per_class, "seed": options.seed}
+        key = {"size": size, "encoding": encoding, "held_out": options.validation_share}
+        key |= {"train_per_class": options.train_per_class, "seed": options.seed or 0}
         key |= {"filter": RESAMPLING_FILTER, "format": STORE_FORMAT, "fingerprint": fingerprint(source)}
         if options.val_batch is not None:
             key["val_batch"] = options.val_batch

@@ -34,6 +34,7 @@ from alexnet.utils.cores import available_cores
 from alexnet.utils.files import exclusive_lock, explain_full_disk, local_path
 from alexnet.utils.prefetch import prefetch
 
+_SIZE = 256  # of the stored pictures (3)
 VISIBLE_SECONDS = 60.0  # until a file that one machine has written is visible to another on a network file system
 SILENT_SECONDS = 600.0  # without a picture from any worker process, until the main process gives up waiting
 
@@ -42,14 +43,14 @@ def prepare(
     source: str | Path | Source,
     store: str | Path,
     *,
-    size: int = 256,
+    size: int | None = None,
     encoding: str = "raw",
     held_out: float | None = None,
     test: float = 0.0,
     train_per_class: int | None = None,
     val_batch: int | None = None,
     coarse: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
     synsets: str | Path | None = None,
     verify_archives: bool | None = None,
     workers: int | None = None,
@@ -64,7 +65,7 @@ def prepare(
         source: A folder or archive with a folder of pictures for each class, or CIFAR-10 (see `open_source`); or an
             open source, such as a `StoreSubset`.
         store: The folder to write. It must be new, empty, or one that an earlier call with the same arguments started.
-        size: Side of the pictures in pixels. Those of CIFAR-10 keep their 32.
+        size: Side of the pictures in pixels, by default 256. Those of CIFAR-10 and CIFAR-100 keep their 32.
         encoding: "raw" for exact pixels, which need no decoding during training, or "jpeg" for at most a seventh of the
             size.
         held_out: Share of each class that becomes "val" if the source has no splits of its own; 0 for no "val". By
@@ -73,7 +74,7 @@ def prepare(
         train_per_class: Number of pictures of each class that become "train", where all others become "test".
         val_batch: Training batch of CIFAR-10, 1 to 5, that becomes "val".
         coarse: Whether the classes of CIFAR-100 are its 20 superclasses instead of the 100 classes.
-        seed: Seed of the choice of the held-out pictures.
+        seed: Seed of the choice of the held-out pictures; by default 0.
         synsets: A text file with the synsets of ImageNet to prepare, one WordNet ID a line.
         verify_archives: Whether to compare the MD5 checksums of ImageNet's archives with the published ones first.
         workers: Number of threads of this process. By default the processes of a machine have one for each core.
@@ -108,7 +109,10 @@ def prepare(
             coarse=coarse or None,
         )
         opened = open_source(source, options) if isinstance(source, (str, Path)) else source
-        plan = Plan.create(Path(store), opened, size, encoding, options, ignore_duplicates=ignore_duplicates)
+        if opened.size is not None and size not in (None, opened.size):
+            raise ValueError(f"size must be {opened.size} or left out for {source}, whose pictures keep it; got {size}")
+        side = opened.size or size or _SIZE
+        plan = Plan.create(Path(store), opened, side, encoding, options, ignore_duplicates=ignore_duplicates)
         failures = FailureLimit(plan, max_failures, coordinator)
         workers = workers or max(1, available_cores() // coordinator.local_world_size)
         if coordinator.rank == 0:
@@ -120,10 +124,15 @@ def prepare(
 
 
 def _check_arguments(
-    source: str | Path | Source, store: str | Path, size: int, encoding: str, workers: int | None, max_failures: float
+    source: str | Path | Source,
+    store: str | Path,
+    size: int | None,
+    encoding: str,
+    workers: int | None,
+    max_failures: float,
 ) -> None:
     """Check the arguments of `prepare` that are not options of the source."""
-    require(1 <= size <= 4096, "size", "from 1 to 4096 pixels", size)
+    require(size is None or 1 <= size <= 4096, "size", "from 1 to 4096 pixels", size)
     require(encoding in ("raw", "jpeg"), "encoding", "'raw' or 'jpeg'", encoding)
     require(workers is None or workers >= 1, "workers", "at least 1 thread", workers)
     require(0 <= max_failures <= 1, "max_failures", "a share from 0 to 1, such as 0.05", max_failures)

@@ -25,7 +25,7 @@ class SourceOptions:
         train_per_class: Number of pictures of each class that become "train", where all others become "test".
             By default `held_out` decides.
         val_batch: Training batch of CIFAR-10, 1 to 5, that becomes "val". By default all five are trained on.
-        seed: Seed of the random choice of the pictures that are held out.
+        seed: Seed of the random choice of the pictures that are held out; by default 0.
         synsets: A text file that lists the synsets of ImageNet to prepare, one WordNet ID a line. By default all.
         coarse: Whether the classes of CIFAR-100 are its 20 superclasses. By default they are the 100 classes.
         verify_archives: Whether to compare the MD5 checksums of ImageNet's archives with the published ones first.
@@ -40,7 +40,7 @@ class SourceOptions:
     held_out: float | None = None
     train_per_class: int | None = None
     val_batch: int | None = None
-    seed: int = 0
+    seed: int | None = None
     synsets: Path | None = None
     verify_archives: bool | None = None
     test: float = 0.0
@@ -57,9 +57,9 @@ class SourceOptions:
             require(total < 1, "`held_out` + `test`", "below 1, so that there are pictures to train on", total)
         if self.train_per_class is not None:
             require(self.train_per_class >= 1, "train_per_class", "at least 1 picture", self.train_per_class)
-            require(self.test == 0, "test", "0 with train_per_class, which makes all other pictures test", self.test)
+            require(self.test == 0, "test", "0 with `train_per_class`, which makes all other pictures test", self.test)
             self._refuse_held_out("`train_per_class`")
-        require(self.seed >= 0, "seed", "at least 0", self.seed)
+        require(self.seed is None or self.seed >= 0, "seed", "at least 0", self.seed)
 
     def _refuse_held_out(self, option: str) -> None:
         """Raise a ValueError if a share is to be held out beside an option that leaves none for it."""

@@ -35,7 +35,7 @@ def hold_out(
     indices_by_class = np.split(np.argsort(pictures.labels, kind="stable"), np.cumsum(counts)[:-1])
     drawn: dict[str, list[np.ndarray]] = {split: [] for split in split_counts}
     for label, (name, indices) in enumerate(zip(classes, indices_by_class, strict=True)):
-        generator = np.random.default_rng([options.seed, zlib.crc32(name.encode())])
+        generator = np.random.default_rng([options.seed or 0, zlib.crc32(name.encode())])
         ends = np.cumsum([split_counts[split][label] for split in split_counts])
         for split, chosen in zip(split_counts, np.split(generator.permutation(len(indices)), ends[:-1]), strict=True):
             drawn[split].append(indices[np.sort(chosen)])

@@ -61,7 +61,7 @@ def open_source(path: str | Path, options: SourceOptions | None = None) -> Sourc
         raise ValueError(f"{path}: not a source that can be read; {remedy}")
     for name in sorted({name for other in KINDS for name in other.OPTIONS} - set(kind.OPTIONS)):
         users = " or ".join(other.NAME for other in KINDS if name in other.OPTIONS)
-        options.refuse(name, path, f"{name} is an option for {users}, but this is {kind.NAME}")
+        options.refuse(name, path, f"`{name}` is an option for {users}, but this is {kind.NAME}")
     source = kind.open(path, options)
     check_class_names(str(path), source.classes)
     if not options.only_tests and not any(split.is_drawn for split in source.splits.values()):
