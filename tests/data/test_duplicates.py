@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +95,26 @@ def test_plain_pictures_equal_their_copies_only() -> None:
     plain[3] = (200, 10, 31)
     assert [group.tolist() for group in group_duplicates(picture_hashes(plain))] == [[1, 2]]
     assert picture_hashes(plain[:0]).shape == (0, 4)
+
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="BLAS has no other threads on one core")
+def test_hashes_start_no_threads() -> None:
+    """`prepare` hashes in its own threads; those of BLAS and OpenCV would wait in loops beside them."""
+    code = """
+import time
+import numpy as np
+from alexnet.data.prepare.duplicates import picture_hashes
+pixels = np.random.default_rng(0).integers(0, 256, (32, 128, 128, 3), np.uint8)
+picture_hashes(pixels)
+process_start, thread_start = time.process_time(), time.thread_time()
+for _ in range(40):
+    picture_hashes(pixels)
+print(time.process_time() - process_start, time.thread_time() - thread_start)
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    process_seconds, thread_seconds = map(float, result.stdout.split())
+    assert process_seconds < 1.2 * thread_seconds
 
 
 def test_groups_are_those_of_a_search_through_all_pairs() -> None:

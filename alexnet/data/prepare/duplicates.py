@@ -59,9 +59,11 @@ def picture_hashes(pixels: np.ndarray) -> np.ndarray:
     if len(pixels) == 0:
         return np.zeros((0, HASH_WORDS), np.uint64)
     small = _reduce(pixels)
-    rows = small.reshape(-1, _SIDE) @ _COSINES.T  # (N * 32, 16)
-    columns = rows.reshape(-1, _SIDE, _FREQUENCIES).transpose(0, 2, 1).reshape(-1, _SIDE) @ _COSINES.T
-    signs = columns.reshape(len(pixels), -1) > 0  # (N, 256), the horizontal frequency first
+    # One small product for each picture. One product for all would start the threads of BLAS, which wait in loops that
+    # take more processor time than all other work of `prepare`.
+    rows = small @ _COSINES.T  # (N, 32, 16)
+    columns = rows.transpose(0, 2, 1) @ _COSINES.T  # (N, 16, 16), the horizontal frequency first
+    signs = columns.reshape(len(pixels), -1) > 0
     signs[:, 0] = True  # the mean, which says nothing; so no hash is all zeros
     hashes = np.ascontiguousarray(np.packbits(signs[:, _BIT_ORDER], axis=1))
     for index in np.flatnonzero(small.std((1, 2)) < _MIN_DEVIATION):
@@ -73,13 +75,10 @@ def picture_hashes(pixels: np.ndarray) -> np.ndarray:
 
 def _reduce(pixels: np.ndarray) -> np.ndarray:
     """Return pictures as (N, 32, 32) float32 grey values."""
-    count, size = pixels.shape[:2]
-    grey = cv2.cvtColor(pixels.reshape(count * size, size, 3), cv2.COLOR_RGB2GRAY).reshape(count, size, size)
-    if size == _SIDE:
-        return grey.astype(np.float32)
-    small = np.empty((count, _SIDE, _SIDE), np.float32)
-    for index in range(count):
-        small[index] = cv2.resize(grey[index], (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    small = np.empty((len(pixels), _SIDE, _SIDE), np.float32)
+    for index, picture in enumerate(pixels):  # one by one: for more pixels at once, OpenCV starts its own threads
+        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+        small[index] = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     return small
 
 
