@@ -9,8 +9,9 @@ skipped by the others. Whichever ends last has the whole table; what is finished
 On Tiny ImageNet prepared with --size 64 use the recipe `tiny-imagenet`, which is the default for a stand-in.
 
 Expected: the signs of the list in claim_list.py. Not run to its end here.
-Duration: a training for each of 20 nets and three seeds, and two more for the average of five: on Tiny ImageNet about
-12 hours on two cores, the first twelve nets 6.5 hours.
+Duration: a training for each of 22 nets and three seeds, and two more for the average of five: on Tiny ImageNet about
+14 hours on two cores, the first twelve nets 6.5 hours. The net with contrast normalisation takes three times as long as
+the others.
 """
 
 import json

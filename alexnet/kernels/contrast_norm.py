@@ -45,8 +45,8 @@ def contrast_norm(x: Tensor, *, size: int, deviation: float, towers: int = 1) ->
     v = a - _local_mean(a.mean(2), weights).unsqueeze(2)
     s = _local_mean(v.square().mean(2), weights)  # (N, towers, H, W)
     s = s.clamp_min(LOWEST_DEVIATION**2).sqrt()
-    divisor = torch.maximum(s, s.mean((2, 3), keepdim=True))
-    y: Tensor = v / divisor.unsqueeze(2)
+    factor = torch.maximum(s, s.mean((2, 3), keepdim=True)).reciprocal()  # of a map only: divisions are slow
+    y: Tensor = v * factor.unsqueeze(2)
     return y.flatten(1, 2).to(x.dtype)
 
 
