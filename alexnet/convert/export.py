@@ -116,6 +116,14 @@ def _check_folder(folder: Path, force: bool) -> None:
         raise FileExistsError(f"{folder} exists: replace it with `force=True`, or name another folder")
 
 
+def _keep_card(folder: Path, new: bytes) -> None:
+    """Rename the model card in a folder unless it is the new one: the user may have written in it."""
+    card = folder / "README.md"
+    if card.exists() and card.read_bytes() != new:
+        names = (folder / f"README.old-{n}.md" for n in itertools.count(1))
+        card.replace(next(name for name in names if not name.exists()))
+
+
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files into a folder beside it, and then put them in their place; a model card that is there is kept."""
     part = folder.absolute().with_name(f".{folder.absolute().name}.part")
@@ -125,12 +133,14 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             part.mkdir()
             for name, contents in files.items():
                 write_atomic(part / name, contents)
-            folder.mkdir(exist_ok=True)
-            card = folder / "README.md"
-            if card.exists() and card.read_bytes() != files[card.name]:
-                names = (folder / f"README.old-{n}.md" for n in itertools.count(1))
-                card.replace(next(name for name in names if not name.exists()))  # the user may have written in it
-            for name in files:
+            if not folder.is_symlink() and not (folder.exists() and any(folder.iterdir())):
+                if folder.exists():
+                    folder.rmdir()
+                part.replace(folder)  # at once: a process that is killed leaves all files or none
+                return
+            _keep_card(folder, files["README.md"])
+            # config.json first: it makes the folder one that the same command may go on with after a kill.
+            for name in sorted(files, key=lambda name: name != "config.json"):
                 (part / name).replace(folder / name)
     finally:
         shutil.rmtree(part, ignore_errors=True)
