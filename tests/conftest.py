@@ -12,6 +12,7 @@ import pytest
 import torch
 from build_once import build_once
 from PIL import Image
+from triton_interpreter import patch_interpreter
 from warm_python import is_supported, start_server
 
 from alexnet.architecture import Conv, Full, Net
@@ -28,6 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Without a GPU Triton's kernels run in its interpreter. Triton reads this variable when the kernels are imported.
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        patch_interpreter()
 
 
 # No deadline: the first example of a test may import and compile for seconds. The same examples in every run: a test

@@ -13,7 +13,7 @@ from simulated_gpu import build
 
 TESTS = Path(__file__).parent
 COMPILER = shutil.which("g++") or shutil.which("clang++")
-GPU_TEST_FOLDERS = ("kernels", "models", "data", "training")  # the longest first
+GPU_TEST_FOLDERS = ("kernels", "models", "data", "training")
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="torch's libraries are linked as on Linux"),
     pytest.mark.skipif(COMPILER is None, reason="no compiler for C++"),
@@ -146,11 +146,11 @@ NOT_ON_SIMULATED_GPUS = (
 )
 
 
-@pytest.mark.parametrize("folder", GPU_TEST_FOLDERS)
-def test_the_tests_for_a_gpu_pass(folder: str, library: Path) -> None:
+@pytest.mark.parametrize("folders", [GPU_TEST_FOLDERS[:1], GPU_TEST_FOLDERS[1:]], ids=["kernels", "others"])
+def test_the_tests_for_a_gpu_pass(folders: tuple[str, ...], library: Path) -> None:
     # Triton's interpreter takes seconds for a step. The tests of the kernels use it, and the next test.
-    triton = "1" if folder == "kernels" else "0"
-    chosen = ("-k", f"not {' and not '.join(NOT_ON_SIMULATED_GPUS)}", f"tests/{folder}")
+    triton = "1" if folders == ("kernels",) else "0"
+    chosen = ("-k", f"not {' and not '.join(NOT_ON_SIMULATED_GPUS)}", *(f"tests/{folder}" for folder in folders))
     output = run(library, "-m", "pytest", "-m", "gpu", *chosen, gpus=1, SIMULATED_TRITON=triton)
     assert " passed" in output
     assert " skipped" not in output

@@ -26,5 +26,15 @@ def build(compiler: str, library: Path) -> None:
     includes = [f"-I{torch / folder}" for folder in ("include", "include/torch/csrc/api/include")]
     libraries = [f"-L{torch / 'lib'}", f"-Wl,-rpath,{torch / 'lib'}", "-lc10", "-ltorch_cpu"]
     source = Path(__file__).with_name("device.cpp")
-    command = [compiler, "-O1", "-std=c++20", "-shared", "-fPIC", str(source), *includes, *libraries]
+    command = [
+        compiler,
+        "-O0",
+        "-DAT_PER_OPERATOR_HEADERS",
+        "-std=c++20",
+        "-shared",
+        "-fPIC",
+        str(source),
+        *includes,
+        *libraries,
+    ]
     subprocess.run([*command, "-o", str(library)], check=True, capture_output=True, text=True)
