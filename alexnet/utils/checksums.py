@@ -50,7 +50,7 @@ def checksum(contents: Buffer) -> str:
 
 def short_checksum(contents: Buffer) -> int:
     """Return the lowest 32 bits of the checksum, as a number."""
-    return int(checksum(contents)[8:], 16)
+    return int(xxhash.xxh3_64_intdigest(memoryview(contents)) & 0xFFFF_FFFF)
 
 
 def seal(contents: bytes) -> bytes:

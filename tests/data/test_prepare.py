@@ -352,7 +352,7 @@ def test_without_a_terminal_progress_is_printed_in_lines(
 
 
 def test_an_error_in_a_thread_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: object, __: int) -> np.ndarray:
+    def fail(*_: object) -> np.ndarray:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(chunk, "read_image", fail)

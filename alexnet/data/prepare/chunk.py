@@ -11,7 +11,7 @@ from alexnet.data.prepare.duplicates import HASH_WORDS, picture_hashes
 from alexnet.data.prepare.encode import encode_jpeg
 from alexnet.data.prepare.plan import Plan, Shard
 from alexnet.data.sources.base import printable_name
-from alexnet.data.store.checksums import picture_checksums
+from alexnet.utils.checksums import short_checksum
 
 _SAMPLE_EVERY = 32  # of a raw store, one picture in so many is encoded as JPEG to estimate the size of a JPEG store
 
@@ -69,8 +69,18 @@ def prepare_chunk(plan: Plan, shard: Shard, start: int, stop: int) -> Chunk:
         image_bytes = sum(map(len, files))
     columns = [images, pa.array(labels, pa.int32()), pa.array(names, pa.string())]
     batch = pa.RecordBatch.from_arrays(columns, schema=schema)
-    sampled_bytes, checksums = sum(map(len, files)), picture_checksums(images)
-    return Chunk(batch, skipped, sums, products, image_bytes, len(files), sampled_bytes, hashes, checksums)
+    checksums = [short_checksum(picture) for picture in (pixels if plan.encoding == "raw" else files)]
+    return Chunk(
+        batch=batch,
+        skipped=skipped,
+        sums=sums,
+        products=products,
+        image_bytes=image_bytes,
+        sampled=len(files),
+        sampled_bytes=sum(map(len, files)),
+        hashes=hashes,
+        checksums=np.array(checksums, np.uint32),
+    )
 
 
 def _read_pictures(
@@ -91,7 +101,11 @@ def _read_pictures(
         name = printable_name(pictures.picture_name(index))
         try:
             data = plan.source.read(split, index)
-            pixels[len(names)] = read_image(data, plan.size) if isinstance(data, bytes) else data
+            square = pixels[len(names)]
+            if isinstance(data, bytes):
+                read_image(data, plan.size, square)  # which saves a copy
+            else:
+                square[:] = data
         except (ValueError, OSError) as error:
             # The full text of an OSError contains the path on this machine, which does not belong into the store.
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)

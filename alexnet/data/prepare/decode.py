@@ -22,7 +22,7 @@ RESAMPLING_FILTER = (
 _MAX_DECOMPRESSED_BYTES = 1 << 28  # of a picture file that is compressed once more
 
 
-def read_image(source: str | Path | bytes, size: int = 256) -> np.ndarray:
+def read_image(source: str | Path | bytes, size: int = 256, out: np.ndarray | None = None) -> np.ndarray:
     """Return the central square of a picture as 8-bit RGB (section 3: shorter side to 256, central 256 x 256 patch).
 
     The square is cropped first and then resized (see `RESAMPLING_FILTER`). This differs from the paper's order by less
@@ -34,9 +34,11 @@ def read_image(source: str | Path | bytes, size: int = 256) -> np.ndarray:
     Args:
         source: The path of a picture file, or its bytes.
         size: Side of the square in pixels.
+        out: (size, size, 3) uint8, contiguous, where to write the result; by default a new array. After an exception
+            its values are undefined.
 
     Returns:
-        (size, size, 3) uint8.
+        (size, size, 3) uint8; `out` if it is given.
 
     Raises:
         OSError: The file cannot be read.
@@ -52,12 +54,17 @@ def read_image(source: str | Path | bytes, size: int = 256) -> np.ndarray:
             raise ValueError("the file is empty; copy or download it again")
         if data[:2] == b"\x1f\x8b":
             data = _decompress(data)
-        picture = read_jpeg(data, size) if data.startswith(JPEG_START) else None
-        return read_with_pillow(data, size) if picture is None else picture
+        picture = read_jpeg(data, size, out) if data.startswith(JPEG_START) else None
+        if picture is None:
+            picture = read_with_pillow(data, size)
     except ValueError as error:
         if isinstance(source, bytes):
             raise
         raise ValueError(f"{source}: not a readable picture: {error}") from error
+    if out is None or picture is out:
+        return picture
+    out[:] = picture
+    return out
 
 
 def _decompress(data: bytes) -> bytes:

@@ -26,15 +26,16 @@ def check_pixel_count(width: int, height: int, most: int = _MAX_PIXELS) -> None:
         )
 
 
-def read_jpeg(data: bytes, size: int) -> np.ndarray | None:
+def read_jpeg(data: bytes, size: int, out: np.ndarray | None = None) -> np.ndarray | None:
     """Return the central square of a JPEG, turned upright; None for a JPEG that only Pillow may be able to read.
 
     Args:
         data: The file.
         size: Side of the square in pixels.
+        out: (size, size, 3) uint8, contiguous, which may be used for the result.
 
     Returns:
-        (size, size, 3) uint8.
+        (size, size, 3) uint8; `out`, or a new array where the picture was turned.
 
     Raises:
         ValueError: It has too many pixels, or some are missing.
@@ -55,7 +56,7 @@ def read_jpeg(data: bytes, size: int) -> np.ndarray | None:
     divisor = next((divisor for divisor in (8, 4, 2) if min(height, width) >= 2 * divisor * size), 1)
     check_pixel_count(width // divisor, height // divisor)
     picture = _decode(data, "RGB", height, width, divisor)
-    square = resize_central_square(picture, size, divisor=divisor, full_size=(height, width))
+    square = resize_central_square(picture, size, divisor=divisor, full_size=(height, width), out=out)
     return apply_orientation(square, find_orientation(*read_metadata(data)))
 
 

@@ -28,6 +28,25 @@ from alexnet.utils.checksums import Digest
 from alexnet.utils.files import atomic_replacement, write_atomic
 
 
+class _DigestedFile(io.FileIO):
+    """A new file; all that is written to it is added to a digest.
+
+    Args:
+        path: The file.
+        digest: The digest.
+    """
+
+    def __init__(self, path: Path, digest: Digest) -> None:
+        super().__init__(path, "wb")
+        self._digest = digest
+
+    def write(self, data: Any) -> int:
+        """Write bytes, and return how many were written."""
+        count = super().write(data)
+        self._digest.update(memoryview(data)[:count])
+        return count
+
+
 def write_shard(
     plan: Plan, shard: Shard, chunks: Iterable[Chunk], failures: FailureLimit, on_chunk: Callable[[int], None]
 ) -> None:
@@ -68,7 +87,7 @@ def open_shard(plan: Plan, shard: Shard, digest: Digest | None = None) -> Iterat
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     with (
         atomic_replacement(path, temporary),
-        _open_to_digest(temporary, digest or Digest()) as file,
+        io.BufferedWriter(_DigestedFile(temporary, digest or Digest())) as file,
         pa.ipc.new_file(file, plan.schemas[shard.split]) as writer,
     ):
 
@@ -77,18 +96,6 @@ def open_shard(plan: Plan, shard: Shard, digest: Digest | None = None) -> Iterat
                 writer.write_batch(batch)
 
         yield write_batch
-
-
-def _open_to_digest(path: Path, digest: Digest) -> io.BufferedWriter:
-    """Open a new file for writing; all that is written is added to a digest."""
-
-    class DigestedFile(io.FileIO):
-        def write(self, data: Any) -> int:
-            count = super().write(data)
-            digest.update(memoryview(data)[:count])
-            return count
-
-    return io.BufferedWriter(DigestedFile(path, "wb"))
 
 
 def complete_store(plan: Plan, duplicates: Duplicates, moved: Iterable[tuple[str, Plan]]) -> None:

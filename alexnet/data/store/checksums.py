@@ -41,11 +41,11 @@ class ShardChecksums:
     def from_file(cls, path: Path) -> "ShardChecksums":
         """Compute the checksums of a shard on the disk."""
         batches, contents = read_shard(path)
-        pictures = [picture_checksums(batch.column("image")) for batch in batches]
+        pictures = [_picture_checksums(batch.column("image")) for batch in batches]
         return cls(checksum(contents), np.concatenate([np.zeros(0, np.uint32), *pictures]))
 
 
-def picture_checksums(images: pa.Array) -> np.ndarray:
+def _picture_checksums(images: pa.Array) -> np.ndarray:
     """Return (N,) uint32, the short checksums of the pictures in a column of a shard."""
     return np.array([short_checksum(image.as_buffer()) for image in images], np.uint32)
 
@@ -109,7 +109,7 @@ def _damaged_pictures(contents: Buffer, expected: np.ndarray) -> Iterator[str]:
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
             batch.validate(full=True)
-            differs = picture_checksums(batch.column("image")) != expected[start : start + batch.num_rows]
+            differs = _picture_checksums(batch.column("image")) != expected[start : start + batch.num_rows]
             start += batch.num_rows
             for row in np.flatnonzero(differs).tolist():
                 yield f"picture {batch.column('name')[row].as_py()}"
