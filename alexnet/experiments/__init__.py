@@ -122,7 +122,8 @@ def reproduce(
     result: ExperimentResult = module.run(experiment)
     result.notes += experiment.missing_top5_notes(result)
     if experiment.recipe_name is not None:
-        result.notes.append(f"The recipe: `{experiment.recipe_name}`, with the differences that a row names.")
+        differences = ", with the differences that a row names" if any(row.settings for row in result.rows) else ""
+        result.notes.append(f"The recipe: `{experiment.recipe_name}`{differences}.")
     names = None if only is None else ",".join(only)
     locations = " --more ".join(map(str, more)) or None
     options = {"data": data, "more": locations, "only": names, "epochs": epochs, "seeds": seeds}

@@ -10,7 +10,7 @@ from alexnet.checked import require
 from alexnet.data.store.format import STATISTICS_FILE
 from alexnet.data.store.location import StoreURL
 from alexnet.data.store.store import Store
-from alexnet.experiments import UNUSED_ARGUMENTS, reproduce
+from alexnet.experiments import UNUSED_ARGUMENTS, describe_experiments, reproduce
 from alexnet.experiments.experiment import OutOfTimeError
 from alexnet.experiments.findings_page import write_page
 from alexnet.experiments.paper_datasets import CIFAR10, ILSVRC2012
@@ -121,11 +121,15 @@ def reproduce_all(
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     plan = plan_experiments(find_stores(stores))
     folder.mkdir(parents=True, exist_ok=True)
-    states: dict[str, str] = {planned.name: "not begun: the time was over" for planned in plan}
-    states |= {name: "not possible: no store for it" for name in ORDER if name not in states}
+    descriptions = describe_experiments()
+    descriptions = {name: descriptions[name] for name in ORDER}
+    states = dict.fromkeys(ORDER, "not possible: no store for it") | {planned.name: "not begun" for planned in plan}
     for planned in plan:
         if deadline is not None and time.monotonic() > deadline:
-            break
+            states[planned.name] += ": the time was over"
+            continue
+        states[planned.name] = "begun"
+        write_page(folder, descriptions, states)
         print(f"{planned.name}{f' on {planned.store}' if planned.store else ''}", file=sys.stderr)
         options = {"epochs": epochs, "seeds": seeds, "device": device, "workers": workers, "deadline": deadline}
         options = {key: value for key, value in options.items() if key not in UNUSED_ARGUMENTS.get(planned.name, ())}
@@ -136,5 +140,4 @@ def reproduce_all(
             states[planned.name] = "begun: the time is over; the same command resumes it"
         except (ValueError, OSError) as error:
             states[planned.name] = f"failed: {format_error(error, with_type=False)}"
-        write_page(folder, ORDER, states)
-    return write_page(folder, ORDER, states)
+    return write_page(folder, descriptions, states)

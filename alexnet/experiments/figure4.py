@@ -73,7 +73,7 @@ def open_coded_index(experiment: Experiment, run: Path, bits: int) -> Index:
             f"{index.folder} must be an index of split train of {store}; it is one of split {indexed[1]} of "
             f"{indexed[0]}: rename its folder"
         )
-    return index if 8 * index.codes.shape[1] == bits else index.with_code_length(bits)
+    return index if 8 * index.codes.shape[1] == bits else index.with_code_length(bits, progress=True)
 
 
 def run(experiment: Experiment) -> ExperimentResult:
@@ -99,6 +99,7 @@ def run(experiment: Experiment) -> ExperimentResult:
     by_activities = index.search(activities, count)[1]
     add_row("activities", by_activities, index.activities[0].nbytes)
     for bits in BITS:
+        experiment.check_time()
         coded = open_coded_index(experiment, run_folder, bits)
         by_codes = coded.search(activities, count, codes=True)[1]
         add_row(f"codes of {bits} bits, then activities", by_codes, bits // 8)

@@ -2,12 +2,13 @@
 
 import base64
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
 
 from alexnet.utils.files import write_atomic
 
@@ -42,7 +43,7 @@ def parse_finding(text: str, folder: Path) -> tuple[str, list[_Block]]:
     title, blocks, table = "", list[_Block](), list[tuple[str, ...]]()
     for line in [*text.splitlines(), ""]:
         if line.startswith("|"):
-            table.append(tuple(cell.strip().strip("`") for cell in line.strip().strip("|").split(" | ")))
+            table.append(tuple(cell.strip() for cell in line.strip().strip("|").split(" | ")))
             continue
         if table:
             blocks.append(_Block("table", rows=(table[0], *table[2:])))  # the second row is dashes
@@ -64,23 +65,38 @@ def parse_finding(text: str, folder: Path) -> tuple[str, list[_Block]]:
     return title, blocks
 
 
-def write_page(folder: Path, names: Iterable[str], states: Mapping[str, str]) -> Path:
+def mark_code(text: str) -> Markup:
+    """Return a text as HTML; what it has in backquotes is code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # a single backquote is one
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)
+    )
+
+
+def write_page(folder: Path, descriptions: Mapping[str, str], states: Mapping[str, str]) -> Path:
     """Write FOLDER/results.html: how far each experiment is, and the results that there are.
 
     Args:
         folder: The folder of the experiments.
-        names: The experiments, in the order of the page.
+        descriptions: What each experiment shows, by name, in the order of the page.
         states: What became of each, by name.
     """
     findings = []
-    for name in names:
+    for name in descriptions:
         path = folder / name / "finding.md"
         if path.exists():
             findings.append((name, *parse_finding(path.read_text(encoding="utf-8"), path.parent)))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["mark_code"] = mark_code
     template = resources.files("alexnet.experiments").joinpath("results.html.j2").read_text(encoding="utf-8")
     page = environment.from_string(template).render(
-        states=states, findings=findings, version=metadata.version("alexnet")
+        descriptions=descriptions,
+        states=states,
+        findings=findings,
+        linked={name for name, *_ in findings},
+        version=metadata.version("alexnet"),
     )
     path = folder / _PAGE
     write_atomic(path, page.encode())

@@ -136,11 +136,11 @@ class Index:
             net.load_state_dict(load_file(self.folder / name))
         return net
 
-    def with_code_length(self, bits: int, *, seed: int = 0) -> "Index":
+    def with_code_length(self, bits: int, *, seed: int = 0, progress: bool = False) -> "Index":
         """Return the same index with codes of another length; their autoencoder is trained once and saved in it."""
         other, name = copy.copy(self), f"encoder-{bits}-{seed}.safetensors"
         if not (self.folder / name).exists():
-            net, _ = train_autoencoder(self.activities, bits, seed=seed)
+            net, _ = train_autoencoder(self.activities, bits, seed=seed, progress=progress)
             write_atomic(self.folder / name, _encoder_bytes(net))
         other._encoder = net = self._load_encoder(name, bits)
         other.codes = np.concatenate([net.codes(block) for block in iter_blocks(self.activities)])
@@ -253,7 +253,7 @@ def build_index(
             activities = write_activities(
                 unfinished / "activities.npy", Features(checkpoint, device), pictures, progress
             )
-            net, fit = train_autoencoder(activities, bits, seed=seed)
+            net, fit = train_autoencoder(activities, bits, seed=seed, progress=progress)
             write_array(unfinished / "codes.npy", [net.codes(block) for block in iter_blocks(activities)])
             (unfinished / "encoder.safetensors").write_bytes(_encoder_bytes(net))
             write_array(unfinished / "labels.npy", [pictures.labels.astype(np.int32)])

@@ -14,7 +14,7 @@ from alexnet.cli import main
 from alexnet.data.store.store import Store
 from alexnet.experiments import EXPERIMENTS, everything, reproduce
 from alexnet.experiments.experiment import Experiment, OutOfTimeError
-from alexnet.experiments.findings_page import parse_finding
+from alexnet.experiments.findings_page import mark_code, parse_finding
 from alexnet.experiments.paper_datasets import CIFAR10, PaperDataset
 from alexnet.training.signals import stop_at
 from alexnet.utils.files import FolderInUseError, exclusive_lock
@@ -141,5 +141,7 @@ def test_a_finding_is_parsed_as_it_is_written(tmp_path: Path) -> None:
     title, blocks = parse_finding("\n".join([*lines, "![a](a.png)", "![b](none.png)"]), tmp_path)
     assert title == "T"
     assert [block.kind for block in blocks] == ["command", "text", "table", "note", "picture"]
-    assert blocks[2].rows == (("a", "b"), ("1", "x"))
+    assert blocks[2].rows == (("a", "b"), ("1", "`x`"))
+    assert mark_code("a<b `x<y` c") == "a&lt;b <code>x&lt;y</code> c"
+    assert mark_code("one ` only") == "one ` only"
     assert blocks[4].source == "data:image/png;base64,cG5n"
