@@ -63,6 +63,17 @@ def test_the_stream_has_the_predictions_of_single_pictures(
         assert [p for _, p in classes] == pytest.approx([p for _, p in expected], abs=1e-6)
 
 
+def test_an_address_is_predicted_as_its_file(classifier: Classifier, picture_folder: Path, address: str) -> None:
+    path = min(picture_folder.glob("*/*"))
+    url = f"{address}/{path.relative_to(picture_folder)}"
+    assert classifier.predict(url) == classifier.predict(path)
+    assert classifier.predict([url, path]) == classifier.predict([path, path])
+    with pytest.raises(OSError, match=f"^{address}/none cannot be downloaded; the server says 404"):
+        classifier.predict(f"{address}/none")
+    with pytest.raises(ValueError, match=f"^{address}/: not a readable picture: "):  # a listing of the folder
+        classifier.predict(f"{address}/")
+
+
 def test_the_stream_takes_few_pictures_ahead(classifier: Classifier, picture_folder: Path) -> None:
     taken = 0
 

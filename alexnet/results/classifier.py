@@ -46,9 +46,9 @@ class Prediction:
 class Classifier:
     """A trained net with its class names and its preprocessing.
 
-    A picture is a path, the bytes of a file, a PIL picture, an array (H, W, 3) or a tensor (3, H, W), as `read_picture`
-    takes them. Several pictures are a list or any other iterable of such, an array (N, H, W, 3) or a tensor
-    (N, 3, H, W). They are read by threads while the net computes; few are in memory at a time.
+    A picture is a path, an http or https address, the bytes of a file, a PIL picture, an array (H, W, 3) or a tensor
+    (3, H, W), as `read_picture` takes them. Several pictures are a list or any other iterable of such, an array
+    (N, H, W, 3) or a tensor (N, 3, H, W). They are read by threads while the net computes; few are in memory at a time.
 
     Args:
         checkpoint: The checkpoint of the net; `Classifier.load` finds the best one of a run.

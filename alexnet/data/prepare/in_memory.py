@@ -11,9 +11,10 @@ from alexnet.data.prepare.central_square import resize_central_square
 from alexnet.data.prepare.decode import read_image
 from alexnet.data.prepare.jpeg import check_pixel_count
 from alexnet.data.prepare.other_formats import read_pil_picture
+from alexnet.data.sources.web_file import is_web_address, read_web_file
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
-_KINDS = "a path, the bytes of a file, a PIL picture, an array (H, W, 3) or a tensor (3, H, W)"
+_KINDS = "a path, an http address, the bytes of a file, a PIL picture, an array (H, W, 3) or a tensor (3, H, W)"
 
 
 def is_picture(value: object) -> bool:
@@ -32,8 +33,9 @@ def read_picture(picture: Picture, size: int) -> np.ndarray:
     """Return the central square of a picture as 8-bit RGB, as `read_image` does of a file.
 
     Args:
-        picture: The path of a picture file, or its bytes; a PIL picture of any mode; an array (H, W, 3) or a tensor
-            (3, H, W), RGB, of dtype uint8, or of a floating-point dtype with values from 0 to 1.
+        picture: The path of a picture file, its http or https address as a str, or its bytes; a PIL picture of any
+            mode; an array (H, W, 3) or a tensor (3, H, W), RGB, of dtype uint8, or of a floating-point dtype with
+            values from 0 to 1.
         size: Side of the square in pixels.
 
     Returns:
@@ -41,9 +43,15 @@ def read_picture(picture: Picture, size: int) -> np.ndarray:
 
     Raises:
         TypeError: It is nothing of these.
-        OSError: The file cannot be read.
+        OSError: The file cannot be read or downloaded.
         ValueError: It is not a picture, is damaged or closed, or has another shape, dtype or range of values.
     """
+    if isinstance(picture, str) and is_web_address(picture):
+        contents = read_web_file(picture)
+        try:
+            return read_image(contents, size)
+        except ValueError as error:
+            raise ValueError(f"{picture}: not a readable picture: {error}") from error
     if isinstance(picture, (str, os.PathLike)):
         return read_image(Path(picture), size)
     if isinstance(picture, (bytes, bytearray, memoryview, Image.Image)):
