@@ -72,12 +72,13 @@ def run(experiment: Experiment) -> ExperimentResult:
     count = min(_NEIGHBOURS, len(train))
     measures = (f"precision at {count} (%)", "bytes a picture")
     result = ExperimentResult("Codes of activities, and of raw pixels (7.1)", experiment.describe_data(), measures)
-    precisions: dict[str, list[tuple[float, int]]] = {}
+    measured: dict[str, list[tuple[float, int | None]]] = {}
 
     def add(name: str, neighbours: np.ndarray, size: int) -> None:
         precision = to_percent(precision_at_k(neighbours, test.labels[queries], train.labels))
-        precisions.setdefault(name, []).append((precision, size))
-        result.rows = [ResultRow(row, (None, None), tuple(measured)) for row, measured in precisions.items()]
+        row = measured.setdefault(name, [])
+        row.append((precision, None if row else size))  # the size is the same for all seeds
+        result.rows = [ResultRow(name, (None, None), tuple(row)) for name, row in measured.items()]
         result.write(experiment.folder)  # the results so far
 
     for seed in range(experiment.net_count):

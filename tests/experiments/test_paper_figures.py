@@ -191,7 +191,7 @@ def test_codes_are_compared_with_the_vectors_that_they_are_of(
     names = ["activities", "codes of activities, 16 bits", "codes of activities, 32 bits"]
     names += [name.replace("activities", "raw pixels") for name in names]
     assert [row.name for row in result.rows] == names
-    assert [row.measured[0][1] for row in result.rows] == [4 * 16, 2, 4, 32 * 32 * 3, 2, 4]
+    assert [row.format_measured(1) for row in result.rows] == ["64", "2", "4", "3072", "2", "4"]
     assert [len(row.measured) for row in result.rows] == [2, 2, 2, 1, 2, 2]
     test, train = Store(store).validation(), Store(store).split("train")
     queries = balanced_sample(test.labels, len(test), 0)
