@@ -1,6 +1,7 @@
 """Figures as PNG files, which say what they were drawn by."""
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -8,15 +9,19 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from alexnet.recipe import Recipe
+from alexnet.recipe import Recipe, recipe_differences
 from alexnet.results.figures import to_png
 from alexnet.results.report_html import recipe_name
 from alexnet.utils.files import SOFTWARE, FileKind, check_output, write_atomic, write_output
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """Return a digest of all fields of a recipe but the seed."""
-    return hashlib.sha256(replace(recipe, seed=0).to_json().encode()).hexdigest()
+    """Return a digest of the fields of a recipe that differ from the paper's, without the seed.
+
+    It stays the same if later versions have further fields.
+    """
+    differences = recipe_differences(Recipe(), replace(recipe, seed=0))
+    return hashlib.sha256(json.dumps([(path, value) for path, _, value in differences]).encode()).hexdigest()
 
 
 def save_figure(path: Path, figure: Figure, recipe: Recipe, dpi: int = 144) -> None:
