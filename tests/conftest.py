@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import numpy as np
@@ -20,6 +21,9 @@ from alexnet.data.store.format import STATISTICS_FILE, shard_name, shard_schema
 from alexnet.data.store.statistics import Statistics
 from alexnet.data.store.store import Store
 from alexnet.recipe import Recipe
+
+if TYPE_CHECKING:
+    from fastapi.testclient import TestClient
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -205,3 +209,20 @@ def after_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], Non
         monkeypatch.setattr(SGD, "step", step)
 
     return set_action
+
+
+@pytest.fixture(scope="session")
+def served_run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three classes for the web page; tests must not write to it."""
+    from web_runs import write_served_run
+
+    return write_served_run(tmp_path_factory.mktemp("served") / "birds", store)
+
+
+@pytest.fixture(scope="session")
+def client(served_run: Path) -> Iterator["TestClient"]:
+    """A client, on this machine, of a server of `served_run`."""
+    from web_runs import new_client
+
+    with new_client(served_run) as opened:
+        yield opened

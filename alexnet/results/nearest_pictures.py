@@ -1,5 +1,6 @@
 """The training pictures that look most like a picture to the net of a run, found in the run's index (section 7.1)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +57,17 @@ class NearestPictures:
             picture: The picture, as for `Classifier.predict`.
             count: How many; all if the index has fewer.
         """
-        activities = self._classifier.features(picture).reshape(1, -1)
-        (distances,), (rows,) = self._index.search(activities, min(count, len(self._index)))
+        return self.find_each([picture], count)[0]
+
+    def find_each(self, pictures: Sequence[Picture], count: int = 6) -> list[list[NearestPicture]]:
+        """Return the nearest pictures of each of several, as `find` does of one."""
+        # They are maps, if the net has no hidden layer.
+        activities = self._classifier.features(pictures).reshape(len(pictures), -1)
+        distances, rows = self._index.search(activities, min(count, len(self._index)))
+        return [self._describe(*nearest) for nearest in zip(distances, rows, strict=True)]
+
+    def _describe(self, distances: np.ndarray, rows: np.ndarray) -> list[NearestPicture]:
+        """Return the pictures in rows of the index."""
         return [
             NearestPicture(neighbour.name, neighbour.label, neighbour.distance, self._read(int(row), neighbour.name))
             for neighbour, row in zip(self._index.describe(distances, rows), rows, strict=True)

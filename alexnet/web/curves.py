@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.results.run_history import RunHistory
-from alexnet.web.schemas import CurvesAnswer, EpochAnswer, StepAnswer
+from alexnet.web.schemas import CurvesResponse, EpochResponse, StepResponse
 
 _MAX_POINTS = 400
 
 
-def curves_answer(run: Path, history: RunHistory) -> CurvesAnswer:
+def curves_response(run: Path, history: RunHistory) -> CurvesResponse:
     """Return the course of a training so far.
 
     Args:
@@ -21,18 +21,18 @@ def curves_answer(run: Path, history: RunHistory) -> CurvesAnswer:
         history: Its metrics.
     """
     written = (run / "metrics.jsonl").stat().st_mtime
-    return CurvesAnswer(
+    return CurvesResponse(
         max_epochs=history.recipe.epochs,
         seconds_ago=max(0.0, time.time() - written),
         imported=bool(history.origin),
         classes=int(history.start.get("classes", 0)),
-        epochs=[_epoch_answer(history, line) for line in history.epochs],
+        epochs=[_epoch_response(history, line) for line in history.epochs],
         steps=_thin(history),
     )
 
 
-def _epoch_answer(history: RunHistory, line: dict[str, Any]) -> EpochAnswer:
-    return EpochAnswer(
+def _epoch_response(history: RunHistory, line: dict[str, Any]) -> EpochResponse:
+    return EpochResponse(
         epoch=line["epoch"],
         split=history.split_of(line),
         train_loss=_finite(line.get("train_loss")),
@@ -44,12 +44,12 @@ def _epoch_answer(history: RunHistory, line: dict[str, Any]) -> EpochAnswer:
     )
 
 
-def _thin(history: RunHistory) -> list[StepAnswer]:
+def _thin(history: RunHistory) -> list[StepResponse]:
     """Return the lines of the steps, means of neighbours if there are many."""
     size = max(1, math.ceil(len(history.steps) / _MAX_POINTS))
     groups = [history.steps[start : start + size] for start in range(0, len(history.steps), size)]
     return [
-        StepAnswer(
+        StepResponse(
             epoch=history.epoch_of(group[-1]),
             loss=_mean([line.get("loss") for line in group]),
             rate=_finite(group[-1].get("rate")),

@@ -9,28 +9,29 @@ from fastapi import APIRouter, Depends, Query, Request
 
 from alexnet.data.loading.views import View
 from alexnet.results.figures import kernel_tiles
+from alexnet.results.nearest_pictures import NearestPicture
 from alexnet.utils.console import format_error
-from alexnet.web.curves import curves_answer
+from alexnet.web.curves import curves_response
 from alexnet.web.errors import RequestError
 from alexnet.web.images import activity_tiles, jpeg_uri, png_uri
 from alexnet.web.limits import MAX_UPLOAD_BYTES
 from alexnet.web.schemas import (
     ERRORS,
-    ActivitiesAnswer,
-    CurvesAnswer,
-    GuessAnswer,
-    KernelsAnswer,
-    LayerAnswer,
-    MapAnswer,
-    NeighbourAnswer,
-    NeighboursAnswer,
-    NetAnswer,
-    PictureAnswer,
-    PredictAnswer,
-    RunAnswer,
-    ViewAnswer,
+    ActivitiesResponse,
+    CurvesResponse,
+    GuessResponse,
+    KernelsResponse,
+    LayerResponse,
+    MapResponse,
+    NeighbourResponse,
+    NeighboursResponse,
+    NetResponse,
+    PictureResponse,
+    PredictResponse,
+    RunResponse,
+    ViewResponse,
 )
-from alexnet.web.served_run import DrawnMap, LoadedNet, NearPicture, ViewProbabilities
+from alexnet.web.served_run import DrawnMap, LoadedNet, ViewProbabilities
 from alexnet.web.service import Service
 
 router = APIRouter(prefix="/api", responses=ERRORS)
@@ -48,13 +49,13 @@ _Service = Annotated[Service, Depends(_service)]
 
 
 @router.get("/run", summary="The run: its net, its layers, its number of classes")
-def _get_run(service: _Service) -> RunAnswer:
+def _get_run(service: _Service) -> RunResponse:
     net, reason = None, None
     try:
-        net = _net_answer(service.run.net())
+        net = _net_response(service.run.net())
     except RequestError as error:
         reason = error.message
-    return RunAnswer(
+    return RunResponse(
         name=service.run.path.resolve().name,
         version=metadata.version("alexnet"),
         net=net,
@@ -64,18 +65,18 @@ def _get_run(service: _Service) -> RunAnswer:
     )
 
 
-def _net_answer(net: LoadedNet) -> NetAnswer:
+def _net_response(net: LoadedNet) -> NetResponse:
     classifier = net.classifier
     layers = {
         name: sum(parameter.numel() for parameter in layer.parameters())
         for name, layer in classifier.net.layers().items()
     }
-    return NetAnswer(
+    return NetResponse(
         step=net.step,
         epoch=net.epoch,
         classes=len(classifier.classes),
         parameters=sum(layers.values()),
-        layers=[LayerAnswer(name=name, parameters=count) for name, count in layers.items()],
+        layers=[LayerResponse(name=name, parameters=count) for name, count in layers.items()],
         views=len(net.views(classifier.default_views)),
         store_size=classifier.recipe.store_size,
         image_size=classifier.recipe.net.image_size,
@@ -89,22 +90,22 @@ def _get_classes(service: _Service) -> list[str]:
 
 
 @router.get("/curves", summary="The course of the training so far")
-def _get_curves(service: _Service) -> CurvesAnswer:
+def _get_curves(service: _Service) -> CurvesResponse:
     try:
-        return curves_answer(service.run.path, service.run.history())
+        return curves_response(service.run.path, service.run.history())
     except (ValueError, OSError) as error:
         raise RequestError(404, format_error(error, with_type=False, limit=None)) from error
 
 
 @router.get("/kernels", summary="The kernels of the first layer (Figure 3)")
-def _get_kernels(service: _Service) -> KernelsAnswer:
+def _get_kernels(service: _Service) -> KernelsResponse:
     net = service.run.net()
     layer = net.classifier.recipe.net.layers()[0]
     if net.kernels is None:
         raise RequestError(404, f"{layer} must be a convolution to show its kernels; it has others at each position")
     tiles = kernel_tiles(net.kernels, net.classifier.recipe.net.towers)
     count, _, side, _ = net.kernels.shape
-    return KernelsAnswer(layer=layer, kernels=count, side=side, towers=[png_uri(tile) for tile in tiles])
+    return KernelsResponse(layer=layer, kernels=count, side=side, towers=[png_uri(tile) for tile in tiles])
 
 
 # ---- A picture ------------------------------------------------------------------------------------------------------
@@ -125,24 +126,24 @@ async def _predict(
     top: Annotated[int, Query(ge=1, le=1000, description="The number of classes")] = 5,
     views: Annotated[Literal["1", "9", "10"] | None, Query(description="The number of views")] = None,
     name: Annotated[str, Query(max_length=1024, description="The file's name, for messages")] = "",
-) -> PredictAnswer:
+) -> PredictResponse:
     net = await service.net()
     square = await service.read_picture(request, name)
     count = net.classifier.default_views if views is None else int(views)
     computed = await service.compute(service.run.predict, (square, count), net.batch_size(count))
-    return _predict_answer(computed, service.pictures.add(square), top)
+    return _predict_response(computed, service.pictures.add(square), top)
 
 
-def _predict_answer(computed: ViewProbabilities, name: str, top: int) -> PredictAnswer:
+def _predict_response(computed: ViewProbabilities, name: str, top: int) -> PredictResponse:
     classes, probabilities = computed.net.classifier.classes, computed.probabilities
     mean = probabilities.mean(0)
     order = np.argsort(-mean, kind="stable")[:top].tolist()
     best = probabilities.argmax(1).tolist()
-    return PredictAnswer(
+    return PredictResponse(
         id=name,
-        predictions=[GuessAnswer(class_name=classes[label], probability=float(mean[label])) for label in order],
+        predictions=[GuessResponse(class_name=classes[label], probability=float(mean[label])) for label in order],
         views=[
-            ViewAnswer(
+            ViewResponse(
                 name=_view_name(view, computed.views),
                 top=view.top,
                 left=view.left,
@@ -167,28 +168,28 @@ def _view_name(view: View, views: Sequence[View]) -> str:
 
 
 @router.get("/pictures/{id}", summary="A picture as the net sees it")
-def _get_picture(id: str, service: _Service) -> PictureAnswer:
+def _get_picture(id: str, service: _Service) -> PictureResponse:
     square = service.pictures.get(id)
-    return PictureAnswer(side=len(square), picture=jpeg_uri(square))
+    return PictureResponse(side=len(square), picture=jpeg_uri(square))
 
 
 @router.get("/pictures/{id}/similar", summary="The six nearest training pictures (7.1)")
-async def _get_similar(id: str, service: _Service) -> NeighboursAnswer:
+async def _get_similar(id: str, service: _Service) -> NeighboursResponse:
     square = service.pictures.get(id)
     batch_size = (await service.net()).batch_size(1)
     try:
-        near: list[NearPicture] = await service.compute(service.run.find_neighbours, square, batch_size)
+        nearest: list[NearestPicture] = await service.compute(service.run.find_neighbours, square, batch_size)
     except (ValueError, OSError) as error:
         raise RequestError(404, format_error(error, with_type=False, limit=None)) from error
-    return NeighboursAnswer(
+    return NeighboursResponse(
         similar=[
-            NeighbourAnswer(
-                image=item.neighbour.name,
-                class_name=item.neighbour.label,
-                distance=item.neighbour.distance,
+            NeighbourResponse(
+                image=item.name,
+                class_name=item.label,
+                distance=item.distance,
                 picture=None if item.picture is None else jpeg_uri(item.picture),
             )
-            for item in near
+            for item in nearest
         ]
     )
 
@@ -201,14 +202,14 @@ async def _get_map(
     method: Annotated[
         Literal["occlusion", "gradient"], Query(description="Hide parts of the picture, or take the gradient")
     ] = "occlusion",
-) -> MapAnswer:
+) -> MapResponse:
     square = service.pictures.get(id)
     try:
         drawn: DrawnMap = await service.compute(service.run.draw_maps, (square, label, method), is_slow=True)
     except ValueError as error:
         raise RequestError(404, format_error(error, with_type=False, limit=None)) from error
     row, column = (int(n) for n in np.unravel_index(np.argmax(drawn.values), drawn.values.shape))
-    return MapAnswer(
+    return MapResponse(
         class_name=label,
         method=method,
         strongest=float(drawn.values[row, column]),
@@ -220,14 +221,14 @@ async def _get_map(
 
 
 @router.get("/pictures/{id}/layers/{layer}", summary="What a layer makes of a picture")
-async def _get_activities(id: str, layer: str, service: _Service) -> ActivitiesAnswer:
+async def _get_activities(id: str, layer: str, service: _Service) -> ActivitiesResponse:
     square = service.pictures.get(id)
     names = list((await service.net()).classifier.net.layers())
     if layer not in names:
         raise RequestError(404, f"the layer must be one of {', '.join(names)}; got {layer[:60]!r}")
     activities = await service.compute(service.run.compute_activities, (square, layer), 8)
     rows, columns = activities.shape[1:] if activities.ndim == 3 else (1, 1)
-    return ActivitiesAnswer(
+    return ActivitiesResponse(
         layer=layer,
         maps=len(activities),
         rows=rows,

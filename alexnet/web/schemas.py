@@ -5,24 +5,24 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class _Answer(BaseModel):
+class _Response(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class ErrorAnswer(_Answer):
+class ErrorResponse(_Response):
     """Why a request was not answered."""
 
     error: str = Field(description="The reason, on one line")
 
 
-class GuessAnswer(_Answer):
+class GuessResponse(_Response):
     """A class and its probability."""
 
     class_name: str = Field(serialization_alias="class", description="The name of the class")
     probability: float = Field(description="From 0 to 1")
 
 
-class ViewAnswer(_Answer):
+class ViewResponse(_Response):
     """What one view of the picture says alone."""
 
     name: str = Field(description="The place of the crop, such as 'top left, reflected'")
@@ -33,24 +33,24 @@ class ViewAnswer(_Answer):
     probability: float = Field(description="Its probability")
 
 
-class PredictAnswer(_Answer):
+class PredictResponse(_Response):
     """The most probable classes of a picture."""
 
     id: str = Field(description="The picture's name in further requests, for 15 minutes at most")
-    predictions: list[GuessAnswer] = Field(description="The most probable first")
-    views: list[ViewAnswer] = Field(description="The views whose probabilities are averaged")
+    predictions: list[GuessResponse] = Field(description="The most probable first")
+    views: list[ViewResponse] = Field(description="The views whose probabilities are averaged")
     agreeing_views: int = Field(description="How many views have the first prediction as their most probable class")
     step: int = Field(description="The steps that the net was trained for")
 
 
-class PictureAnswer(_Answer):
+class PictureResponse(_Response):
     """A picture as the net sees it."""
 
     side: int = Field(description="Pixels of its side")
     picture: str = Field(description="The central square, a data URI")
 
 
-class NeighbourAnswer(_Answer):
+class NeighbourResponse(_Response):
     """A training picture that is near another to the net."""
 
     image: str = Field(description="Its name in the store")
@@ -59,13 +59,13 @@ class NeighbourAnswer(_Answer):
     picture: str | None = Field(description="The picture as a data URI; null if its store is not there")
 
 
-class NeighboursAnswer(_Answer):
+class NeighboursResponse(_Response):
     """The training pictures that are nearest to a picture."""
 
-    similar: list[NeighbourAnswer] = Field(description="The nearest first")
+    similar: list[NeighbourResponse] = Field(description="The nearest first")
 
 
-class ActivitiesAnswer(_Answer):
+class ActivitiesResponse(_Response):
     """What a layer makes of the centre of a picture."""
 
     layer: str
@@ -76,7 +76,7 @@ class ActivitiesAnswer(_Answer):
     picture: str = Field(description="All maps beside each other, a data URI: white is the most active")
 
 
-class MapAnswer(_Answer):
+class MapResponse(_Response):
     """Which pixels of the centre of a picture speak for a class."""
 
     class_name: str = Field(serialization_alias="class")
@@ -92,7 +92,7 @@ class MapAnswer(_Answer):
     )
 
 
-class KernelsAnswer(_Answer):
+class KernelsResponse(_Response):
     """The kernels of the first layer."""
 
     layer: str
@@ -101,39 +101,39 @@ class KernelsAnswer(_Answer):
     towers: list[str] = Field(description="For each tower a picture of its kernels, a data URI")
 
 
-class LayerAnswer(_Answer):
+class LayerResponse(_Response):
     """A layer of the net."""
 
     name: str
     parameters: int = Field(description="Weights and biases")
 
 
-class NetAnswer(_Answer):
+class NetResponse(_Response):
     """The net that computes the answers."""
 
     step: int
     epoch: int
     classes: int = Field(description="The number of classes")
     parameters: int = Field(description="Weights and biases")
-    layers: list[LayerAnswer]
+    layers: list[LayerResponse]
     views: int = Field(description="The number of views that are averaged if a request does not say it")
     store_size: int = Field(description="The side of the squares that pictures are made into")
     image_size: int = Field(description="The side of the crops that the net sees")
     device: str
 
 
-class RunAnswer(_Answer):
+class RunResponse(_Response):
     """The run that is served."""
 
     name: str
     version: str = Field(description="The version of alexnet")
-    net: NetAnswer | None = Field(description="Null if there is no checkpoint yet")
+    net: NetResponse | None = Field(description="Null if there is no checkpoint yet")
     reason: str | None = Field(description="Why there is no net")
     has_index: bool = Field(description="Whether nearest training pictures can be asked for")
     max_bytes: int = Field(description="The bytes that a picture file may have")
 
 
-class StepAnswer(_Answer):
+class StepResponse(_Response):
     """A few steps of the training."""
 
     epoch: float = Field(description="Epochs done")
@@ -141,7 +141,7 @@ class StepAnswer(_Answer):
     rate: float | None = Field(description="The highest learning rate of the weights")
 
 
-class EpochAnswer(_Answer):
+class EpochResponse(_Response):
     """An epoch of the training."""
 
     epoch: int
@@ -154,18 +154,18 @@ class EpochAnswer(_Answer):
     seconds: float | None = Field(description="Since the start of the training")
 
 
-class CurvesAnswer(_Answer):
+class CurvesResponse(_Response):
     """The course of the training so far."""
 
     max_epochs: int = Field(description="The epochs of the recipe")
     seconds_ago: float = Field(description="Since the last line was written")
     imported: bool = Field(description="Whether the net was imported, not trained here")
     classes: int
-    epochs: list[EpochAnswer]
-    steps: list[StepAnswer] = Field(description="At most 400, each the mean of several")
+    epochs: list[EpochResponse]
+    steps: list[StepResponse] = Field(description="At most 400, each the mean of several")
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorAnswer, "description": "The request is not answered; the line says why"},
-    "503": {"model": ErrorAnswer, "description": "Not now; the line says why"},
+    "4XX": {"model": ErrorResponse, "description": "The request is not answered; the line says why"},
+    "503": {"model": ErrorResponse, "description": "Not now; the line says why"},
 }

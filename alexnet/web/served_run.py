@@ -1,6 +1,5 @@
 """A run that is served: its net, which may change while it is trained, its index, and its metrics."""
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,13 +12,11 @@ from torch import Tensor
 
 from alexnet.data.loading.augment import centre_mean
 from alexnet.data.loading.views import View, select_views
-from alexnet.data.store.base import Split
-from alexnet.data.store.store import Store
 from alexnet.models.weight_files import best_checkpoint
 from alexnet.results.attribution import centre_crop, gradient_map, occlusion_map, overlay
 from alexnet.results.classifier import Classifier
+from alexnet.results.nearest_pictures import NearestPicture, NearestPictures
 from alexnet.results.report import first_layer_kernels
-from alexnet.results.retrieval import Index, Neighbour, open_index
 from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import load_checkpoint
 from alexnet.training.inference import pictures_per_batch, predict_views
@@ -78,19 +75,6 @@ class ViewProbabilities:
 
 
 @dataclass(frozen=True, eq=False)
-class NearPicture:
-    """A picture of the index that is near another.
-
-    Args:
-        neighbour: Its name, its class and its distance.
-        picture: (size, size, 3) uint8; None if the index's store is not there.
-    """
-
-    neighbour: Neighbour
-    picture: np.ndarray | None
-
-
-@dataclass(frozen=True, eq=False)
 class DrawnMap:
     """A map of what speaks for a class.
 
@@ -122,7 +106,7 @@ class ServedRun:
         self._looked = -_SECONDS_BETWEEN_LOOKS
         self._net: LoadedNet | None = None
         self._problem = ""
-        self._index: tuple[tuple[int, int], Index, Split | None] | None = None  # the time of its file, the net's step
+        self._nearest: tuple[tuple[int, int], NearestPictures] | None = None  # the time of the index, the net's step
         self._history: tuple[tuple[int, int], RunHistory] | None = None  # the time and the length of its file
         try:
             self._net = self._load(self._find_net())
@@ -189,37 +173,23 @@ class ServedRun:
             results |= {n: ViewProbabilities(net, views, row.numpy()) for n, row in zip(numbers, rows, strict=True)}
         return [results[number] for number in range(len(requests))]
 
-    def find_neighbours(self, squares: Sequence[np.ndarray]) -> list[list[NearPicture]]:
+    def find_neighbours(self, squares: Sequence[np.ndarray]) -> list[list[NearestPicture]]:
         """Return the six pictures of the run's index that are nearest to each square, the nearest first.
 
         Raises:
             FileNotFoundError: The run has no index.
             ValueError: The index is damaged or of another net, or the library that searches is missing.
         """
-        net = self.net()
-        index, split = self._open_index(net)
-        features = net.classifier.features(squares).reshape(len(squares), -1)  # maps, if no layer is fully connected
-        nearest = index.search(features, min(_NEIGHBOURS, len(index)))
-        return [
-            [
-                NearPicture(neighbour, None if split is None else split.image(int(row)))
-                for neighbour, row in zip(index.describe(distances, rows), rows, strict=True)
-            ]
-            for distances, rows in zip(*nearest, strict=True)
-        ]
+        return self._open_nearest().find_each(squares, _NEIGHBOURS)
 
-    def _open_index(self, net: LoadedNet) -> tuple[Index, Split | None]:
-        """Return the index and its pictures, which are opened anew when the index or the net has changed."""
-        about = self.path / "index" / "about.json"
+    def _open_nearest(self) -> NearestPictures:
+        """Return the search in the index, which is opened anew when the index or the net has changed."""
+        net, about = self.net(), self.path / "index" / "about.json"
         key = (about.stat().st_mtime_ns if about.exists() else 0, net.step)
-        if self._index is None or self._index[0] != key:
-            self._index = None
-            index = open_index(self.path, net.step)
-            split = None
-            with contextlib.suppress(ValueError, OSError):  # without its store the names are still shown
-                split = Store(index.metadata["store"]).split(index.metadata["split"])
-            self._index = key, index, split if split is not None and len(split) == len(index) else None
-        return self._index[1:]
+        if self._nearest is None or self._nearest[0] != key:
+            self._nearest = None
+            self._nearest = key, NearestPictures(self.path, net.classifier)
+        return self._nearest[1]
 
     def compute_activities(self, requests: Sequence[tuple[np.ndarray, str]]) -> list[np.ndarray]:
         """Return what a layer makes of the centre of a picture: (maps, rows, columns) or (units,) float32.

@@ -5,25 +5,12 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from web_runs import new_client, write_served_run
+from web_runs import new_client
 
 from alexnet.web.guard import AccessRules
 from alexnet.web.limits import RateLimiter
 
 TOKEN = "a-secret"
-
-
-@pytest.fixture(scope="module")
-def served_run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run; tests must not write to it."""
-    return write_served_run(tmp_path_factory.mktemp("served") / "birds", store)
-
-
-@pytest.fixture(scope="module")
-def client(served_run: Path) -> Iterator[TestClient]:
-    """A client on this machine."""
-    with new_client(served_run) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

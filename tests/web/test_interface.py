@@ -14,7 +14,7 @@ import torch
 from fastapi.testclient import TestClient
 from metrics_lines import START, epoch, step, write_run
 from PIL import Image
-from web_runs import CLASS_NAMES, huge_png, new_client, write_checkpoint, write_served_run
+from web_runs import CLASS_NAMES, huge_png, new_client, write_checkpoint
 
 from alexnet.cli import main
 from alexnet.data.prepare.decode import read_image
@@ -26,19 +26,6 @@ from alexnet.results.figures import kernel_tiles
 from alexnet.results.retrieval import build_index
 from alexnet.web import served_run as served_run_module
 from alexnet.web.images import activity_tiles
-
-
-@pytest.fixture(scope="module")
-def served_run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of three classes; tests must not write to it."""
-    return write_served_run(tmp_path_factory.mktemp("served") / "birds", store)
-
-
-@pytest.fixture(scope="module")
-def client(served_run: Path) -> Iterator[TestClient]:
-    """A client on this machine."""
-    with new_client(served_run) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +269,7 @@ def test_the_description_has_every_endpoint_and_needs_no_other_server(client: Te
         for operation in operations.values():
             assert operation["summary"]
             assert {"200", "4XX", "503"} <= set(operation["responses"])
-    assert "class" in json.dumps(description["components"]["schemas"]["GuessAnswer"])
+    assert "class" in json.dumps(description["components"]["schemas"]["GuessResponse"])
     for path in ("/", "/docs", "/static/main.js", "/static/style.css", "/static/docs.js"):
         answer = client.get(path)
         assert answer.status_code == 200

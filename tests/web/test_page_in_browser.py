@@ -159,5 +159,5 @@ def test_without_the_token_the_page_asks_for_it(browser: Any, served: Served) ->
     assert field.is_hidden()
     page.goto(f"{served.url}docs")
     page.get_by_role("heading", name="POST /api/predict").wait_for()
-    page.get_by_role("heading", name="PredictAnswer").wait_for()
+    page.get_by_role("heading", name="PredictResponse").wait_for()
     page.close()

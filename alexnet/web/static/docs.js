@@ -28,7 +28,7 @@ function endpoint(method, path, operation) {
     section.append(table(["parameter", "in", "type", "means"], rows));
   }
   const content = operation.responses[200]?.content?.["application/json"]?.schema;
-  if (content) section.append(element("p", {className: "soft"}, `Answer: ${typeName(content)}`));
+  if (content) section.append(element("p", {className: "soft"}, `Response: ${typeName(content)}`));
   return section;
 }
 
