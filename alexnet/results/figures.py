@@ -230,7 +230,7 @@ def draw_guesses(examples: Sequence[Example], palette: Palette = LIGHT) -> Figur
         axes.imshow(example.picture, interpolation="nearest" if small else "antialiased")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-        label = axes.set_xlabel("", color=palette.text, fontsize=10, fontweight="bold", labelpad=5)
+        label = axes.set_xlabel("", color=palette.text, fontsize=9, fontweight="bold", labelpad=5)
         set_name(label, shorten_name(example.correct))
         draw_bars(figure.add_subplot(grid[2 * row + 1, column]), example.guesses, example.correct, palette)
     return figure
