@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet.utils.arrays import load_array
 from alexnet.utils.progress import Progress
 
 
@@ -32,5 +33,4 @@ def write_vectors(
                 np.lib.format.write_array_header_1_0(file, header)
             file.write(block.tobytes())
             bar.update(len(block))
-    vectors: np.ndarray = np.load(path, mmap_mode="r")
-    return vectors
+    return load_array(path)

@@ -26,8 +26,10 @@ NAMES = (
     *("pictures", "archives", "lists", "pickles", "store", "checkpoint"),
     *("recipe", "weights", "index", "predictions", "metrics"),
 )
-_INSTRUMENTED = (
-    *("alexnet.data", "alexnet.convert", "alexnet.models.weight_files", "alexnet.training.checkpoint"),
+_INSTRUMENTED = (  # modules without functions that Numba compiles
+    *("alexnet.data.sources", "alexnet.data.store", "alexnet.data.prepare.decode", "alexnet.data.prepare.pixels"),
+    *("alexnet.data.prepare.jpeg", "alexnet.data.prepare.jpeg_segments", "alexnet.data.prepare.other_formats"),
+    *("alexnet.convert", "alexnet.models.weight_files", "alexnet.training.checkpoint"),
     *("alexnet.recipe", "alexnet.architecture", "alexnet.checked", "alexnet.utils", "alexnet.results.retrieval"),
     *("alexnet.results.run_history", "alexnet.results.predictions", "alexnet.results.verify"),
 )

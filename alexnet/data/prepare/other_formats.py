@@ -118,6 +118,8 @@ def _open_and_read(data: bytes, size: int) -> np.ndarray:
             return read_pil_picture(picture, size, data)
     except UnidentifiedImageError as error:
         raise _unknown_format(data) from error
+    except Image.DecompressionBombError as error:  # Pillow's own limit, when it opens a file
+        raise ValueError(f"a picture must have fewer pixels ({error}): save it smaller") from error
     except MemoryError as error:
         raise ValueError("it does not fit in memory: save it smaller") from error
     except ValueError:

@@ -8,6 +8,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, COLORMAP, PHOTOMETRIC_INTERPRETAT
 
 BACKGROUND = (255, 255, 255)  # behind transparent pixels
 _MAX_GREY = 65_535
+_BAND_PIXELS = 1 << 22  # converted at a time: the copies in between would take five times the memory of the picture
 _WHITE_IS_ZERO, _SEPARATE_PLANES = 0, 2  # values of a TIFF's tags
 
 
@@ -31,11 +32,14 @@ def load_central_square(picture: Image.Image, data: bytes) -> np.ndarray:
     transparent = _find_transparent_pixels(picture, data) if isinstance(picture, PngImageFile) else None
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    square = picture.crop((left, top, left + side, top + side))
-    if square.mode.startswith("I"):
-        pixels = _grey_to_rgb(np.asarray(square), white, white_is_zero=white_is_zero)
-    else:
-        pixels = _to_rgb(square)
+    pixels = np.empty((side, side, 3), np.uint8)
+    for start in range(0, side, rows := max(1, _BAND_PIXELS // side)):
+        stop = min(start + rows, side)
+        band = picture.crop((left, top + start, left + side, top + stop))
+        if band.mode.startswith("I"):
+            pixels[start:stop] = _grey_to_rgb(np.asarray(band), white, white_is_zero=white_is_zero)
+        else:
+            pixels[start:stop] = _to_rgb(band)
     if transparent is not None:
         pixels[transparent[top : top + side, left : left + side]] = BACKGROUND
     return pixels

@@ -11,12 +11,19 @@ from pathlib import Path
 
 from alexnet.data.sources.base import Source, SourceOptions
 from alexnet.data.sources.class_folders import open_class_folders
-from alexnet.data.sources.compression import compression_format, open_decompressed, unpack_to_temporary_file
+from alexnet.data.sources.compression import (
+    compression_format,
+    max_unpacked_bytes,
+    open_decompressed,
+    unpack_to_temporary_file,
+    unpacks_to_too_much,
+)
 from alexnet.data.sources.file_tree import FileEntry, check_file_size
 from alexnet.data.sources.tar import ArchiveFile, TarRegion, explain_damage, normalise_path
 
 NAME = "a .tar (also .gz, .bz2, .xz, .zst) or .zip of class folders"
 OPTIONS: tuple[str, ...] = ("train_per_class",)
+_MAX_HEADER_BYTES = 1 << 25  # unpacked, to see whether a file is a .tar
 
 
 def matches(path: Path) -> bool:
@@ -73,7 +80,7 @@ def _is_tar(path: Path) -> bool:
         ValueError: It is compressed and damaged at its start.
     """
     try:
-        with explain_damage(path), open_decompressed(path) as stream:
+        with explain_damage(path), open_decompressed(path, _MAX_HEADER_BYTES) as stream:
             tarfile.open(fileobj=stream, mode="r|").close()
     except ValueError as error:
         if isinstance(error.__cause__, tarfile.TarError):
@@ -138,7 +145,7 @@ class ZipTree:
     """The files in a .zip.
 
     Raises:
-        ValueError: The archive is damaged.
+        ValueError: The archive is damaged, or unpacks to too much.
     """
 
     def __init__(self, path: Path) -> None:
@@ -146,6 +153,9 @@ class ZipTree:
         self._path = path
         with explain_damage(path), zipfile.ZipFile(path) as archive:
             self._members = archive.infolist()
+        # The members of a .zip may share their compressed bytes, so each alone may look harmless.
+        if sum(member.file_size for member in self._members) > (most := max_unpacked_bytes(path)):
+            raise unpacks_to_too_much(path, most)
         self._file = os.open(path, os.O_RDONLY)
 
     def entries(self) -> Iterator[FileEntry]:
@@ -163,7 +173,7 @@ class ZipTree:
             ValueError: The file is encrypted, damaged, or compressed by an unusual method.
         """
         member = self._members[entry.offset]
-        check_file_size(entry.size)
+        check_file_size(max(entry.size, member.compress_size))
         if member.flag_bits & 1:
             raise ValueError("encrypted in the .zip; unpack it and give the folder")
         # The local header repeats the name and has extra fields. Their lengths may differ from those in the directory.

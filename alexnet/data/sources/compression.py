@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -38,18 +38,40 @@ def compression_format(path: Path) -> str | None:
     return next((name for magic, name in _FORMATS.items() if start.startswith(magic)), None)
 
 
-def open_decompressed(path: Path) -> BinaryIO:
-    """Open a file to read its contents from the start; they are decompressed if it is compressed."""
+def open_decompressed(path: Path, max_bytes: int | None = None) -> BinaryIO:
+    """Open a file to read its contents from the start; they are decompressed if it is compressed.
+
+    Args:
+        path: The file.
+        max_bytes: How many bytes of a compressed file may be read; by default as many as `max_unpacked_bytes` allows.
+            More are a ValueError.
+    """
+    stream: Any
     match compression_format(path):
         case "gzip":
-            return cast(BinaryIO, gzip.open(path))
+            stream = gzip.open(path)  # noqa: SIM115, the reader closes it
         case "bzip2":
-            return cast(BinaryIO, bz2.open(path))
+            stream = bz2.open(path)  # noqa: SIM115
         case "xz":
-            return cast(BinaryIO, io.BufferedReader(_XzReader(path), _CHUNK_BYTES))
+            stream = _XzReader(path)
         case "zstd":
-            return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"), _CHUNK_BYTES)
-    return path.open("rb")
+            stream = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
+        case _:
+            return path.open("rb")
+    return io.BufferedReader(_LimitedReader(path, stream, max_bytes or max_unpacked_bytes(path)), _CHUNK_BYTES)
+
+
+def max_unpacked_bytes(path: Path) -> int:
+    """Return how many bytes an archive may unpack to: far more than pictures do, but no disk full of zeros."""
+    return max(ALWAYS_ALLOWED_BYTES, _MAX_RATIO * path.stat().st_size)
+
+
+def unpacks_to_too_much(path: Path, max_bytes: int) -> ValueError:
+    """Return the error for an archive that unpacks to more than it may."""
+    return ValueError(
+        f"{path}: an archive may unpack to at most {_MAX_RATIO} times its size; this one of "
+        f"{path.stat().st_size:,} bytes unpacks to more than {max_bytes:,}: unpack it yourself if you trust it"
+    )
 
 
 def unpack_to_temporary_file(path: Path) -> int:
@@ -62,7 +84,8 @@ def unpack_to_temporary_file(path: Path) -> int:
         The descriptor of the temporary file. It has the modification time of the compressed one.
 
     Raises:
-        ValueError: It unpacks to far more than pictures do, or to more than the disk has room for.
+        ValueError: It unpacks to far more than pictures do, or to more than the disk has room for; see
+            `max_unpacked_bytes`.
         OSError: The disk is full.
     """
     folder, status = Path(tempfile.gettempdir()), path.stat()
@@ -70,7 +93,6 @@ def unpack_to_temporary_file(path: Path) -> int:
         f"{path}: a compressed archive, unpacked into a temporary file in {folder} first (TMPDIR sets the folder)"
     )
     room = shutil.disk_usage(folder).free - _SPARE_BYTES
-    ratio_limit = max(ALWAYS_ALLOWED_BYTES, _MAX_RATIO * status.st_size)
     size = 0
     with (
         explain_full_disk(folder),
@@ -80,11 +102,6 @@ def unpack_to_temporary_file(path: Path) -> int:
     ):
         while chunk := source.read(_CHUNK_BYTES):
             size += len(chunk)
-            if size > ratio_limit:
-                raise ValueError(
-                    f"{path}: an archive may unpack to at most {_MAX_RATIO} times its size; this one of "
-                    f"{status.st_size:,} bytes unpacks to more than {ratio_limit:,}: unpack it yourself if you trust it"
-                )
             if size > room:
                 raise ValueError(
                     f"{path}: the unpacked archive needs more than the {max(room, 0) / 1e9:.1f} GB that are free in "
@@ -95,6 +112,42 @@ def unpack_to_temporary_file(path: Path) -> int:
         file.flush()
         os.utime(file.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
         return os.dup(file.fileno())
+
+
+class _LimitedReader(io.RawIOBase):
+    """The contents of a compressed file, up to a limit.
+
+    Args:
+        path: The file, for the error message.
+        stream: Reads the contents.
+        max_bytes: The limit.
+    """
+
+    def __init__(self, path: Path, stream: Any, max_bytes: int) -> None:
+        self._path, self._stream, self._max_bytes, self._count = path, stream, max_bytes, 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]  # Buffer is not in typing before Python 3.12
+        """Read into a buffer, and return the number of bytes; 0 at the end.
+
+        Raises:
+            ValueError: There are more bytes than the limit.
+        """
+        view = memoryview(buffer).cast("B")
+        data = self._stream.read(len(view))
+        view[: len(data)] = data
+        self._count += len(data)
+        if self._count > self._max_bytes:
+            raise unpacks_to_too_much(self._path, self._max_bytes)
+        return len(data)
+
+    def close(self) -> None:
+        """Close the stream."""
+        self._stream.close()
+        super().close()
 
 
 class _XzReader(io.RawIOBase):

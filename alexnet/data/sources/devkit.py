@@ -7,7 +7,7 @@ validation picture. See the kit's readme.txt.
 
 import io
 import re
-import tarfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from alexnet.checked import require
+from alexnet.data.sources.archive import open_tar_stream
 from alexnet.data.sources.download import verify_md5
 from alexnet.data.sources.synset_files import WNID
-from alexnet.data.sources.tar import explain_damage
 from alexnet.utils.console import format_error
 from alexnet.utils.extras import missing_extra
 
@@ -33,6 +33,7 @@ _META_FILE = "meta.mat"
 _COSTS = "cost_matrix"  # in meta.mat
 _VAL_LABELS_FILE = re.compile(r"ILSVRC\d{4}_validation_ground_truth\.txt")
 _ID_FIELD = re.compile(r"ILSVRC(\d{4})_ID")
+_COMPRESSED = 15  # the type of an element of a .mat
 _MAX_FILE_BYTES = 1 << 26  # the largest file of a kit that is read has 200 kB
 
 
@@ -196,7 +197,7 @@ def _read_archive(path: Path) -> dict[str, bytes]:
     if path.name in PUBLISHED_MD5:
         verify_md5(path, PUBLISHED_MD5[path.name], "download it again from https://image-net.org")
     files = {}
-    with explain_damage(path), tarfile.open(path, "r:*") as archive:
+    with open_tar_stream(path) as archive:
         for member in archive:
             name = member.name.rpartition("/")[2]
             stream = archive.extractfile(member) if _is_needed(name) and member.isreg() else None
@@ -219,10 +220,23 @@ def _load_meta(path: Path, files: Mapping[str, bytes]) -> dict[str, Any]:
     except ImportError as error:
         raise missing_extra(f"reading {_META_FILE} of {path}", "imagenet", error) from error
     try:
+        _check_unpacked_size(files[_META_FILE])
         contents: dict[str, Any] = loadmat(io.BytesIO(files[_META_FILE]), squeeze_me=True)
     except Exception as error:  # loadmat raises exceptions of many types for a damaged file
         raise _unreadable_meta(path, error) from error
     return contents
+
+
+def _check_unpacked_size(contents: bytes) -> None:
+    """Raise a ValueError if a compressed variable of a .mat (version 5) unpacks to more than a kit's file has."""
+    position = 128  # after the header; then each element has a type, a size and so many bytes
+    while position + 8 <= len(contents):
+        kind, size = (int.from_bytes(contents[position + i : position + i + 4], "little") for i in (0, 4))
+        if kind == _COMPRESSED:
+            element = contents[position + 8 : position + 8 + size]
+            if len(zlib.decompressobj().decompress(element, _MAX_FILE_BYTES + 1)) > _MAX_FILE_BYTES:
+                raise ValueError(f"it unpacks to more than {_MAX_FILE_BYTES:,} bytes")
+        position += 8 + size
 
 
 def _unreadable_meta(path: Path, error: Exception) -> ValueError:
