@@ -7,10 +7,11 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/alexnet demo
 
-# A process for each core, with one thread each: twice as fast as one process with a thread for each core. Bytecode is
-# written even where the environment forbids it: each of the processes would otherwise compile all files again.
+# A process for each core and one more, since some tests wait; with one thread each: twice as fast as one process with a
+# thread for each core. Bytecode is written even where the environment forbids it: each process would otherwise compile
+# all files again.
 test: .venv/installed lint
-	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(shell $(PYTHON) -c "import os; print(1 + os.cpu_count())") --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .

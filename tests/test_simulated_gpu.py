@@ -88,12 +88,23 @@ dist.destroy_process_group()
 """
 
 
-def test_it_refuses_what_gpus_would(library: Path, tmp_path: Path) -> None:
-    (tmp_path / "mistakes.py").write_text(MISTAKES)
-    lines = run(library, str(tmp_path / "mistakes.py"), gpus=2, LOCAL_RANK="0").splitlines()
+@pytest.fixture(scope="module")
+def lines(request: pytest.FixtureRequest, library: Path) -> list[str]:
+    """What the two scripts print, one after the other in one process with two GPUs."""
+    folder = build_once(request, "scripts", lambda folder: run_scripts(library, folder))
+    return (folder / "output.txt").read_text().splitlines()
+
+
+def run_scripts(library: Path, folder: Path) -> None:
+    """Write what the two scripts print."""
+    (folder / "scripts.py").write_text(SECOND_GPU + MISTAKES)
+    (folder / "output.txt").write_text(run(library, str(folder / "scripts.py"), gpus=2, LOCAL_RANK="0"))
+
+
+def test_it_refuses_what_gpus_would(lines: list[str]) -> None:
     captures = [f"operation not permitted when stream is capturing: aten::{name}" for name in
                 ("_local_scalar_dense", "_to_copy", "_to_copy")]  # fmt: skip
-    assert lines == [
+    assert lines[1:] == [
         "cuda:0 cuda:1 2 64.0 cuda:0",
         "aten::mm: tensors on cuda:0 and cuda:1",
         "aten::mm: a tensor on cpu among those on a GPU",
@@ -130,9 +141,8 @@ print(torch.cuda.current_device(), step._graph is not None, loss.device, bool(lo
 """
 
 
-def test_a_net_learns_on_another_gpu_than_the_current_one(library: Path, tmp_path: Path) -> None:
-    (tmp_path / "second.py").write_text(SECOND_GPU)
-    assert run(library, str(tmp_path / "second.py"), gpus=2).split() == ["0", "True", "cuda:1", "True"]
+def test_a_net_learns_on_another_gpu_than_the_current_one(lines: list[str]) -> None:
+    assert lines[0].split() == ["0", "True", "cuda:1", "True"]
 
 
 # The CPU has no kernel for the convolution by depth of the first one. For the second, torch's compiler asks a GPU for
@@ -146,19 +156,19 @@ NOT_ON_SIMULATED_GPUS = (
 )
 
 
+STEP_WITH_TRITON = "tests/training/test_step.py::test_a_replayed_step_is_the_same_as_an_eager_one[bfloat16]"
+
+
 @pytest.mark.parametrize("folders", [GPU_TEST_FOLDERS[:1], GPU_TEST_FOLDERS[1:]], ids=["kernels", "others"])
 def test_the_tests_for_a_gpu_pass(folders: tuple[str, ...], library: Path) -> None:
-    # Triton's interpreter takes seconds for a step. The tests of the kernels use it, and the next test.
-    triton = "1" if folders == ("kernels",) else "0"
+    # Triton's interpreter takes seconds for a step: the tests of the kernels use it, and one of a captured step.
+    with_triton = folders == ("kernels",)
     chosen = ("-k", f"not {' and not '.join(NOT_ON_SIMULATED_GPUS)}", *(f"tests/{folder}" for folder in folders))
-    output = run(library, "-m", "pytest", "-m", "gpu", *chosen, gpus=1, SIMULATED_TRITON=triton)
+    chosen += (STEP_WITH_TRITON,) if with_triton else ()
+    output = run(library, "-m", "pytest", "-vv", "-m", "gpu", *chosen, gpus=1, SIMULATED_TRITON=str(int(with_triton)))
     assert " passed" in output
     assert " skipped" not in output
-
-
-def test_a_step_with_tritons_kernels_is_captured(library: Path) -> None:
-    test = "tests/training/test_step.py::test_a_replayed_step_is_the_same_as_an_eager_one[bfloat16]"
-    assert "1 passed" in run(library, "-m", "pytest", "-m", "gpu", test, gpus=1)
+    assert (f"{STEP_WITH_TRITON} PASSED" in output) == with_triton
 
 
 def test_every_test_for_a_gpu_is_in_one_of_these_folders() -> None:

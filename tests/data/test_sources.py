@@ -123,7 +123,7 @@ def test_a_share_for_test_is_refused_where_it_cannot_be_drawn(tmp_path: Path) ->
         open_source(tmp_path / "own", SourceOptions(test=0.1))
     with pytest.raises(ValueError, match=r"`held_out` \+ `test` must be below 1, .*; got 1.1"):
         SourceOptions(held_out=0.6, test=0.5)
-    with pytest.raises(ValueError, match="test must be 0 with train_per_class"):
+    with pytest.raises(ValueError, match="test must be 0 with `train_per_class`"):
         SourceOptions(test=0.5, train_per_class=3)
 
 

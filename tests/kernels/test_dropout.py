@@ -232,8 +232,11 @@ def test_a_key_changed_before_the_backward_pass_is_an_error() -> None:
         y.sum().backward()
 
 
-@pytest.mark.parametrize("layout", sorted(LAYOUTS))
-@pytest.mark.parametrize("dtype", DTYPES)
+# Each layout with one type and each type with one layout: torch takes half a second for each.
+@pytest.mark.parametrize(
+    ("layout", "dtype"),
+    [*((layout, DTYPES[0]) for layout in sorted(LAYOUTS)), *(("contiguous", dtype) for dtype in DTYPES[1:])],
+)
 def test_torch_accepts_the_operation(layout: str, dtype: torch.dtype) -> None:
     x = LAYOUTS[layout](random_tensor(4, 10, dtype=dtype)).to(DEVICE).requires_grad_()
     torch.library.opcheck(torch.ops.alexnet.dropout.default, (x, torch.tensor([KEY], device=DEVICE), 0.5, 1, 2, 3))
