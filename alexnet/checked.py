@@ -33,9 +33,14 @@ def require_finite(name: str, value: float, *, positive: bool = False) -> None:
     require(is_valid, name, f"a finite number {'above' if positive else 'of at least'} 0", value)
 
 
-def suggest(name: str, names: Iterable[str]) -> str:
-    """Return ": did you mean ...?" with the name that is closest to one that is wrong; "" if none is close."""
-    close = difflib.get_close_matches(name, list(names), n=1)
+def suggest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return ": did you mean ...?" with the name that is closest to one that is wrong; "" if none is close.
+
+    Args:
+        name, names: The wrong name, and the right ones.
+        cutoff: How close it must be, as for `difflib.get_close_matches`.
+    """
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
     return f": did you mean {close[0]}?" if close else ""
 
 

@@ -36,6 +36,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("--label-smoothing", "use --set label_smoothing=VALUE"),
         ("--image-size", "use --set net.image_size=VALUE"),
         ("--frezee", "did you mean --freeze?"),
+        ("--bogus", "see `alexnet train --help`"),  # as close to --hours as 0.6
         ("--zzz", "see `alexnet train --help`"),
         ("-b", "use --batch-size"),
     ],

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from alexnet.checked import suggest
 
 _STORE = "STORE, an argument without a name before it"
+_CLOSE = 0.7  # for options, of which there are many short ones: "bogus" and "hours" agree to 0.6
 _RUN = "RUN, an argument without a name before it"
 
 # By command: guesses, and what to use in their place. Fields of the recipe need no entry.
@@ -107,7 +108,7 @@ def suggest_option(program: str, name: str, options: Collection[str]) -> str:
         return guess if guess.startswith("no such") else f"use {guess}"
     if command == "train" and (field := _recipe_field(name.lstrip("-").replace("-", "_"))):
         return f"use --set {field}=VALUE"
-    close = suggest(dashed.lstrip("-"), [option.lstrip("-") for option in options if option.startswith("--")])
+    close = suggest(dashed.lstrip("-"), [option.lstrip("-") for option in options if option.startswith("--")], _CLOSE)
     return close.replace(": did you mean ", "did you mean --") or f"see `{program} --help`"
 
 

@@ -115,6 +115,7 @@ def check_output(path: Path, kind: FileKind, *, force: bool) -> None:
 
     Raises:
         FileExistsError: A file of another kind exists, or one of this kind and `force` is not set.
+        IsADirectoryError: It is a folder.
         FileNotFoundError: The folder does not exist.
         ValueError: It is an address, or the ending of its name is not one of the kind's.
     """
@@ -126,6 +127,8 @@ def check_output(path: Path, kind: FileKind, *, force: bool) -> None:
         raise FileNotFoundError(f"{path} cannot be written: no such folder {parent}: create it first")
     if not (path.exists() or path.is_symlink()):
         return
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} must be a file to write; it is a folder: name a file in it")
     # Only a regular file is read to see whether it is ours: reading a pipe would wait for its writer.
     if not path.is_file() or not kind.is_ours(path):
         raise FileExistsError(f"{path} exists and is not {kind.name}: it is not replaced; name another file")

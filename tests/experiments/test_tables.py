@@ -63,6 +63,26 @@ def test_without_a_layer_the_last_maps_are_as_large_as_before() -> None:
     assert last_sides["no-overlap"] == 7
 
 
+@pytest.mark.parametrize("name", ["photos", "tiny", "tiny-imagenet", "alexnet-2012-run"])
+@pytest.mark.parametrize("experiment", ["ablations", "cifar-normalisation"])
+def test_no_two_rows_train_equal_nets(
+    experiment: str, name: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: dict[str, str] = {}
+
+    def train(self: Experiment, run: str, recipe: Recipe, **_: object) -> Path:
+        assert run not in trained
+        trained[run] = self.shorten(recipe).to_json()
+        return tmp_path / run
+
+    errors = {"top1_error": 0.5, "top5_error": 0.5, "images": 20}
+    monkeypatch.setattr(Experiment, "train", train)
+    monkeypatch.setattr(Experiment, "evaluate", lambda *_, **__: errors)
+    reproduce(experiment, tmp_path / "out", store, recipe=recipe_named(name), seeds=2)
+    assert len(trained) >= 4
+    assert len(set(trained.values())) == len(trained)
+
+
 def test_ablations_train_each_net_once(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = record_trainings(monkeypatch)
     variants = {name: ablations.ABLATIONS[name] for name in ("the net", "tanh (4.1)", "without conv3")}

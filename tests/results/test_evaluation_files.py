@@ -162,7 +162,7 @@ def test_names_that_cannot_be_written_are_refused_before_the_net_computes(
         (("--confusion", tmp_path / "a.jpg"), "must end in .csv or .png"),
         (("--predictions", tmp_path / "no" / "a.csv"), f"no such folder {tmp_path / 'no'}: create it first"),
         (("--per-class", tmp_path / "a.csv", "--confusion", tmp_path / "a.csv"), "the files to write must differ"),
-        (("--save", tmp_path), "exists and is not a file of predictions"),
+        (("--save", tmp_path), "must be a file to write; it is a folder: name a file in it"),
         (("--force",), "--force must be given with a file to write"),
     ):
         assert message in refused(capsys, work, *options)

@@ -39,9 +39,11 @@ def test_anything_else_is_never_replaced(tmp_path: Path, force: bool) -> None:
     folder.mkdir()
     os.mkfifo(pipe)  # reading it would wait for ever
     link.symlink_to(tmp_path / "nowhere")
-    for path in (photograph, folder, pipe, link):
+    for path in (photograph, pipe, link):
         with pytest.raises(FileExistsError, match="exists and is not a list of fruits: it is not replaced; name"):
             write_output(path, b"fruits\n", KIND, force=force)
+    with pytest.raises(IsADirectoryError, match="must be a file to write; it is a folder: name a file in it"):
+        write_output(folder, b"fruits\n", KIND, force=force)
     assert photograph.read_bytes() == b"\xff\xd8\xff\xe0"
     assert link.is_symlink()
     assert not (tmp_path / "nowhere").exists()
