@@ -25,8 +25,8 @@ from alexnet.data.sources.named_pictures import iter_named_pictures
 def _low_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Limits of a megabyte in place of a gigabyte, and an own folder for temporary files."""
     monkeypatch.setattr(compression, "ALWAYS_ALLOWED_BYTES", 1 << 20)
-    monkeypatch.setattr(archive, "_MAX_HEADER_BYTES", 1 << 20)
-    monkeypatch.setattr(tar, "_MAX_HEADER_BYTES", 1 << 16)
+    monkeypatch.setattr(archive, "MAX_HEADER_BYTES", 1 << 20)
+    monkeypatch.setattr(tar, "MAX_HEADER_BYTES", 1 << 16)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
 
@@ -104,12 +104,11 @@ def test_an_archive_in_an_archive_is_not_opened(tmp_path: Path) -> None:
 
 
 def test_a_kits_file_that_unpacks_to_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devkit, "_MAX_FILE_BYTES", 1 << 20)
-    file = io.BytesIO()
-    savemat(file, {"synsets": [0.0] * (1 << 18)}, do_compression=True)
-    assert len(file.getvalue()) < 10_000
+    monkeypatch.setattr(devkit, "MAX_FILE_BYTES", 1 << 20)
+    savemat(tmp_path / "meta.mat", {"synsets": [0.0] * (1 << 18)}, do_compression=True)
+    assert (tmp_path / "meta.mat").stat().st_size < 10_000
     with pytest.raises(ValueError, match="unpacks to more than 1,048,576 bytes"):
-        devkit._load_meta(tmp_path, {"meta.mat": file.getvalue()})
+        devkit.read_synsets(tmp_path / "meta.mat")
 
 
 def png(width: int, height: int, rows: int) -> bytes:
@@ -153,7 +152,7 @@ def test_a_declared_size_takes_no_memory(data: bytes) -> None:
 
 
 def test_gzip_in_front_of_a_picture_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "_MAX_DECOMPRESSED_BYTES", 1 << 20)
+    monkeypatch.setattr(decode, "MAX_DECOMPRESSED_BYTES", 1 << 20)
     with pytest.raises(ValueError, match="larger than a picture"):
         read_image(gzip.compress(bytes((1 << 20) + 1)))
 
@@ -164,5 +163,5 @@ def test_large_pictures_are_converted_band_by_band_to_the_same_pixels(monkeypatc
         picture = Image.merge("RGBA", [noise] * 4) if mode == "RGBA" else noise.convert(mode)
         expected = pixels.load_central_square(picture, b"")
         with monkeypatch.context() as patch:
-            patch.setattr(pixels, "_BAND_PIXELS", 61 * 7)
+            patch.setattr(pixels, "BAND_PIXELS", 61 * 7)
             assert (pixels.load_central_square(picture, b"") == expected).all()

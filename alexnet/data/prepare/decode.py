@@ -19,7 +19,7 @@ RESAMPLING_FILTER = (
     "area average of the central square (linear interpolation where it is smaller); "
     "JPEG is first divided by 2, 4 or 8 in the decoder's DCT where twice the size is left"
 )
-_MAX_DECOMPRESSED_BYTES = 1 << 28  # of a picture file that is compressed once more
+MAX_DECOMPRESSED_BYTES = 1 << 28  # of a picture file that is compressed once more
 
 
 def read_image(source: str | Path | bytes, size: int = 256, out: np.ndarray | None = None) -> np.ndarray:
@@ -75,7 +75,7 @@ def _decompress(data: bytes) -> bytes:
     """
     decompressor = zlib.decompressobj(16 + zlib.MAX_WBITS)  # 16: with a gzip header
     try:
-        contents = decompressor.decompress(data, _MAX_DECOMPRESSED_BYTES)
+        contents = decompressor.decompress(data, MAX_DECOMPRESSED_BYTES)
     except zlib.error as error:
         raise ValueError(f"a damaged gzip file ({error}); copy or download it again") from error
     if not decompressor.eof:

@@ -8,7 +8,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, COLORMAP, PHOTOMETRIC_INTERPRETAT
 
 BACKGROUND = (255, 255, 255)  # behind transparent pixels
 _MAX_GREY = 65_535
-_BAND_PIXELS = 1 << 22  # converted at a time: the copies in between would take five times the memory of the picture
+BAND_PIXELS = 1 << 22  # converted at a time: the copies in between would take five times the memory of the picture
 _WHITE_IS_ZERO, _SEPARATE_PLANES = 0, 2  # values of a TIFF's tags
 
 
@@ -33,7 +33,7 @@ def load_central_square(picture: Image.Image, data: bytes) -> np.ndarray:
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     pixels = np.empty((side, side, 3), np.uint8)
-    for start in range(0, side, rows := max(1, _BAND_PIXELS // side)):
+    for start in range(0, side, rows := max(1, BAND_PIXELS // side)):
         stop = min(start + rows, side)
         band = picture.crop((left, top + start, left + side, top + stop))
         if band.mode.startswith("I"):

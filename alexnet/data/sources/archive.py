@@ -23,7 +23,7 @@ from alexnet.data.sources.tar import ArchiveFile, TarRegion, explain_damage, nor
 
 NAME = "a .tar (also .gz, .bz2, .xz, .zst) or .zip of class folders"
 OPTIONS: tuple[str, ...] = ("train_per_class",)
-_MAX_HEADER_BYTES = 1 << 25  # unpacked, to see whether a file is a .tar
+MAX_HEADER_BYTES = 1 << 25  # unpacked, to see whether a file is a .tar
 
 
 def matches(path: Path) -> bool:
@@ -80,7 +80,7 @@ def _is_tar(path: Path) -> bool:
         ValueError: It is compressed and damaged at its start.
     """
     try:
-        with explain_damage(path), open_decompressed(path, _MAX_HEADER_BYTES) as stream:
+        with explain_damage(path), open_decompressed(path, MAX_HEADER_BYTES) as stream:
             tarfile.open(fileobj=stream, mode="r|").close()
     except ValueError as error:
         if isinstance(error.__cause__, tarfile.TarError):

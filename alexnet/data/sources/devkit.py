@@ -34,7 +34,7 @@ _COSTS = "cost_matrix"  # in meta.mat
 _VAL_LABELS_FILE = re.compile(r"ILSVRC\d{4}_validation_ground_truth\.txt")
 _ID_FIELD = re.compile(r"ILSVRC(\d{4})_ID")
 _COMPRESSED = 15  # the type of an element of a .mat
-_MAX_FILE_BYTES = 1 << 26  # the largest file of a kit that is read has 200 kB
+MAX_FILE_BYTES = 1 << 26  # the largest file of a kit that is read has 200 kB
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _read_archive(path: Path) -> dict[str, bytes]:
             name = member.name.rpartition("/")[2]
             stream = archive.extractfile(member) if _is_needed(name) and member.isreg() else None
             if stream is not None:
-                files[name] = stream.read(_MAX_FILE_BYTES)
+                files[name] = stream.read(MAX_FILE_BYTES)
     return files
 
 
@@ -234,8 +234,8 @@ def _check_unpacked_size(contents: bytes) -> None:
         kind, size = (int.from_bytes(contents[position + i : position + i + 4], "little") for i in (0, 4))
         if kind == _COMPRESSED:
             element = contents[position + 8 : position + 8 + size]
-            if len(zlib.decompressobj().decompress(element, _MAX_FILE_BYTES + 1)) > _MAX_FILE_BYTES:
-                raise ValueError(f"it unpacks to more than {_MAX_FILE_BYTES:,} bytes")
+            if len(zlib.decompressobj().decompress(element, MAX_FILE_BYTES + 1)) > MAX_FILE_BYTES:
+                raise ValueError(f"it unpacks to more than {MAX_FILE_BYTES:,} bytes")
         position += 8 + size
 
 

@@ -18,7 +18,7 @@ from alexnet.data.sources.file_tree import FileEntry, check_file_size, is_hidden
 
 # NotImplementedError: a .zip that needs a later version of it than there is.
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, LZMAError, zlib.error, NotImplementedError)
-_MAX_HEADER_BYTES = 1 << 24  # of a member: long names, and what programs add to it
+MAX_HEADER_BYTES = 1 << 24  # of a member: long names, and what programs add to it
 _TAR_BLOCK = 512  # bytes; headers and files in a .tar start at multiples of it
 
 
@@ -93,7 +93,7 @@ class TarRegion:
         Raises:
             ValueError: They are too many for a header, the only thing that `tarfile` reads here.
         """
-        if count > _MAX_HEADER_BYTES:
+        if count > MAX_HEADER_BYTES:
             raise ValueError(f"{self.name}: damaged archive (a header of {count:,} bytes); copy or download it again")
         data = self._file.read(self._start + self._position, min(count, self._size - self._position))
         self._position += len(data)
