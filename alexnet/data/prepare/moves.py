@@ -16,10 +16,12 @@ from alexnet.data.prepare.chunk import Chunk, prepare_chunk
 from alexnet.data.prepare.failures import FailureLimit
 from alexnet.data.prepare.parts import Duplicates, find_duplicates, moved_from
 from alexnet.data.prepare.plan import Plan, Shard
-from alexnet.data.prepare.record import read_hashes
+from alexnet.data.prepare.record import read_checksums, read_hashes
 from alexnet.data.prepare.writer import open_shard, write_shard
 from alexnet.data.sources.base import Source, SourceSplit
-from alexnet.data.store.format import PROGRESS_FILE, read_safetensors, read_shard, safetensors_bytes
+from alexnet.data.store.checksums import ShardChecksums
+from alexnet.data.store.format import PROGRESS_FILE, read_batches, read_safetensors, read_shard, safetensors_bytes
+from alexnet.utils.checksums import Digest
 from alexnet.utils.files import write_atomic
 from alexnet.utils.prefetch import prefetch
 
@@ -80,7 +82,7 @@ def plans_of_moves(plan: Plan, moves: np.ndarray) -> Iterator[tuple[str, Plan]]:
             yield names[old], Plan(plan.store, source, plan.key, shards)
 
 
-def move_pictures(plan: Plan, moves: np.ndarray, failures: FailureLimit, workers: int) -> None:
+def move_pictures(plan: Plan, moves: np.ndarray, failures: FailureLimit, workers: int) -> dict[str, ShardChecksums]:
     """Move pictures to other splits; what an earlier call has done is not done again.
 
     Args:
@@ -88,6 +90,10 @@ def move_pictures(plan: Plan, moves: np.ndarray, failures: FailureLimit, workers
         moves: As in `Duplicates`.
         failures: The limit on skipped files.
         workers: Number of threads.
+
+    Returns:
+        The checksums of the shards that this call has written without the pictures that were moved from them, by the
+        names of their files; without those of a shard whose record an earlier version has written.
 
     Raises:
         ValueError: A picture cannot be read any more.
@@ -97,10 +103,12 @@ def move_pictures(plan: Plan, moves: np.ndarray, failures: FailureLimit, workers
             if not (plan.store / shard.record_name).exists():
                 with closing(_prepare_moved(moved, shard, workers)) as chunks:
                     write_shard(moved, shard, chunks, failures, lambda _: None)
+    checksums = {}
     for shard in plan.shards:
         inside = moved_from(plan, shard, moves)
-        if len(inside):
-            _remove_pictures(plan, shard, inside - shard.start)
+        if len(inside) and (rewritten := _remove_pictures(plan, shard, inside - shard.start)):
+            checksums[shard.file_name] = rewritten
+    return checksums
 
 
 def _prepare_moved(plan: Plan, shard: Shard, workers: int) -> Generator[Chunk, None, None]:
@@ -119,23 +127,27 @@ def _prepare_moved(plan: Plan, shard: Shard, workers: int) -> Generator[Chunk, N
         yield chunk
 
 
-def _remove_pictures(plan: Plan, shard: Shard, positions: np.ndarray) -> None:
+def _remove_pictures(plan: Plan, shard: Shard, positions: np.ndarray) -> ShardChecksums | None:
     """Write a shard again without some of its pictures, unless that was done before.
 
     Args:
         plan: The plan of the store.
         shard: The shard.
         positions: (N,), the pictures' positions among the files of the shard, of which unreadable ones have no row.
+
+    Returns:
+        The new checksums of the shard; None if they must be read from its file.
     """
-    path = plan.store / shard.file_name
-    readable = np.any(read_hashes(plan.store / shard.record_name, len(shard)), axis=1)
+    path, record = plan.store / shard.file_name, plan.store / shard.record_name
+    readable = np.any(read_hashes(record, len(shard)), axis=1)
     remains = readable.copy()
     remains[positions] = False
-    batches, _ = read_shard(path)
-    if sum(batch.num_rows for batch in batches) == remains.sum():
-        return
-    start, row_remains = 0, remains[readable]
-    with open_shard(plan, shard) as write_batch:
-        for batch in batches:
-            write_batch(batch.filter(pa.array(row_remains[start : start + batch.num_rows])))
+    if sum(batch.num_rows for batch in read_shard(path)[0]) == remains.sum():
+        return None
+    start, row_remains, digest, recorded = 0, remains[readable], Digest(), read_checksums(record)
+    with open_shard(plan, shard, digest) as write_batch:
+        for batch in read_batches(path):
+            mask = row_remains[start : start + batch.num_rows]
+            write_batch(batch if mask.all() else batch.filter(pa.array(mask)))
             start += batch.num_rows
+    return ShardChecksums(digest.hexdigest(), recorded.pictures[row_remains]) if recorded else None

@@ -158,8 +158,8 @@ def _run_main_process(
         if missing is not None:
             prepared = _write_shards(plan, missing, failures, coordinator, workers, progress)
             duplicates = read_or_find_duplicates(plan)
-            move_pictures(plan, duplicates.moves, failures, workers)
-            complete_store(plan, duplicates, plans_of_moves(plan, duplicates.moves))
+            new_checksums = move_pictures(plan, duplicates.moves, failures, workers)
+            complete_store(plan, duplicates, plans_of_moves(plan, duplicates.moves), new_checksums)
     coordinator.publish("finished", "")
     return prepared
 

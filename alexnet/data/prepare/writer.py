@@ -7,7 +7,7 @@ a shard without one is not: resume.py relies on nothing else. The statistics, wr
 import io
 import json
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -98,13 +98,20 @@ def open_shard(plan: Plan, shard: Shard, digest: Digest | None = None) -> Iterat
         yield write_batch
 
 
-def complete_store(plan: Plan, duplicates: Duplicates, moved: Iterable[tuple[str, Plan]]) -> None:
+def complete_store(
+    plan: Plan,
+    duplicates: Duplicates,
+    moved: Iterable[tuple[str, Plan]],
+    new_checksums: Mapping[str, ShardChecksums],
+) -> None:
     """Add up the records of all shards, and write the statistics.
 
     Args:
         plan: The plan of the store.
         duplicates: The photographs that several pictures show.
         moved: The split that pictures were moved from, and the plan of the shards with these pictures.
+        new_checksums: The checksums of shards that were written again without the pictures that were moved from them,
+            by the names of their files; those of others are read from the files.
 
     Raises:
         ValueError: A record is damaged, or a class or split has no pictures.
@@ -131,7 +138,11 @@ def complete_store(plan: Plan, duplicates: Duplicates, moved: Iterable[tuple[str
     metadata |= {"sampled": sampled, "sampled_bytes": sampled_bytes, "counts": split_counts}
     if plan.source.class_ids is not None:
         metadata |= plan.source.class_ids.to_metadata()
-    write_checksums(plan.store, {s.file_name: _shard_checksums(plan, s, changed) for s, changed in shards.items()})
+    checksums = {
+        shard.file_name: new_checksums.get(shard.file_name) or _shard_checksums(plan, shard, changed)
+        for shard, changed in shards.items()
+    }
+    write_checksums(plan.store, checksums)
     statistics_count = sum(split_counts[split] for split in plan.statistics_splits)
     statistics = Statistics.from_sums(totals.sums, totals.products, statistics_count)
     statistics.save(plan.store / STATISTICS_FILE, metadata)

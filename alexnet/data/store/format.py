@@ -16,6 +16,7 @@ A store is a folder with these files:
 
 import json
 import re
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,24 @@ def _check_batch(batch: pa.RecordBatch) -> None:
             offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
             if (offsets[1:] < offsets[:-1]).any():
                 raise ValueError("the offsets of its pictures or names do not rise")
+
+
+def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """Yield the record batches of a shard, each read into memory of its own: less than the shard if they are not kept.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    try:
+        with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+            for number in range(reader.num_record_batches):
+                batch = reader.get_batch(number)
+                _check_batch(batch)
+                yield batch
+    except (pa.ArrowException, ValueError) as error:
+        raise ValueError(
+            f"{path}: damaged ({format_error(error, with_type=False)}); remove the store and prepare it again"
+        ) from error
 
 
 def read_shard_metadata(path: Path) -> dict[str, Any]:
