@@ -65,8 +65,8 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("logistic", "4.1", "the logistic function in place of ReLU: slower learning", "early", 1),
     Claim("logistic", "4.1", "the logistic function: a higher training error after as many epochs", "training", 1),
     Claim("abs-tanh", "4.1", "magnitude of tanh, contrast norm: slower learning than ReLU", "early", 1),
-    Claim("abs-tanh", "4.1", "magnitude of tanh, contrast norm: less overfitting (Caltech-101)", "overfitting", -1),
-    Claim("abs-tanh", "4.1", "magnitude of tanh, contrast norm: a lower error (Caltech-101)", "error", -1),
+    Claim("abs-tanh", "4.1", "magnitude of tanh, contrast norm: less overfitting, on Caltech-101", "overfitting", -1),
+    Claim("abs-tanh", "4.1", "magnitude of tanh, contrast norm: a lower error, on Caltech-101", "error", -1),
     Claim(AVERAGE, "7", "the predictions of five nets averaged: a lower error", "error", -1, -2.6),
 )
 
