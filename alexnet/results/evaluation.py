@@ -10,7 +10,7 @@ import torch
 from alexnet.data.store.base import Split
 from alexnet.results.calibration import calibration_bins, expected_calibration_error
 from alexnet.results.confusion import class_results, confusion_matrix
-from alexnet.results.hierarchical_error import hierarchical_error
+from alexnet.results.hierarchical_error import hierarchical_errors
 from alexnet.training.error_rates import error_rates, most_probable
 
 _GUESSES = 5
@@ -66,8 +66,7 @@ class Evaluation:
         values: dict[str, Any] = {}
         if costs is None:
             return values
-        for guesses in (1, _GUESSES):
-            error, interval = hierarchical_error(self.guesses[:, :guesses], self.split.labels, costs)
+        for guesses, (error, interval) in hierarchical_errors(self.guesses, self.split.labels, costs).items():
             values[f"top{guesses}_hierarchical_error"] = error
             values[f"top{guesses}_hierarchical_interval"] = interval and list(interval)
         return values

@@ -83,3 +83,15 @@ def hierarchical_error(
     lowest = costs[guesses, labels[:, None]].min(1)
     mean = float(lowest.mean())
     return mean, mean_interval(lowest.tolist()) if len(lowest) > 1 else None
+
+
+def hierarchical_errors(
+    guesses: np.ndarray, labels: np.ndarray, costs: np.ndarray
+) -> dict[int, tuple[float, tuple[float, float] | None]]:
+    """Return `hierarchical_error` with one guess and with five, by their number.
+
+    Args:
+        guesses: (N, 5) int, or (N, classes) if there are fewer: the most probable classes, the most probable first.
+        labels, costs: As for `hierarchical_error`.
+    """
+    return {count: hierarchical_error(guesses[:, :count], labels, costs) for count in (1, 5)}

@@ -16,12 +16,13 @@ from alexnet.results.examples import balanced_sample, confident_mistakes, make_e
 from alexnet.results.explanation import explain_examples
 from alexnet.results.figure_files import check_figures, save_figure, write_figure
 from alexnet.results.figures import draw_curves, draw_guesses, draw_kernels
+from alexnet.results.hierarchical_error import find_costs, hierarchical_errors
 from alexnet.results.measured import MeasuredErrors, save_results
 from alexnet.results.measured_pictures import open_measured_store
 from alexnet.results.report_html import ReportData, render_report
 from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import Checkpoint, load_best
-from alexnet.training.error_rates import error_rates
+from alexnet.training.error_rates import error_rates, most_probable
 from alexnet.training.inference import default_views
 from alexnet.utils.checksums import seal
 from alexnet.utils.device import choose_device
@@ -74,6 +75,7 @@ def report(
     right = right[balanced_sample(labels[right], _EXPLAINED, seed)]
     chosen, mistaken = balanced_sample(labels, _EXAMPLES, seed), confident_mistakes(probabilities, labels, _MISTAKES)
     explained = np.concatenate([right, mistaken[:_EXPLAINED]])
+    costs = find_costs(None, opened)
     data = ReportData(
         run="/".join(run.resolve().parts[-2:]),
         history=history,
@@ -89,6 +91,7 @@ def report(
         ),
         confusion=confusion_matrix(probabilities.argmax(1), labels, len(classes)),
         calibration=calibration_bins(probabilities, labels),
+        hierarchical={} if costs is None else hierarchical_errors(most_probable(probabilities, 5), labels, costs),
     )
     name = opened.path.resolve().name
     measured = [

@@ -6,7 +6,7 @@ import hashlib
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import metadata, resources
 from typing import Any
@@ -67,6 +67,7 @@ class ReportData:
         explained: Pictures that are classified right, then some that are not, with maps of why.
         confusion: (classes, classes), the confusion matrix.
         calibration: The bins of the reliability diagram.
+        hierarchical: ILSVRC-2010's hierarchical error and its interval by number of guesses; empty without the costs.
     """
 
     run: str
@@ -81,6 +82,7 @@ class ReportData:
     explained: Sequence[ExplainedExample]
     confusion: np.ndarray
     calibration: Sequence[CalibrationBin]
+    hierarchical: Mapping[int, tuple[float, tuple[float, float] | None]] = field(default_factory=dict)
 
 
 def render_report(data: ReportData) -> str:

@@ -1,6 +1,7 @@
 """The hierarchical error of ILSVRC-2010, by a development kit's file in its true format."""
 
 import json
+import re
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from alexnet.data.store.class_ids import ClassIds
 from alexnet.data.store.store import Store
 from alexnet.recipe import Recipe
 from alexnet.results.hierarchical_error import find_costs, hierarchical_error, read_costs
+from alexnet.results.report import report
 from alexnet.training.train import train
 from alexnet.utils.console import note_once
 
@@ -118,6 +120,14 @@ def test_the_command_measures_it_where_the_costs_are_at_hand(
     low, high = named["top1_hierarchical_interval"]
     expected = f"top-1 hierarchical error {named['top1_hierarchical_error']:.3f} ({low:.3f} to {high:.3f}), top-5 "
     assert expected in capsys.readouterr().out
+    page = report(run, store, progress=False).read_text(encoding="utf-8")
+    match = re.search(r"<b>(.*)</b> top-1 hierarchical error\n", page)
+    assert match
+    assert 0 <= float(match[1]) <= COSTS.max()
+    assert "<b>0.000</b> top-5 hierarchical error\n" in page
+    meta = tmp_path / "meta.mat"
+    meta.unlink()
+    assert "hierarchical" not in report(run, store, progress=False).read_text(encoding="utf-8")
 
 
 def test_a_file_beside_the_store_that_is_of_no_use_is_noted_only(
