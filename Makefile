@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-lowest lint format clean
 
 demo: .venv/installed
 	$(BIN)/alexnet demo
@@ -12,6 +12,14 @@ demo: .venv/installed
 # all files again.
 test: .venv/installed lint
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(shell $(PYTHON) -c "import os; print(1 + os.cpu_count())") --dist worksteal
+
+# The tests with the lowest versions that pyproject.toml admits; torch stays, since there is one build for the CPU only.
+test-lowest:
+	test -x .venv-lowest/bin/python || "$(PYTHON)" -m venv .venv-lowest
+	"$(PYTHON)" tests/lowest_versions.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt "$$(grep '^torch==' constraints.txt)"
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[dev]'
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -33,4 +41,4 @@ format: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-lowest build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

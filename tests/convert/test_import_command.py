@@ -462,3 +462,21 @@ def test_other_files_of_this_program_are_named(weights: Path, tmp_path: Path) ->
     save_file(other, tmp_path / "damaged.safetensors", {"alexnet": json.dumps(unsealed)})
     with pytest.raises(ValueError, match="it must have the weights of the net that it describes"):
         import_net(tmp_path / "damaged.safetensors", tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{",
+        '{"format": "alexnet-export-1"}',
+        '{"format": "alexnet-export-1", "preprocessing": {"resize": "wide"}}',
+    ],
+)
+def test_metadata_that_no_export_writes_are_refused(text: str, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"mean": torch.zeros(3, 8, 8)}, tmp_path / "net.safetensors", {"alexnet": text})
+    with pytest.raises(ValueError, match=r"net\.safetensors: its metadata must be what `alexnet export` writes"):
+        import_net(tmp_path / "net.safetensors", tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -147,6 +147,12 @@ def test_predictions_that_do_not_fit_are_refused(runs: list[Path], pictures: Pat
     (tmp_path / "text").write_text("not predictions")
     with pytest.raises(ValueError, match="must contain predictions that `alexnet evaluate` has saved"):
         evaluate(tmp_path / "text", pictures)
+    (tmp_path / "cut").write_bytes((tmp_path / "saved").read_bytes()[:-5])
+    with pytest.raises(ValueError, match="must contain predictions"):
+        evaluate(tmp_path / "cut", pictures)
+    for name in ("text", "cut"):  # neither is one of ours any more
+        with pytest.raises(FileExistsError, match=r"is not a file of predictions .*: it is not replaced"):
+            predictions.save(tmp_path / name, force=True)
     with pytest.raises(ValueError, match="must contain predictions"):  # a checkpoint does not
         evaluate(next((runs[0] / "checkpoints").iterdir()), pictures)
 
