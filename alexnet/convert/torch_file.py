@@ -79,7 +79,7 @@ def _find_code(file: Path) -> str | None:
                     return ".".join(strings[-2:])
                 if isinstance(argument, str):
                     strings.append(argument)
-    except ValueError:  # not a pickle, or one that is cut off
+    except (ValueError, OverflowError, MemoryError):  # not a pickle, or one that is cut off, or asks for too much
         return None
     return None
 
