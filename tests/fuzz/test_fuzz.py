@@ -8,7 +8,7 @@ from run import NAMES, mutate
 from targets import TARGETS, new_folder
 
 FAULTS = sorted((Path(__file__).parent / "faults").iterdir())
-INPUTS = 20  # of each reader
+INPUTS = 8  # of each reader
 
 
 @pytest.fixture
