@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
 
 import pyarrow as pa
@@ -104,6 +105,16 @@ def test_a_damaged_archive_is_refused_in_one_line(
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
     assert list(temporary_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("intact", [0, 1, 200, 600])
+def test_damage_that_tarfile_reports_as_its_own_error_is_damage(tmp_path: Path, intact: int) -> None:
+    compressor = zlib.compressobj(wbits=31)
+    start = compressor.compress(bytes(intact)) + compressor.flush(zlib.Z_FULL_FLUSH)
+    path = tmp_path / "set.packed"
+    path.write_bytes(start + b"\xff" * 1000)  # no block of deflate begins so
+    with pytest.raises(ValueError, match="damaged archive"):
+        open_source(path)
 
 
 def test_a_compressed_file_that_is_no_archive_is_no_source(tmp_path: Path) -> None:

@@ -83,7 +83,9 @@ def _is_tar(path: Path) -> bool:
         with explain_damage(path), open_decompressed(path, MAX_HEADER_BYTES) as stream:
             tarfile.open(fileobj=stream, mode="r|").close()
     except ValueError as error:
-        if isinstance(error.__cause__, tarfile.TarError):
+        cause = error.__cause__
+        # tarfile raises its own error in place of zlib's, too, with zlib's as the context.
+        if isinstance(cause, tarfile.TarError) and not isinstance(cause.__context__, zlib.error):
             return False
         raise
     return True
