@@ -161,7 +161,7 @@ NOT_ON_SIMULATED_GPUS = (
 WITHOUT_SELECTION = (
     "test_pool_triton.py and (forward_and_backward or several_programs or windows_and_steps or largest_is)",
     "test_dropout.py and triton",
-    "test_augment_kernels.py and triton",
+    "test_augment_kernels.py and test_triton",
     "test_space_to_depth_triton.py and (against_plain_torch or several_programs)",
     "test_response_norm_triton.py and (forward_and_backward or several_programs or huge_activations)",
     "test_map_norm_triton.py and forward_and_backward",
