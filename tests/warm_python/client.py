@@ -24,7 +24,8 @@ def main() -> None:
     answer = connection.recv(4, socket.MSG_WAITALL)
     status = os.waitstatus_to_exitcode(struct.unpack("=i", answer)[0]) if len(answer) == 4 else 1
     if status < 0:  # the signal that ended the program
-        signal.signal(-status, signal.SIG_DFL) if -status != signal.SIGKILL else None
+        if -status != signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     os._exit(status)
 
