@@ -9,6 +9,7 @@ from typing import Any
 from alexnet.data.store.location import parse_location
 from alexnet.data.store.store import Store
 from alexnet.recipe import Recipe
+from alexnet.training.consistency import describe_pictures
 from alexnet.training.schedule import make_schedule
 
 _RATES = 400  # points of the curve of the learning rate
@@ -77,10 +78,16 @@ class RunHistory:
         return float(factors[-1]) if factors else 1.0
 
     def is_chosen_on(self, store: Store, split: str) -> bool:
-        """Return whether the epoch of the net was chosen by the error on this split of a store; it is then too low."""
+        """Return whether the epoch of the net was chosen by the error on this split of a store; it is then too low.
+
+        A store that was moved or copied is recognised by its pictures, unless the run is of a version that did not
+        write down which they were.
+        """
         if split != "val" or self.recipe.folds_in_validation or self.origin:
             return False
-        return bool(store.path.resolve() == parse_location(self.start["store"]).resolve())
+        if store.path.resolve() == parse_location(self.start["store"]).resolve():
+            return True
+        return self.start.get("pictures") == describe_pictures(store)
 
     @classmethod
     def read(cls, run: Path) -> "RunHistory":

@@ -13,6 +13,7 @@ from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.checkpoint import TrainState
+from alexnet.training.consistency import describe_pictures
 from alexnet.training.error_rates import ErrorRates
 from alexnet.training.precision import uses_bfloat16
 from alexnet.utils.extras import missing_extra
@@ -99,6 +100,7 @@ def start_metrics(recipe: Recipe, store: Store, team: Team) -> dict[str, Any]:
         net = AlexNet(len(store.classes), recipe.net)
     return {
         "store": str(store.path.resolve()),
+        "pictures": describe_pictures(store),
         "classes": len(store.classes),
         "train_pictures": len(store.split("train")),
         "validation_pictures": len(store.validation()),

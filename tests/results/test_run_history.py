@@ -1,11 +1,15 @@
 """Reading the recipe and the metrics of a run."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from conftest import write_store
 from metrics_lines import START, epoch, step, write_run
 
+from alexnet.data.store.store import Store
 from alexnet.results.run_history import RunHistory
+from alexnet.training.consistency import describe_pictures
 
 
 def test_a_history_is_read_in_order(tmp_path: Path) -> None:
@@ -42,3 +46,19 @@ def test_a_folder_without_a_recipe_or_a_start_event_is_refused(tmp_path: Path) -
         RunHistory.read(tmp_path)
     with pytest.raises(ValueError, match="must begin with a line of event"):
         RunHistory.read(write_run(tmp_path, epoch(1)))
+
+
+def test_the_store_that_chose_the_epoch_is_recognised_by_its_address_or_its_pictures(
+    tmp_path: Path, store: Path
+) -> None:
+    shutil.copytree(store, tmp_path / "copy")
+    other = write_store(tmp_path / "other", seed=5, train=48, val=20)  # the same numbers and labels, other pixels
+    pictures = {"pictures": describe_pictures(Store(store))}
+    moved, old = (
+        RunHistory.read(write_run(tmp_path / name, START | {"store": str(address)} | fields, epoch(1)))
+        for name, address, fields in (("moved", tmp_path / "gone", pictures), ("old", store, {}))
+    )
+    stores = (store, tmp_path / "copy", other)
+    assert [moved.is_chosen_on(Store(path), "val") for path in stores] == [True, True, False]
+    assert not moved.is_chosen_on(Store(store), "train")
+    assert [old.is_chosen_on(Store(path), "val") for path in stores] == [True, False, False]
