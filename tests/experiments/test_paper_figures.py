@@ -1,5 +1,6 @@
 """The experiments that draw Figures 1 to 4 of the paper."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -132,10 +133,27 @@ def test_colour_shares_and_the_permutation_test() -> None:
     assert share(np.concatenate([grey, coloured])) == pytest.approx(energy[1] / sum(energy))
     assert share(np.concatenate([grey, 1e-3 * coloured])) < 1e-5
     apart, mixed = np.r_[grey, coloured], np.stack([grey, coloured], axis=1).reshape(20, 3, 5, 5)
-    assert figure3.permutation_p_value(figure3.colour_energies(apart), 1.0) < 0.001
+    assert figure3.permutation_p_value(figure3.permuted_differences(figure3.colour_energies(apart)), 1.0) < 0.001
     difference = share(mixed[10:]) - share(mixed[:10])
-    assert figure3.permutation_p_value(figure3.colour_energies(mixed), difference) > 0.3
-    assert figure3.permutation_p_value(figure3.colour_energies(mixed), 0.0) == 1.0
+    permuted = figure3.permuted_differences(figure3.colour_energies(mixed))
+    assert figure3.permutation_p_value(permuted, difference) > 0.3
+    assert figure3.permutation_p_value(permuted, 0.0) == 1.0
+
+
+def test_several_runs_tell_more_together_than_each_alone() -> None:
+    random = np.random.default_rng(0)
+    energies = np.stack([random.uniform(0.3, 0.6, size=16), np.ones(16)], axis=1)
+    energies[8:, 0] += 0.05
+    permuted = [figure3.permuted_differences(energies, seed) for seed in range(4)]
+    difference = float(figure3.colour_share(energies[8:]) - figure3.colour_share(energies[:8]))
+    alone = figure3.permutation_p_value(permuted[0], difference)
+    together = figure3.permutation_p_value(np.sum(permuted, axis=0), 4 * difference)
+    # By the normal distribution: of |N(0, 1)| the mean is 0.798, the deviation 0.603.
+    z_score = difference / permuted[0].std() * 0.603
+    expected = 0.5 * math.erfc((z_score - 0.798) / (0.603 / 2) / math.sqrt(2))
+    assert alone == pytest.approx(math.erfc(z_score / math.sqrt(2)), rel=0.2)
+    assert together == pytest.approx(expected, rel=0.4)
+    assert together < alone
 
 
 def test_figure3_numbers_the_towers_by_colour(store: Path, tmp_path: Path) -> None:
@@ -146,6 +164,7 @@ def test_figure3_numbers_the_towers_by_colour(store: Path, tmp_path: Path) -> No
         assert 0 < chance <= 100
     differing = sum(row.measured[0][2] < 5 for row in result.rows)
     assert result.notes[1].startswith(f"In {differing} of 2 runs the towers differ by more than chance")
+    assert "Over all runs, the sum of their differences against sums for random divisions: p = " in result.notes[1]
     assert result.figures == ["figure3-0.png", "figure3-1.png"]
     assert any(note.startswith("As different by chance: of 10,000 random divisions") for note in result.notes)
     with Image.open(tmp_path / "figure3" / "figure3-0.png") as image:
