@@ -108,7 +108,7 @@ def train_autoencoder(
     fast = has_bfloat16(torch.device("cpu"))
     optimiser = torch.optim.Adam(net.parameters(), lr=_LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    with Progress(f"autoencoder of {bits} bits", steps, "steps", shown=progress) as bar:
+    with Progress(f"autoencoder of {bits} bits", steps, "steps", shown=progress, early_line=True) as bar:
         for _, batch in zip(range(steps), _random_batches(activities, generator, _BATCH_SIZE), strict=False):
             target = net.normalise(torch.from_numpy(batch))
             with torch.autocast("cpu", torch.bfloat16, enabled=fast):

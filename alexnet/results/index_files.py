@@ -20,7 +20,7 @@ class IndexFiles:
         activities: (N, width) float32, memory-mapped.
         labels: (N,) int32.
         names: The names of the pictures.
-        codes: (N, bits / 8) uint8.
+        codes: (N, bits / 8) uint8; (N, 0) if the index has no binary codes.
     """
 
     activities: np.ndarray
@@ -35,12 +35,14 @@ class IndexFiles:
         Raises:
             ValueError: They are damaged, or do not fit together.
         """
-        _check_checksums(folder, metadata, "labels.npy", "names.json", "codes.npy")
+        has_codes = metadata.get("bits") is not None
+        _check_checksums(folder, metadata, "labels.npy", "names.json", *(["codes.npy"] if has_codes else []))
+        activities = load_array(folder / "activities.npy")
         files = cls(
-            load_array(folder / "activities.npy"),
+            activities,
             np.array(load_array(folder / "labels.npy")),
             json.loads((folder / "names.json").read_text(encoding="utf-8")),
-            np.array(load_array(folder / "codes.npy")),
+            np.array(load_array(folder / "codes.npy")) if has_codes else np.empty((len(activities), 0), np.uint8),
         )
         files._check(metadata.get("classes"))
         return files

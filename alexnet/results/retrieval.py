@@ -4,6 +4,7 @@ import contextlib
 import copy
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from alexnet.data.prepare.decode import read_image
 from alexnet.data.prepare.on_demand import StoreLocation, open_training_store
 from alexnet.data.store.base import Split
 from alexnet.models.weight_files import check_checksums
+from alexnet.results import binary_codes
 from alexnet.results.binary_codes import Autoencoder, check_bits, train_autoencoder
 from alexnet.results.evaluate import check_picture_size
 from alexnet.results.index_files import IndexFiles, file_checksums, write_array
@@ -29,7 +31,7 @@ from alexnet.results.vector_files import write_vectors
 from alexnet.training.checkpoint import Checkpoint, load_best
 from alexnet.training.precision import autocast
 from alexnet.utils.checksums import BLANK_CHECKSUM, is_whole, seal, sealed_header, with_checksums
-from alexnet.utils.console import format_error
+from alexnet.utils.console import count_of, format_error
 from alexnet.utils.device import choose_device
 from alexnet.utils.files import explain_full_disk, replace_folder, write_atomic
 
@@ -124,8 +126,17 @@ class Index:
         return len(self.activities)
 
     def encoder(self) -> Autoencoder:
-        """Return the autoencoder that makes the codes."""
+        """Return the autoencoder that makes the codes.
+
+        Raises:
+            ValueError: The index has no codes.
+        """
         if self._encoder is None:
+            if self.codes.shape[1] == 0:
+                raise ValueError(
+                    f"index {self.folder} must have binary codes to search by `codes`; it has none: build it again "
+                    "with alexnet index RUN STORE, or search by the activities"
+                )
             self._encoder = self._load_encoder("encoder.safetensors", 8 * self.codes.shape[1])
         return self._encoder
 
@@ -158,7 +169,8 @@ class Index:
             Distances (N, count) float32 and indices (N, count) int64 of the pictures, the nearest first.
 
         Raises:
-            ValueError: `count` is below 1 or above the number of pictures; or the queries have another width.
+            ValueError: `count` is below 1 or above the number of pictures; the queries have another width; or there are
+                no codes.
         """
         require(1 <= count <= len(self), "count", f"from 1 to {len(self)}, the number of pictures", count)
         width = self.activities.shape[1]
@@ -204,7 +216,7 @@ def build_index(
     store: StoreLocation,
     *,
     split: str = "train",
-    bits: int = 128,
+    bits: int | None = 128,
     seed: int = 0,
     device: str | torch.device | None = None,
     force: bool = False,
@@ -216,7 +228,8 @@ def build_index(
         run: The folder that `train` wrote.
         store: The folder that `prepare` wrote; its classes may be others than the run's.
         split: The split.
-        bits: The length of the binary codes; the autoencoder that makes them is trained on these activities.
+        bits: The length of the binary codes; the autoencoder that makes them is trained on these activities. None for
+            an index without codes.
         seed: The seed of the autoencoder.
         force: Whether to replace an index of another split or of another store.
         device: The device to compute on; by default the first GPU, or the CPU if there is none.
@@ -230,7 +243,8 @@ def build_index(
         FileExistsError: There is an index of another split or store, and `force` is not set.
         ValueError: The store has another size of pictures, or no such split; `bits` is not a multiple of 8 up to 4096.
     """
-    check_bits(bits)
+    if bits is not None:
+        check_bits(bits)
     checkpoint, opened = load_best(Path(run)), open_training_store(store, Path(run))
     check_picture_size(checkpoint, opened)
     pictures = opened.split(split)
@@ -250,21 +264,30 @@ def build_index(
         with explain_full_disk(folder):
             shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
             unfinished.mkdir()
-            activities = write_activities(
-                unfinished / "activities.npy", Features(checkpoint, device), pictures, progress
-            )
-            net, fit = train_autoencoder(activities, bits, seed=seed, progress=progress)
-            write_array(unfinished / "codes.npy", [net.codes(block) for block in iter_blocks(activities)])
-            (unfinished / "encoder.safetensors").write_bytes(_encoder_bytes(net))
+            features = Features(checkpoint, device)
+            if progress:
+                _print_work(len(pictures), features.width, bits)
+            activities = write_activities(unfinished / "activities.npy", features, pictures, progress)
+            if bits is not None:
+                net, fit = train_autoencoder(activities, bits, seed=seed, progress=progress)
+                write_array(unfinished / "codes.npy", [net.codes(block) for block in iter_blocks(activities)])
+                (unfinished / "encoder.safetensors").write_bytes(_encoder_bytes(net))
+                metadata["autoencoder"] = asdict(fit)
             write_array(unfinished / "labels.npy", [pictures.labels.astype(np.int32)])
             names = [pictures.picture_name(index) for index in range(len(pictures))]
             (unfinished / "names.json").write_text(json.dumps(names), encoding="utf-8")
-            metadata |= {"autoencoder": asdict(fit), "files": file_checksums(unfinished), "checksum": BLANK_CHECKSUM}
+            metadata |= {"files": file_checksums(unfinished), "checksum": BLANK_CHECKSUM}
             (unfinished / "about.json").write_bytes(seal(json.dumps(metadata, indent=1).encode()))
             replace_folder(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
+
+
+def _print_work(count: int, width: int, bits: int | None) -> None:
+    """Print on standard error what an index takes."""
+    codes = "" if bits is None else f", then {binary_codes.STEPS:,} steps to train the autoencoder of the codes"
+    print(f"index: {width:,} activities for each of {count_of(count, 'picture')}{codes}", file=sys.stderr)
 
 
 def _check_replaced_index(folder: Path, store: str, split: str) -> None:

@@ -26,7 +26,7 @@ def write_vectors(
     Returns:
         (N, width).
     """
-    with path.open("wb") as file, Progress(name, shape[0], "pictures", shown=progress) as bar:
+    with path.open("wb") as file, Progress(name, shape[0], "pictures", shown=progress, early_line=True) as bar:
         for number, block in enumerate(blocks):
             if number == 0:
                 header = {"descr": np.lib.format.dtype_to_descr(block.dtype), "fortran_order": False, "shape": shape}

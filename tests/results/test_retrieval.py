@@ -1,6 +1,7 @@
 """The nearest pictures: exact search against NumPy, binary codes, the index, and the two commands."""
 
 import json
+import re
 import runpy
 import shutil
 import sys
@@ -155,6 +156,49 @@ def test_the_commands_build_an_index_and_search_it(
     assert "error" in bad
     assert len(good["similar"]) == 6
     assert main(["index", str(run), str(store), "--bits", "64", "--force"]) == 0  # as the other tests need it
+
+
+def test_an_index_without_codes_is_searched_by_activities(
+    run: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("index"))
+    Image.fromarray(Store(store).split("train").image(0)).save(tmp_path / "a.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(retrieval, "train_autoencoder", None)  # it is not trained
+        assert main(["index", str(copy), str(store), "--no-codes"]) == 0
+    output = capsys.readouterr()
+    assert output.out.endswith("pictures; no codes\n")
+    assert "steps" not in output.err
+    assert {path.name for path in (copy / "index").iterdir()} == {
+        "about.json",
+        "activities.npy",
+        "labels.npy",
+        "names.json",
+    }
+    assert (Index(copy / "index").activities == Index(run / "index").activities).all()
+    results = [find_similar(folder, [tmp_path / "a.png"]) for folder in (run, copy)]
+    assert results[0] == results[1]
+    assert main(["verify", str(copy)]) == 0
+    capsys.readouterr()
+    assert main(["similar", str(copy), str(tmp_path / "a.png"), "--codes"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "must have binary codes to search by --codes; it has none: build it again with alexnet index" in line
+    assert Index(copy / "index").with_code_length(16).codes.shape[1] == 2
+
+
+def test_an_index_says_what_it_computes_and_how_long_it_takes(
+    run: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("index"))
+    monkeypatch.setattr("alexnet.utils.progress.EARLY_SECONDS", 0.0)
+    build_index(copy, store, bits=8)
+    first, activities, autoencoder = capsys.readouterr().err.splitlines()  # the next lines come after a minute
+    count = len(Store(store).split("train"))
+    assert f"activities for each of {count} pictures, then 40 steps" in first
+    assert re.fullmatch(rf"activities: \d+ of {count} pictures, \d+ s left", activities)
+    assert re.fullmatch(r"autoencoder of 8 bits: 1 of 40 steps, \d+ s left", autoencoder)
 
 
 @pytest.mark.parametrize(
