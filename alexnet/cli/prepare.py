@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of each class to hold out as val; 0: none (default: 0.1; none with --train-per-class or --test 1)",
     )
     split.add_argument(
-        "--test", type=float, default=0.0, metavar="SHARE", help="share of each class to hold out as test; 1: all"
+        "--test", type=float, metavar="SHARE", help="share of each class to hold out as test; 1: all (default: none)"
     )
     split.add_argument(
         "--train-per-class", type=int, metavar="N", help="train on N pictures of each class, test on the others"

@@ -169,7 +169,8 @@ def _open_pretraining_pictures(experiment: Experiment, dataset: PaperDataset, da
     """Return the store of the larger set to pre-train on; from archives it is prepared."""
     if not are_archives(data):
         return open_training_store(data, experiment.folder, experiment.store.size)
-    larger = dataclasses.replace(dataset, held_out=SourceOptions.held_out, test=0, train_per_class=None)
+    options = SourceOptions()
+    larger = dataclasses.replace(dataset, held_out=options.held_out, test=options.test, train_per_class=None)
     return PaperArchives(Path(data), larger).prepare(stores, experiment.store.size, {}, experiment.device)
 
 

@@ -30,7 +30,7 @@ class PaperDataset:
     val: int | None = None
     batch: int = 0
     held_out: float | None = SourceOptions.held_out
-    test: float = SourceOptions.test
+    test: float | None = SourceOptions.test
     train_per_class: int | None = None
     val_batch: int | None = None
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alexnet.data.prepare.prepare import prepare
 from alexnet.data.sources.archive import TarTree, ZipTree
 from alexnet.data.sources.base import Source, SourceOptions, fingerprint
 from alexnet.data.sources.kinds import KINDS, open_source
@@ -123,8 +124,26 @@ def test_a_share_for_test_is_refused_where_it_cannot_be_drawn(tmp_path: Path) ->
         open_source(tmp_path / "own", SourceOptions(test=0.1))
     with pytest.raises(ValueError, match=r"`held_out` \+ `test` must be below 1, .*; got 1.1"):
         SourceOptions(held_out=0.6, test=0.5)
-    with pytest.raises(ValueError, match="test must be 0 with `train_per_class`"):
-        SourceOptions(test=0.5, train_per_class=3)
+    for share in (0.5, 0.0):
+        with pytest.raises(ValueError, match="test must be left out with `train_per_class`"):
+            SourceOptions(test=share, train_per_class=3)
+
+
+def test_a_share_of_none_is_refused_beside_a_split_of_the_source(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_classes(tmp_path / "own" / split, {"a": 2, "b": 2})
+    with pytest.raises(ValueError, match=r"it has splits of its own; leave `test=0` out"):
+        open_source(tmp_path / "own", SourceOptions(test=0))
+    assert list(open_source(tmp_path / "own", SourceOptions(held_out=0)).splits) == [
+        "train",
+        "test",
+    ]  # there is no val/
+    with pytest.raises(ValueError, match=r"it has pictures to train on in a split of its own; leave `test=1` out"):
+        prepare(tmp_path / "own", tmp_path / "store", test=1)
+    with pytest.raises(ValueError, match="seed must be left out with `test=1`"):
+        SourceOptions(test=1, seed=3)
+    source = open_source(write_classes(tmp_path / "none", {"a": 2, "b": 2}), SourceOptions(held_out=0, test=0))
+    assert list(source.splits) == ["train"]
 
 
 def test_train_per_class_fixes_the_number_of_training_pictures(tmp_path: Path) -> None:

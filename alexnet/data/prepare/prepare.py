@@ -46,7 +46,7 @@ def prepare(
     size: int | None = None,
     encoding: str = "raw",
     held_out: float | None = None,
-    test: float = 0.0,
+    test: float | None = None,
     train_per_class: int | None = None,
     val_batch: int | None = None,
     coarse: bool = False,
@@ -70,7 +70,8 @@ def prepare(
             size.
         held_out: Share of each class that becomes "val" if the source has no splits of its own; 0 for no "val". By
             default a tenth.
-        test: Share of each class that becomes "test" if the source has no splits of its own; 1 for all of it.
+        test: Share of each class that becomes "test" if the source has no splits of its own; 1 for all of it. By
+            default none.
         train_per_class: Number of pictures of each class that become "train", where all others become "test".
         val_batch: Training batch of CIFAR-10, 1 to 5, that becomes "val".
         coarse: Whether the classes of CIFAR-100 are its 20 superclasses instead of the 100 classes.
@@ -109,6 +110,8 @@ def prepare(
             coarse=coarse or None,
         )
         opened = open_source(source, options) if isinstance(source, (str, Path)) else source
+        if options.only_tests and "train" in opened.splits:
+            options.refuse("test", Path(str(source)), "it has pictures to train on in a split of its own")
         if opened.size is not None and size not in (None, opened.size):
             raise ValueError(f"size must be {opened.size} or left out for {source}, whose pictures keep it; got {size}")
         side = opened.size or size or _SIZE

@@ -30,8 +30,8 @@ class SourceOptions:
         coarse: Whether the classes of CIFAR-100 are its 20 superclasses. By default they are the 100 classes.
         verify_archives: Whether to compare the MD5 checksums of ImageNet's archives with the published ones first.
         test: Share of each class that becomes "test" where the source has no splits of its own, as `held_out` does for
-            "val". 1 for a source that is only tested on: no picture of it need be for training, and it may have a
-            single class.
+            "val"; by default none. 1 for a source that is only tested on: no picture of it need be for training, and
+            it may have a single class.
 
     Raises:
         ValueError: An option is outside its range.
@@ -43,21 +43,23 @@ class SourceOptions:
     seed: int | None = None
     synsets: Path | None = None
     verify_archives: bool | None = None
-    test: float = 0.0
+    test: float | None = None
     coarse: bool | None = None
 
     def __post_init__(self) -> None:
         share = self.validation_share
         require(0 <= share < 1, "held_out", "a share from 0 to below 1, such as 0.1", self.held_out)
-        require(0 <= self.test <= 1, "test", "a share from 0 to 1, such as 0.1", self.test)
+        require(0 <= self.test_share <= 1, "test", "a share from 0 to 1, such as 0.1", self.test)
         if self.only_tests:
             self._refuse_held_out("`test=1`")
+            require(self.seed is None, "seed", "left out with `test=1`, which draws no picture", self.seed)
         else:
-            total = share + self.test
+            total = share + self.test_share
             require(total < 1, "`held_out` + `test`", "below 1, so that there are pictures to train on", total)
         if self.train_per_class is not None:
             require(self.train_per_class >= 1, "train_per_class", "at least 1 picture", self.train_per_class)
-            require(self.test == 0, "test", "0 with `train_per_class`, which makes all other pictures test", self.test)
+            rule = "left out with `train_per_class`, which makes all other pictures test"
+            require(self.test is None, "test", rule, self.test)
             self._refuse_held_out("`train_per_class`")
         require(self.seed is None or self.seed >= 0, "seed", "at least 0", self.seed)
 
@@ -70,6 +72,11 @@ class SourceOptions:
     def validation_share(self) -> float:
         """The share of each class that becomes "val" where the source has no splits of its own."""
         return _HELD_OUT if self.held_out is None else self.held_out
+
+    @property
+    def test_share(self) -> float:
+        """The share of each class that becomes "test" where the source has no splits of its own."""
+        return 0.0 if self.test is None else self.test
 
     @property
     def only_tests(self) -> bool:

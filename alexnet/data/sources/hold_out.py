@@ -52,9 +52,9 @@ def _count_pictures(
         return {"test": counts}
     if options.train_per_class is not None:
         return _count_training_pictures(path, classes, counts, options.train_per_class)
-    least = 1 + (options.validation_share > 0) + (options.test > 0)
+    least = 1 + (options.validation_share > 0) + (options.test_share > 0)
     if counts.max() < least:
-        shares = {"val": options.validation_share, "test": options.test}
+        shares = {"val": options.validation_share, "test": options.test_share}
         names = " and ".join(name for name, share in shares.items() if share > 0)
         raise ValueError(
             f"{path}: a class must have at least {least} pictures, so that one can be held out as {names}; got at most "
@@ -62,7 +62,7 @@ def _count_pictures(
             "with `held_out=0`"
         )
     val = _count_share(options.validation_share, counts, counts - 1)
-    test = _count_share(options.test, counts, counts - 1 - val)
+    test = _count_share(options.test_share, counts, counts - 1 - val)
     # "val" comes last, so that its pictures are the same with and without "test".
     return {"train": counts - val - test, "test": test, "val": val}
 

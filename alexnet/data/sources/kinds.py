@@ -66,8 +66,8 @@ def open_source(path: str | Path, options: SourceOptions | None = None) -> Sourc
     check_class_names(str(path), source.classes)
     if not options.only_tests and not any(split.is_drawn for split in source.splits.values()):
         reason = "it has splits of its own" if len(source.splits) > 1 else "none of its pictures are held out"
-        for name in ("test", "held_out", "seed"):
-            if name != "held_out" or options.held_out != 0 or "val" in source.splits:  # else 0 is what happens
+        for name, split in (("test", "test"), ("held_out", "val"), ("seed", None)):
+            if split is None or getattr(options, name) != 0 or split in source.splits:  # else 0 is what happens
                 options.refuse(name, path, reason)
     return source
 
