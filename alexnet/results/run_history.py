@@ -101,11 +101,9 @@ class RunHistory:
             ValueError: A line is not an event, or the start event is missing.
         """
         path = run / "metrics.jsonl"
-        for file in (run / "recipe.json", path):
-            if not file.exists():
-                raise FileNotFoundError(
-                    f"run {run} must have a {file.name}; there is none: start the run with `alexnet train`"
-                )
+        _check_exists(run / "recipe.json")
+        recipe = Recipe.load(run / "recipe.json")  # first: a run with a damaged recipe may have no metrics either
+        _check_exists(path)
         start: dict[str, Any] = {}
         steps: dict[int, dict[str, Any]] = {}
         epochs: dict[int, dict[str, Any]] = {}
@@ -125,8 +123,14 @@ class RunHistory:
             raise ValueError(
                 f'{path} must begin with a line of event "start"; there is none: train in a new RUN folder'
             )
-        recipe = Recipe.load(run / "recipe.json")
         return cls(recipe, start, [steps[n] for n in sorted(steps)], [epochs[n] for n in sorted(epochs)], retries)
+
+
+def _check_exists(path: Path) -> None:
+    if not path.exists():
+        raise FileNotFoundError(
+            f"run {path.parent} must have a {path.name}; there is none: start the run with `alexnet train`"
+        )
 
 
 def _parse_line(path: Path, number: int, text: str) -> dict[str, Any]:

@@ -44,6 +44,11 @@ def test_a_damaged_line_is_refused_with_its_number(tmp_path: Path, end: str, mes
 def test_a_folder_without_a_recipe_or_a_start_event_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"must have a recipe\.json"):
         RunHistory.read(tmp_path)
+    (tmp_path / "recipe.json").write_text("{")
+    with pytest.raises(
+        ValueError, match=r"recipe\.json: recipe must be a JSON object"
+    ):  # not: metrics.jsonl is missing
+        RunHistory.read(tmp_path)
     with pytest.raises(ValueError, match="must begin with a line of event"):
         RunHistory.read(write_run(tmp_path, epoch(1)))
 
