@@ -44,6 +44,24 @@ def suggest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
     return f": did you mean {close[0]}?" if close else ""
 
 
+def require_known(name: str, value: str, names: Iterable[str]) -> None:
+    """Check that a value is one of many names; the message begins with the closest one, so that it is not overlooked.
+
+    Args:
+        name: What the value is called.
+        value: The value.
+        names: The names that are known.
+
+    Raises:
+        ValueError: It is another.
+    """
+    names = list(names)
+    close = suggest(value, names)
+    if value not in names and close:
+        raise ValueError(f"{name} must be a name that is known; got {value!r}{close} All names: {', '.join(names)}")
+    require(value in names, name, f"one of {', '.join(names)}", value)
+
+
 def build(kind: type[T], data: Any, name: str) -> T:
     """Return an object of a dataclass, built from plain JSON data.
 

@@ -223,7 +223,8 @@ def test_named_recipes_are_read_back_from_json(name: str) -> None:
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_names() -> None:
-    with pytest.raises(ValueError, match=r"recipe must be one of alexnet-2012-paper, .*tiny; got 'alexnet'"):
+    names = r"did you mean alexnet-2012-run\? All names: alexnet-2012-paper, .*tiny$"
+    with pytest.raises(ValueError, match=f"recipe must be a name that is known; got 'alexnet': {names}"):
         recipe_named("alexnet")
 
 

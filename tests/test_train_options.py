@@ -10,6 +10,7 @@ from conftest import small_recipe
 from alexnet import cli
 from alexnet.cli import build_parser
 from alexnet.cli.chosen_recipe import choose_recipe
+from alexnet.ilsvrc_recipes import ORIGINS
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
 
@@ -55,7 +56,11 @@ def test_patience_keeps_the_schedules_that_follow_the_validation_error(tmp_path:
         (["--set", "falls=1"], 'falls must be left out with schedule "cosine"'),
         (["--recipe", "alexnet-2012-paper", "--set", "early_stopping=true"], "early_stopping must be false with"),
         (["--scale-rate", "linear"], "--scale-rate must be given with the --batch-size"),
-        (["--recipe", "photo"], "recipe must be one of .*; got 'photo': did you mean photos?"),
+        (
+            ["--recipe", "photo"],
+            r"recipe must be a name that is known; got 'photo': did you mean photos\? All names: al",
+        ),
+        (["--recipe", "xyz"], r"recipe must be one of alexnet-2012-paper, .*; got 'xyz'"),
         (["--set", "epoch=3"], "got 'epoch': did you mean epochs?"),
         (["--recipe", "nowhere/recipe.json"], "No such file"),
         (["--recipe", "alexnet-2012-finetune"], "start from, trained with alexnet-2012-fall2011, .*: use --from RUN"),
@@ -64,6 +69,17 @@ def test_patience_keeps_the_schedules_that_follow_the_validation_error(tmp_path:
 def test_no_option_is_ignored(options: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises((ValueError, OSError), match=message):
         chosen(tmp_path, *options)
+
+
+@pytest.mark.parametrize("name", ORIGINS)
+def test_a_copy_of_a_recipe_for_a_trained_net_needs_one_too(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "copy.json"
+    path.write_text(replace(recipe_named(name), epochs=60).to_json())
+    message = rf"copy\.json \(a copy of {name}\) must be given a run .*, trained with {ORIGINS[name]}, .*: use --from"
+    with pytest.raises(ValueError, match=message):
+        chosen(tmp_path, "--recipe", str(path))
+    recipe = chosen(tmp_path, "--recipe", str(path), "--set", "changes=[]")  # other rates
+    assert recipe == replace(recipe_named(name), epochs=60, changes=())
 
 
 def test_a_short_training_shortens_its_warmup_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,6 +51,7 @@ def choose_recipe(options: argparse.Namespace) -> "Recipe | None":
     is_continued = options.recipe is None and path.exists()
     base = Recipe.load(path) if is_continued else _named_recipe(options)
     recipe = _with_settings(base, settings)
+    _check_origin(recipe, options)
     if options.patience is not None and not recipe.follows_validation_error:
         recipe = replace(recipe, early_stopping=True)
     _check_effect(recipe, settings)
@@ -114,6 +115,23 @@ def _check_effect(recipe: "Recipe", settings: dict[str, str]) -> None:
         )
 
 
+def _check_origin(recipe: "Recipe", options: argparse.Namespace) -> None:
+    """Raise a ValueError if a recipe, by its name or in a file, has rates for a trained net, and no net is given."""
+    from alexnet.ilsvrc_recipes import ORIGINS
+    from alexnet.recipes import recipe_named
+    from alexnet.training.setup import has_begun
+
+    if options.start_from or has_begun(options.run):
+        return
+    for name, origin in ORIGINS.items():
+        if recipe.changes == recipe_named(name).changes:
+            copy = f" (a copy of {name})" if options.recipe not in (None, name) else ""
+            raise ValueError(
+                f"recipe {options.recipe or name}{copy} must be given a run to start from, trained with {origin}, as "
+                "its rates are for a trained net; got none: use --from RUN"
+            )
+
+
 def _note_warmup(before: "Recipe", after: "Recipe", reason: str, *, shown: bool = True) -> None:
     """Say on standard error that a warm-up has changed, and why."""
     if shown and before.warmup != after.warmup and is_main_process():
@@ -122,18 +140,10 @@ def _note_warmup(before: "Recipe", after: "Recipe", reason: str, *, shown: bool 
 
 def _named_recipe(options: argparse.Namespace) -> "Recipe":
     """Return the recipe that is named, or `photos`; `photos-finetune` for a run with another net."""
-    from alexnet.ilsvrc_recipes import ORIGINS
     from alexnet.recipes import recipe_named
     from alexnet.training.finetune import read_origin_recipe
-    from alexnet.training.setup import has_begun
 
     if not options.start_from:
-        if options.recipe in ORIGINS and not has_begun(options.run):
-            origin_name = ORIGINS[options.recipe]
-            raise ValueError(
-                f"recipe {options.recipe} must be given a run to start from, trained with {origin_name}, as its rates "
-                "are for a trained net; got none: use --from RUN"
-            )
         return load_recipe(options.recipe or "photos")
     origin = read_origin_recipe(options.start_from)
     name = options.recipe or ("photos" if origin.net == recipe_named("photos").net else "photos-finetune")
