@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet.checked import require, suggest
-from alexnet.data.prepare.on_demand import open_training_store
+from alexnet.checked import require, require_known
+from alexnet.data.prepare.on_demand import are_pictures, open_training_store
 from alexnet.data.sources.base import SourceOptions
+from alexnet.data.sources.kinds import open_source
 from alexnet.data.store.store import Store
-from alexnet.experiments.experiment import Experiment
+from alexnet.experiments.experiment import Experiment, without_empty_folders
 from alexnet.experiments.paper_archives import PaperArchives, are_archives
 from alexnet.experiments.paper_datasets import PaperDataset
 from alexnet.experiments.result import ExperimentResult
@@ -77,9 +78,7 @@ def reproduce(
         OutOfTimeError: The deadline has stopped a training.
         FileNotFoundError: No store is given, or there is none; the message says what to get.
     """
-    if name not in EXPERIMENTS:
-        close = suggest(name, EXPERIMENTS)
-        raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}; got {name!r}{close}")
+    require_known("experiment", name, EXPERIMENTS)
     folder = local_path(folder)
     more = [pretraining_data] if isinstance(pretraining_data, (str, Path)) else list(pretraining_data or ())
     _check_use(
@@ -100,26 +99,27 @@ def reproduce(
         raise FileNotFoundError(
             f"data must be given for {name}: a store {dataset.instructions()}; or any other, as a stand-in"
         )
-    experiment = Experiment(
-        folder / name,
-        None,
-        dataset,
-        recipe=recipe,
-        epochs=epochs,
-        seeds=seeds,
-        only=only,
-        deadline=deadline,
-        device=device,
-        workers=workers,
-    )
     stores = folder / "stores"
-    if data is not None and dataset is not None:
-        experiment.use_store(_open_pictures(experiment, module, dataset, data, stores))
-        if more:
-            experiment.pretraining_stores = [
-                _open_pretraining_pictures(experiment, dataset, location, stores) for location in more
-            ]
-    result: ExperimentResult = module.run(experiment)
+    with without_empty_folders(folder / name):
+        experiment = Experiment(
+            folder / name,
+            None,
+            dataset,
+            recipe=recipe,
+            epochs=epochs,
+            seeds=seeds,
+            only=only,
+            deadline=deadline,
+            device=device,
+            workers=workers,
+        )
+        if data is not None and dataset is not None:
+            experiment.use_store(_open_pictures(experiment, module, dataset, data, stores))
+            if more:
+                experiment.pretraining_stores = [
+                    _open_pretraining_pictures(experiment, dataset, location, stores) for location in more
+                ]
+        result: ExperimentResult = module.run(experiment)
     result.notes += experiment.missing_top5_notes(result)
     if experiment.recipe_name is not None:
         differences = ", with the differences that a row names" if any(row.settings for row in result.rows) else ""
@@ -157,9 +157,15 @@ def _open_pictures(experiment: Experiment, module: Any, dataset: PaperDataset, d
     """
     size = dataset.size if experiment.recipe is None else experiment.recipe.store_size
     if not are_archives(data):
+        if are_pictures(data):
+            source = open_source(data)
+            counts = {split: len(pictures) for split, pictures in source.splits.items()}
+            experiment.stand_in = not dataset.has_counts(len(source.classes), counts)
+            module.choose_recipe(experiment)  # before minutes of preparing
         return open_training_store(data, experiment.folder, size)
     archives = PaperArchives(Path(data), dataset)
     experiment.stand_in = not dataset.has_counts(archives.classes, archives.counts)
+    module.choose_recipe(experiment)
     trainings = module.list_trainings(experiment) if hasattr(module, "list_trainings") else {}
     trainings = {name: experiment.shorten(recipe) for name, recipe in trainings.items()}
     return archives.prepare(stores, size, trainings, experiment.device)

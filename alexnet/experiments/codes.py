@@ -24,6 +24,7 @@ from alexnet.experiments.experiment import Experiment
 from alexnet.experiments.figure4 import open_coded_index, precision_at_k
 from alexnet.experiments.paper_datasets import ILSVRC2010
 from alexnet.experiments.result import ExperimentResult, ResultRow, to_percent
+from alexnet.recipe import Recipe
 from alexnet.results.binary_codes import train_autoencoder
 from alexnet.results.examples import balanced_sample
 from alexnet.results.nearest_neighbours import import_faiss, nearest_codes, nearest_neighbours
@@ -62,10 +63,15 @@ def _small_pictures(split: Split, indices: np.ndarray) -> np.ndarray:
     return np.stack([small_picture(split.image(int(index))) for index in indices])
 
 
+def choose_recipe(experiment: Experiment) -> Recipe:
+    """Return the recipe to vary; raise a ValueError if the experiment's epochs do not suit it."""
+    return experiment.base_recipe("photos", "alexnet-2012-run-2010")
+
+
 def run(experiment: Experiment) -> ExperimentResult:
     """Train the nets, and compare what is nearest by activities, by pixels, and by the codes of each."""
     import_faiss()  # if it is missing, the error must come before the training
-    recipe = experiment.base_recipe("photos", "alexnet-2012-run-2010")
+    recipe = choose_recipe(experiment)
     experiment.net_count = experiment.seeds or 1
     test, train = experiment.store.split(experiment.test_split()), experiment.store.split("train")
     queries = balanced_sample(test.labels, min(_QUERIES, len(test)), 0)

@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,18 @@ class Experiment:
             f"No top-5 error here: five guesses name more than half of {classes} classes; a store of at least "
             f"{_TOP5_CLASSES} has one."
         ]
+
+
+@contextmanager
+def without_empty_folders(folder: Path) -> Iterator[None]:
+    """Remove a folder, and those above it, at the end if they are new and empty: a start that failed leaves none."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        for path in new:
+            with suppress(OSError):  # it has contents, or was never made
+                path.rmdir()
 
 
 def _run_of_another_experiment(folder: Path, recipe: Recipe, store: Store) -> Path | None:

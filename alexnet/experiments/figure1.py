@@ -92,11 +92,17 @@ def epochs_to_target(errors: list[float]) -> float | None:
     return None
 
 
+def choose_recipe(experiment: Experiment) -> Recipe:
+    """Return the recipe to vary; raise a ValueError if the experiment's epochs do not suit it."""
+    experiment.check_epochs(EPOCHS, "this experiment")
+    return experiment.recipe or recipe_named("cifar10-18pct")
+
+
 def run(experiment: Experiment) -> ExperimentResult:
     """Search the rates, train both nets, and compare the epochs they take."""
     measures = ("epochs to 25 % training error",)
     result = ExperimentResult("Figure 1: ReLU against tanh", experiment.describe_data(), measures)
-    experiment.check_epochs(EPOCHS, "this experiment")
+    recipe = choose_recipe(experiment)
     epochs = experiment.epochs or EPOCHS
     searched = len(RATES) + sum(left for *_, left in ROUNDS[:-1])
     experiment.net_count = len(_NAMES) * (searched + (experiment.seeds or 1))
@@ -120,7 +126,6 @@ def run(experiment: Experiment) -> ExperimentResult:
     if relu is not None and tanh is not None:
         result.notes.append(f"ReLU is {tanh / relu:.1f} times as fast (the paper: 6).")
     result.numbers = {"training_error": curves}
-    recipe = experiment.recipe or recipe_named("cifar10-18pct")
     save_figure(experiment.folder / "figure1.png", draw(curves), recipe, dpi=150)
     result.figures = ["figure1.png"]
     return result

@@ -20,6 +20,7 @@ from alexnet.checked import require
 from alexnet.experiments.experiment import Experiment
 from alexnet.experiments.paper_datasets import ILSVRC2012
 from alexnet.experiments.result import ExperimentResult, ResultRow, to_percent
+from alexnet.recipe import Recipe
 from alexnet.results.figure_files import save_figure
 from alexnet.results.figures import draw_kernels
 from alexnet.training.checkpoint import load_best
@@ -83,9 +84,14 @@ def permutation_p_value(differences: np.ndarray, difference: float) -> float:
     return float((1 + (differences >= abs(difference) - 1e-12).sum()) / (1 + len(differences)))
 
 
+def choose_recipe(experiment: Experiment) -> Recipe:
+    """Return the recipe to vary; raise a ValueError if the experiment's epochs do not suit it."""
+    return experiment.base_recipe("photos", "alexnet-2012-run")
+
+
 def run(experiment: Experiment) -> ExperimentResult:
     """Train the net from several seeds, draw each one's kernels, and compare the colour shares of the towers."""
-    base = experiment.base_recipe("photos", "alexnet-2012-run")
+    base = choose_recipe(experiment)
     require(base.net.towers > 1, "net.towers", "at least 2, to be compared", base.net.towers)
     measures = ("colour share, tower that sees less (%)", "tower that sees more (%)", "as different by chance (%)")
     result = ExperimentResult("Figure 3: the kernels of conv1", experiment.describe_data(), measures)

@@ -21,6 +21,7 @@ from alexnet.data.store.base import Split
 from alexnet.experiments.experiment import Experiment
 from alexnet.experiments.paper_datasets import ILSVRC2010
 from alexnet.experiments.result import ExperimentResult, ResultRow, to_percent
+from alexnet.recipe import Recipe
 from alexnet.results.examples import balanced_sample, predict_examples
 from alexnet.results.figure_files import save_figure
 from alexnet.results.figures import draw_guesses
@@ -76,11 +77,16 @@ def open_coded_index(experiment: Experiment, run: Path, bits: int) -> Index:
     return index if 8 * index.codes.shape[1] == bits else index.with_code_length(bits, progress=True)
 
 
+def choose_recipe(experiment: Experiment) -> Recipe:
+    """Return the recipe to vary; raise a ValueError if the experiment's epochs do not suit it."""
+    return experiment.base_recipe("photos", "alexnet-2012-run-2010")
+
+
 def run(experiment: Experiment) -> ExperimentResult:
     """Train a net, draw both parts of the figure, and compare the three ways to search."""
     import_faiss()  # if it is missing, the error must come before the training
     experiment.net_count = 1
-    recipe = experiment.base_recipe("photos", "alexnet-2012-run-2010")
+    recipe = choose_recipe(experiment)
     run_folder = experiment.train("net-0", recipe)
     test, train = experiment.store.split(experiment.test_split()), experiment.store.split("train")
     queries = balanced_sample(test.labels, min(_QUERIES, len(test)), 0)

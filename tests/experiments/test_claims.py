@@ -100,11 +100,12 @@ def test_a_net_that_diverges_is_noted_and_not_trained_again(
 
 
 def test_names_of_nets_are_checked(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--data", str(store), "--folder", str(tmp_path), "--only"]
+    arguments = ["--data", str(store), "--folder", str(tmp_path / "new" / "folder"), "--only"]
     assert main(["reproduce", "claims", *arguments, "no-drop"]) == 2
     assert "--only must name some of the-net, one-gpu, " in capsys.readouterr().err
     assert main(["reproduce", "table1", *arguments, "tanh"]) == 2
     assert "--only must be used with the experiment claims only; got ['tanh']" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_most_valuable_nets_come_first_and_those_of_the_average_last() -> None:

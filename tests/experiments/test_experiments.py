@@ -31,7 +31,7 @@ def test_reproduce_lists_the_experiments_and_refuses_bad_arguments(
     assert [line.split()[0] for line in lines] == list(EXPERIMENTS) == list(describe_experiments())
     folder = ["--folder", str(tmp_path)]
     for arguments, message in (
-        (["figure9"], "experiment must be one of figure1, "),
+        (["figure9"], "got 'figure9': did you mean figure4? All names: figure1, "),
         (["figure1"], "--data must be given for figure1: a store prepared from CIFAR-10 (cifar-10-binary.tar.gz, "),
         (["ablations"], "ILSVRC2012_img_train.tar"),
         (["ablations", "--data", str(tmp_path / "none")], "no such store"),
@@ -136,6 +136,20 @@ def test_epochs_shorten_a_training_and_never_lengthen_it(store: Path, tmp_path: 
     for name, length in (("table1", 2), ("figure1", 80), ("claims", 2), ("cifar-normalisation", 352)):
         with pytest.raises(ValueError, match=rf"^epochs must be at most {length}, as many as .*; got 500: leave"):
             reproduce(name, tmp_path / name, store, recipe=RECIPE, epochs=500)
+        assert not (tmp_path / name).exists()
+
+
+def test_arguments_are_checked_before_pictures_are_prepared(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / "pictures" / label / f"{number}.jpg").write_bytes(b"no picture")
+    for name in ("table1", "figure1", "claims", "cifar-normalisation", "ablations", "codes", "figure3", "figure4"):
+        with pytest.raises(ValueError, match=r"^epochs must be at most \d+, as many as .*; got 999: leave"):
+            reproduce(name, tmp_path / "folder", tmp_path / "pictures", epochs=999)
+    with pytest.raises(ValueError, match=r"only must name some of .*; got 'no-drop'"):
+        reproduce("claims", tmp_path / "folder", tmp_path / "pictures", only=["no-drop"])
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
 
 def test_a_shortened_schedule_keeps_the_rates_and_their_layers() -> None:
