@@ -50,12 +50,18 @@ class Load:
         statuses: How often each status was answered to good and to bad uploads: ("good", 200).
         wrong: Descriptions of answers that were not right.
         memory: The server's memory in MB, each second.
+        paused: The seconds in which the server was stopped by another program, or the benchmark did not run.
+        answer_times: When each good picture was answered.
+        is_ending: Whether the server is about to be stopped.
     """
 
     seconds: list[float] = field(default_factory=list)
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
+    paused: float = 0.0
+    answer_times: list[float] = field(default_factory=list)
+    is_ending: bool = False
 
 
 class Server:
@@ -71,10 +77,10 @@ class Server:
             sys.exit(f"the server did not start: {line}")
         self.url = match[0]
 
-    def memory(self) -> float:
-        """Return the anonymous memory in MB; that of mapped files is the system's to give back."""
+    def memory(self) -> tuple[float, bool]:
+        """Return the anonymous memory in MB, as that of mapped files is the system's, and whether it is stopped."""
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
-        return int(re.findall(r"RssAnon:\s+(\d+)", status)[0]) / 1024
+        return int(re.findall(r"RssAnon:\s+(\d+)", status)[0]) / 1024, "(stopped)" in status
 
     def stop(self) -> int:
         """Send SIGTERM and return the exit status."""
@@ -142,9 +148,11 @@ def _send_good(client: httpx2.Client, picture: bytes, expected: dict[str, float]
     try:
         answer = client.post("/api/predict", content=picture)
     except httpx2.HTTPError as error:
-        load.wrong.append(f"{type(error).__name__}: {error}")
+        when = "at SIGTERM" if load.is_ending else "during the load"
+        load.wrong.append(f"{type(error).__name__}, {when}: {error}")
         return
     load.seconds.append(time.perf_counter() - start)
+    load.answer_times.append(time.monotonic())
     load.statuses["good", answer.status_code] += 1
     if problem := _check_answer(answer, expected):
         load.wrong.append(problem)
@@ -173,9 +181,13 @@ def _measure_load(
     for thread in threads:
         thread.start()
     stop = time.monotonic() + seconds
-    while time.monotonic() < stop:
+    while (start := time.monotonic()) < stop:
         time.sleep(1)
-        load.memory.append(server.memory())
+        memory, is_stopped = server.memory()
+        load.memory.append(memory)
+        duration = time.monotonic() - start
+        load.paused += duration if is_stopped or duration > 5 else 0
+    load.is_ending = True
     end.set()
     for _ in threads:
         last.acquire()
@@ -211,10 +223,13 @@ def main() -> None:
     settled = load.memory[len(load.memory) // 5 :] or [0.0]
     quarter = max(1, len(settled) // 4)
     growth = statistics.mean(settled[-quarter:]) - statistics.mean(settled[:quarter])
+    longest_gap = max((b - a for a, b in itertools.pairwise(sorted(load.answer_times))), default=0.0)
     rows = [
         ("one user, median", f"{1000 * statistics.median(alone):.0f} ms"),
         ("one user, 95th percentile", f"{1000 * _percentile(alone, 0.95):.0f} ms (goal: 300 ms)"),
         (f"{options.users} users, good pictures", f"{load.statuses['good', 200]} answered, {len(load.wrong)} wrong"),
+        ("longest time without an answer", f"{longest_gap:.1f} s"),
+        ("server or benchmark stopped by others", f"{load.paused:.0f} s"),
         (f"{options.users} users, pictures/s", f"{len(load.seconds) / options.seconds:.1f}"),
         (f"{options.users} users, median", f"{statistics.median(load.seconds):.2f} s"),
         (f"{options.users} users, 95th percentile", f"{_percentile(load.seconds, 0.95):.2f} s"),
