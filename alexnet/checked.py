@@ -106,7 +106,10 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         try:
             return build(typing.cast(type, hint), value, name)
         except ValueError as error:
-            raise ValueError(str(error) if str(error).startswith(name) else f"{name}.{error}") from error
+            message = str(error)
+            is_of_field = message.partition(" ")[0].partition(".")[0] in typing.get_type_hints(hint)
+            message = message if message.startswith(name) else f"{name}{'.' if is_of_field else ': '}{message}"
+            raise ValueError(message) from error
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     is_of_type = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))

@@ -130,6 +130,7 @@ def test_any_recipe_is_read_back_from_json_and_from_settings(recipe: Recipe) -> 
         ({"decays": {"conv1": "a"}}, "decays.conv1 must be of type float; got 'a'"),
         ({"changes": {"epoch": 1}}, "changes must be a list; got .*"),
         ({"crop_area": [0.5]}, "crop_area must be a list of 2; got [0.5]"),
+        ({"net": {"pool_size": 99, "pool_stride": 9}}, "net: the side of conv1's maps must be large enough .*; got .*"),
         ({"net": {"conv1": {"maps": 96, "then": ["relu"]}}}, "net.conv1.then must be one of .*; got 'relu'"),
     ],
 )
