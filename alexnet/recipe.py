@@ -248,7 +248,7 @@ class Recipe(Checked):
             ValueError: As for `from_json`; the message names the file.
         """
         try:
-            return cls.from_json(path.read_text(encoding="utf-8"))
+            return cls.from_json(path.read_text(encoding="utf-8", errors="replace"))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 

@@ -115,6 +115,9 @@ def test_a_recipe_may_be_a_file_or_a_run(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "mine.json").write_text('{"epochs": 0}')
     with pytest.raises(ValueError, match=r"mine\.json: epochs must be a whole number of at least 1; got 0"):
         chosen(tmp_path, "--recipe", str(tmp_path / "mine.json"))
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(ValueError, match=r"photo\.jpg: recipe must be a JSON object, as printed by"):
+        chosen(tmp_path, "--recipe", str(tmp_path / "photo.jpg"))
 
 
 @pytest.mark.parametrize(

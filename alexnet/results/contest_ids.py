@@ -46,7 +46,7 @@ def _find_number(name: str, numbers: Mapping[str, int]) -> int | None:
 
 def _read_list(path: Path) -> dict[str, int]:
     """Return the number of each class in a list, by its whole line and by the first word of it, if no other has it."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines()]
+    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()]
     first_words = [next(iter(line.split()), "") for line in lines]
     if first_words and all(map(WNID.fullmatch, first_words)) and first_words == sorted(first_words):
         raise ValueError(

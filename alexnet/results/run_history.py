@@ -108,7 +108,7 @@ class RunHistory:
         steps: dict[int, dict[str, Any]] = {}
         epochs: dict[int, dict[str, Any]] = {}
         retries: list[dict[str, Any]] = []
-        complete_lines, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+        complete_lines, _, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
         for number, text in enumerate(complete_lines.splitlines(), 1):
             line = _parse_line(path, number, text)
             if line["event"] == "start":

@@ -43,6 +43,12 @@ def test_names_with_blanks_are_found_in_a_list(tmp_path: Path) -> None:
         read_class_ids(ids, ("sea", "sea lion"))
 
 
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0\n")
+    with pytest.raises(ValueError, match=r"photo\.jpg must have a number for every class of the run; 'cat' is missing"):
+        read_class_ids(tmp_path / "photo.jpg", ["cat", "dog"])
+
+
 def test_a_list_that_is_merely_sorted_is_refused(tmp_path: Path) -> None:
     ids = tmp_path / "synsets.txt"
     ids.write_text("".join(f"{wnid} {SYNSETS[wnid]}\n" for wnid in WNIDS))
