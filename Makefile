@@ -14,12 +14,14 @@ test: .venv/installed lint
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(shell $(PYTHON) -c "import os; print(1 + os.cpu_count())") --dist worksteal
 
 # The tests with the lowest versions that pyproject.toml admits; torch stays, since there is one build for the CPU only.
+# Old versions use what newer ones of other libraries deprecate: these warnings are no errors here.
 test-lowest:
 	test -x .venv-lowest/bin/python || "$(PYTHON)" -m venv .venv-lowest
 	"$(PYTHON)" tests/lowest_versions.py > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt "$$(grep '^torch==' constraints.txt)"
 	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[dev]'
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto --dist worksteal
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto --dist worksteal \
+		-W ignore::DeprecationWarning -W ignore::FutureWarning $(TESTS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ def main() -> None:
     lowest: dict[str, str] = {}
     for requirement in [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]:
         if match := re.match(r"([\w.-]+)(?:\[[^]]*\])?\s*>=\s*([\d.]+)", requirement):
-            lowest.setdefault(match[1], f"{match[2]}.*" if "." in match[2] else f"{match[2]}.0.*")
+            lowest.setdefault(match[1], match[2])
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
         name, _, version = line.partition("==")
         if name in _PINNED:
