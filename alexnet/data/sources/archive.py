@@ -28,7 +28,7 @@ MAX_HEADER_BYTES = 1 << 25  # unpacked, to see whether a file is a .tar
 
 def matches(path: Path) -> bool:
     """Return whether there is a .zip or a .tar, compressed or not, at `path`."""
-    return path.is_file() and (zipfile.is_zipfile(path) or _is_tar(path))
+    return path.is_file() and (_is_zip(path) or _is_tar(path))
 
 
 def open(path: Path, options: SourceOptions) -> Source:
@@ -49,7 +49,13 @@ def open_tree(path: Path) -> "ZipTree | TarTree":
         ValueError: The archive is damaged, or unpacks to too much.
         OSError: The disk is full.
     """
-    return ZipTree(path) if zipfile.is_zipfile(path) else TarTree(path)
+    return ZipTree(path) if _is_zip(path) else TarTree(path)
+
+
+def _is_zip(path: Path) -> bool:
+    """Return whether a file is a .zip, or the beginning of one: its directory is at its end."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04" or zipfile.is_zipfile(path)
 
 
 def first_names_in_tar(path: Path, count: int = 6) -> set[str]:
@@ -153,6 +159,10 @@ class ZipTree:
     def __init__(self, path: Path) -> None:
         self.name = path.name
         self._path = path
+        if path.exists() and not zipfile.is_zipfile(path):
+            raise ValueError(
+                f"{path}: damaged archive (cut off before the list of its files); copy or download it again"
+            )
         with explain_damage(path), zipfile.ZipFile(path) as archive:
             self._members = archive.infolist()
         # The members of a .zip may share their compressed bytes, so each alone may look harmless.
