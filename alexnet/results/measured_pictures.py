@@ -8,6 +8,7 @@ from pathlib import Path
 from alexnet.data.prepare.on_demand import (
     StoreLocation,
     are_pictures,
+    listing_digest,
     prepare_beside,
     read_recipe,
     store_prefix,
@@ -55,6 +56,8 @@ def store_to_measure(
     if trained_on.parent == stores_beside(run) and trained_on.name.startswith(store_prefix(path, size)):
         if is_main_process():
             note_once(f"{path}: using the store {trained_on}, whose val pictures were held out of the training")
+            if not trained_on.name.endswith(listing_digest(path, open_source(path))):
+                note_once(f"{path} has changed since the training: pictures that are new are not measured")
         return trained_on
     source = open_source(path, SourceOptions(test=1))
     _, classes = read_architecture(best_checkpoint(run))

@@ -1,5 +1,6 @@
 """Pictures in place of a store: prepared beside the run, used again, made anew when they change; what is measured."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from alexnet.data.prepare.on_demand import are_pictures, open_training_store, st
 from alexnet.data.store.format import STATISTICS_FILE
 from alexnet.data.store.store import Store
 from alexnet.results.evaluate import evaluate
-from alexnet.results.measured_pictures import open_measured_store
+from alexnet.results.measured_pictures import open_measured_store, store_to_measure
 from alexnet.results.retrieval import build_index
 from alexnet.training.train import train
 from alexnet.utils.console import note_once
@@ -113,6 +114,17 @@ def test_the_pictures_held_out_of_the_training_are_measured(run: Path, pictures:
     store = open_training_store(pictures, run)
     assert evaluate(run, pictures)["images"] == len(store.split("val")) == 3
     assert evaluate(run, pictures)["split"] == "val"
+
+
+def test_a_change_of_the_pictures_since_the_training_is_noted(
+    run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = next(pictures.rglob("*.png"))
+    for change, is_noted in ((0, False), (1_000_000_000, True), (-1_000_000_000, False)):
+        note_once.cache_clear()
+        os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + change))
+        store_to_measure(pictures, [run])
+        assert ("has changed since the training" in capsys.readouterr().err) == is_noted
 
 
 def test_all_other_pictures_are_measured(run: Path, tmp_path: Path) -> None:

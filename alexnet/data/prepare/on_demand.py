@@ -134,7 +134,7 @@ def prepare_beside(run: Path, path: Path, source: Source, size: int, prefix: str
     stores = stores_beside(run)
     if path.is_dir() and stores.resolve().is_relative_to(path.resolve()):
         raise ValueError(f"run {run} is inside the pictures {path}; choose a RUN outside of them")
-    store = stores / (prefix + _listing_digest(path, source))
+    store = stores / (prefix + listing_digest(path, source))
     is_complete = (store / STATISTICS_FILE).is_file()
     if is_complete and is_main_process():
         note_once(f"{path}: using the store {store}, which was prepared from these pictures before")
@@ -153,7 +153,7 @@ def prepare_beside(run: Path, path: Path, source: Source, size: int, prefix: str
     return store
 
 
-def _listing_digest(path: Path, source: Source) -> str:
+def listing_digest(path: Path, source: Source) -> str:
     """Return a digest of the names, sizes and times of modification of all pictures."""
     digest = hashlib.sha256(fingerprint(source).encode())
     if path.is_file():
