@@ -273,7 +273,7 @@ def test_photographs_that_the_users_own_splits_share_are_reported(tmp_path: Path
 def test_a_split_that_would_be_left_without_pictures_is_refused(tmp_path: Path) -> None:
     source = write_scenes(tmp_path / "source", {"a": 1, "b": 1}, copies=1, each=3)
     with pytest.raises(
-        ValueError, match=r"each picture of 'val' shows the same photograph as one in train.* ignore_dup"
+        ValueError, match=r"each picture of 'val' shows the same photograph as one in train.* use `ignore_dup"
     ):
         prepare_small(source, tmp_path / "store")
     assert prepare_small(source, tmp_path / "other", ignore_duplicates=True).counts == {"train": 4, "val": 2}

@@ -209,7 +209,8 @@ def _check_class_counts(plan: Plan, class_counts: dict[str, np.ndarray], *, has_
         if not counts.any() and has_moves:
             raise ValueError(
                 f"{plan.store}: each picture of {split!r} shows the same photograph as one in train, see "
-                f"{plan.store / DUPLICATES_FILE}; remove the store, and add other pictures or set ignore_duplicates"
+                f"{plan.store / DUPLICATES_FILE}; remove the store, and add other pictures or use "
+                "`ignore_duplicates=True`"
             )
         if not counts.any():
             _raise_unreadable(plan.store, f"split {split!r} has no readable picture")
