@@ -5,8 +5,9 @@
 
 The pictures are packed as ImageNet's training archive is, and once more lie in a folder for each class. Both are
 prepared to raw stores, in turn; the stores must be the same byte for byte. The table gives the medians, and the median
-of the ratios of two runs that follow each other. The time includes the listing of the pictures. Both are in the file
-cache; with --cold they are dropped from it before each run. --also adds other forms of the same class folders, as
+of the ratios of two runs that follow each other, of the time and of the processor time (user and system, all threads),
+which depends less on the disk and on other programs. The time includes the listing of the pictures. Both are in the
+file cache; with --cold they are dropped from it before each run. --also adds other forms of the same class folders, as
 synthetic/packed.py writes them; their stores must have the same rows.
 
 A second table gives the peak memory of `alexnet prepare` for a quarter of the pictures, and for all, from the archive:
@@ -77,12 +78,18 @@ def _drop_cache(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _prepare(source: Path, store: Path, workers: int) -> float:
-    """Prepare a store and return the seconds."""
+def _prepare(source: Path, store: Path, workers: int) -> tuple[float, float]:
+    """Prepare a store and return the seconds, and those of the processor."""
     shutil.rmtree(store, ignore_errors=True)
-    start = time.perf_counter()
+    start, processor_start = time.perf_counter(), time.process_time()
     prepare(source, store, size=_SIDE, workers=workers, progress=False)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - processor_start
+
+
+def _format_ratios(first: list[float], second: list[float]) -> str:
+    """Return the median of the ratios of two lists of seconds, and the least and the greatest."""
+    ratios = [a / b for a, b in zip(first, second, strict=True)]
+    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
 
 
 def _read_rows(store: Path) -> list[pa.Table]:
@@ -113,19 +120,24 @@ def _measure_rates(sources: dict[str, Path], temporary: Path, count: int, option
         options: The options of the command line.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sources}
+    processor_seconds: dict[str, list[float]] = {name: [] for name in sources}
     for repeat in range(options.repeats + 1):
         for name, source in sorted(sources.items(), reverse=bool(repeat % 2)):  # neither is always the first
             if options.cold:
                 _drop_cache(source)
-            duration = _prepare(source, temporary / name, options.workers)
+            duration, processor_duration = _prepare(source, temporary / name, options.workers)
             if repeat:  # the first call compiles, and fills the file cache
                 seconds[name].append(duration)
+                processor_seconds[name].append(processor_duration)
     _check_stores({name: temporary / name for name in sources})
-    rows = [[name, f"{count / statistics.median(durations):.0f}", ""] for name, durations in seconds.items()]
-    for row in rows[1:]:
-        ratios = [a / b for a, b in zip(seconds["folders"], seconds[row[0]], strict=True)]
-        row[2] = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-    print(f"\n{markdown_table(rows, ('prepared from', 'pictures/s', 'of the rate from folders'))}")
+    rows = []
+    for name in sources:
+        rate = f"{count / statistics.median(seconds[name]):.0f}"
+        milliseconds = f"{1000 * statistics.median(processor_seconds[name]) / count:.2f}"
+        ratios = [_format_ratios(values["folders"], values[name]) for values in (seconds, processor_seconds)]
+        rows.append([name, rate, milliseconds, *(["", ""] if name == "folders" else ratios)])
+    columns = ("prepared from", "pictures/s", "CPU ms", "of the rate from folders", "by CPU time")
+    print(f"\n{markdown_table(rows, columns)}")
     print(f"\nThe stores are the same; {options.repeats} runs each, in turn.")
 
 
