@@ -137,7 +137,8 @@ def _forget_damaged_exif(picture: TiffImageFile) -> None:
         try:
             exif.get_ifd(tag)
         except Exception:
-            del exif[tag]
+            with suppress(KeyError):  # older versions of Pillow fail where the picture has none, too
+                del exif[tag]
 
 
 def _find_orientation(picture: Image.Image, data: bytes) -> int:
