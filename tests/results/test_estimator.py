@@ -184,7 +184,7 @@ def test_parameters_out_of_range_are_refused(fitted: AlexNetClassifier) -> None:
     for parameters, message in (
         ({"validation_fraction": 0}, "validation_fraction must be above 0 and below 1; got 0"),
         ({"epochs": 0}, "epochs must be at least 1; got 0"),
-        ({"recipe": "alexnet"}, "recipe must be one of .*; got 'alexnet'"),
+        ({"recipe": "alexnet"}, "recipe must be a name that is known; got 'alexnet': did you mean alexnet-2012-run.*"),
         ({"settings": ["speed=1"]}, "must name a field of the recipe"),
     ):
         with pytest.raises(ValueError, match=message):
