@@ -58,7 +58,7 @@ def colour_share(energies: np.ndarray) -> np.ndarray:
     return np.asarray(off / np.maximum(total, 1e-30))
 
 
-def permuted_differences(energies: np.ndarray, seed: int = 0) -> np.ndarray:
+def null_distribution(energies: np.ndarray, seed: int = 0) -> np.ndarray:
     """Return how much the halves of random divisions of the kernels differ in colour share.
 
     Args:
@@ -73,30 +73,30 @@ def permuted_differences(energies: np.ndarray, seed: int = 0) -> np.ndarray:
     return abs(colour_share(energies[orders[:, :half]]) - colour_share(energies[orders[:, half:]]))
 
 
-def permutation_p_value(differences: np.ndarray, difference: float) -> float:
+def permutation_p_value(distribution: np.ndarray, difference: float) -> float:
     """Return how often the halves of a random division of the kernels differ as much as the towers do.
 
     Args:
-        differences: As from `permuted_differences`; or the sums of those of several runs, each with a seed of its own.
+        distribution: As from `null_distribution`; or the sums of those of several runs, each with a seed of its own.
         difference: The difference between the colour shares of the towers; or its sum over these runs.
     """
     # Sums in another order differ in the last digits: an equal division must count.
-    return float((1 + (differences >= abs(difference) - 1e-12).sum()) / (1 + len(differences)))
+    return float((1 + (distribution >= abs(difference) - 1e-12).sum()) / (1 + len(distribution)))
 
 
-def choose_recipe(experiment: Experiment) -> Recipe:
+def base_recipe(experiment: Experiment) -> Recipe:
     """Return the recipe to vary; raise a ValueError if the experiment's epochs do not suit it."""
     return experiment.base_recipe("photos", "alexnet-2012-run")
 
 
 def run(experiment: Experiment) -> ExperimentResult:
     """Train the net from several seeds, draw each one's kernels, and compare the colour shares of the towers."""
-    base = choose_recipe(experiment)
+    base = base_recipe(experiment)
     require(base.net.towers > 1, "net.towers", "at least 2, to be compared", base.net.towers)
     measures = ("colour share, tower that sees less (%)", "tower that sees more (%)", "as different by chance (%)")
     result = ExperimentResult("Figure 3: the kernels of conv1", experiment.describe_data(), measures)
     experiment.net_count = experiment.seeds or 3
-    differing, sum_of_differences, permuted_sums = 0, 0.0, np.zeros(_PERMUTATIONS)
+    differing, differences, distributions = 0, [], []
     for seed in range(experiment.net_count):
         result.write(experiment.folder)  # the results so far
         trained = experiment.train(f"net-{seed}", replace(base, seed=seed))
@@ -106,10 +106,10 @@ def run(experiment: Experiment) -> ExperimentResult:
         towers = np.split(np.arange(len(energies)), base.net.towers)
         towers.sort(key=lambda kernels: float(colour_share(energies[kernels])))
         less, more = (float(colour_share(energies[kernels])) for kernels in (towers[0], towers[-1]))
-        permuted = permuted_differences(energies, seed)
-        p_value = permutation_p_value(permuted, more - less)
+        differences.append(more - less)
+        distributions.append(null_distribution(energies, seed))
+        p_value = permutation_p_value(distributions[-1], differences[-1])
         differing += p_value < _LEVEL
-        sum_of_differences, permuted_sums = sum_of_differences + more - less, permuted_sums + permuted
         measured = (to_percent(less), to_percent(more), to_percent(p_value))
         result.rows.append(ResultRow(f"seed {seed}", (None,) * 3, (measured,)))
         name = f"figure3-{seed}.png"
@@ -117,13 +117,13 @@ def run(experiment: Experiment) -> ExperimentResult:
         save_figure(experiment.folder / name, figure, base)
         result.figures.append(name)
         result.numbers[f"seed {seed}"] = (energies[:, 0] / np.maximum(energies[:, 1], 1e-30)).tolist()
-    p_value = permutation_p_value(permuted_sums, sum_of_differences)
+    combined_p_value = permutation_p_value(np.sum(distributions, axis=0), sum(differences))
     result.notes = [
         'The paper: GPU 1 "largely color-agnostic", GPU 2 "largely color-specific", in every run.',
         f"In {differing} of {experiment.net_count} runs the towers differ by more than chance (p < {_LEVEL}, "
         f"{_PERMUTATIONS:,} random divisions of the kernels). Over all runs, the sum of their differences against "
-        f"sums for random divisions: p = {p_value:.2g}. At random start values 67 % of the energy is off the grey "
-        "axis.",
+        f"sums for random divisions: p = {combined_p_value:.2g}. At random start values 67 % of the energy is off the "
+        "grey axis.",
         f"As different by chance: of {_PERMUTATIONS:,} random divisions of the kernels into two halves, the share in "
         "which the halves differ in colour share at least as much as the towers do. With a few percent or less the "
         "towers specialise; with more, two random halves of the kernels would look the same.",

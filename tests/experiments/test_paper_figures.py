@@ -133,9 +133,9 @@ def test_colour_shares_and_the_permutation_test() -> None:
     assert share(np.concatenate([grey, coloured])) == pytest.approx(energy[1] / sum(energy))
     assert share(np.concatenate([grey, 1e-3 * coloured])) < 1e-5
     apart, mixed = np.r_[grey, coloured], np.stack([grey, coloured], axis=1).reshape(20, 3, 5, 5)
-    assert figure3.permutation_p_value(figure3.permuted_differences(figure3.colour_energies(apart)), 1.0) < 0.001
+    assert figure3.permutation_p_value(figure3.null_distribution(figure3.colour_energies(apart)), 1.0) < 0.001
     difference = share(mixed[10:]) - share(mixed[:10])
-    permuted = figure3.permuted_differences(figure3.colour_energies(mixed))
+    permuted = figure3.null_distribution(figure3.colour_energies(mixed))
     assert figure3.permutation_p_value(permuted, difference) > 0.3
     assert figure3.permutation_p_value(permuted, 0.0) == 1.0
 
@@ -144,7 +144,7 @@ def test_several_runs_tell_more_together_than_each_alone() -> None:
     random = np.random.default_rng(0)
     energies = np.stack([random.uniform(0.3, 0.6, size=16), np.ones(16)], axis=1)
     energies[8:, 0] += 0.05
-    permuted = [figure3.permuted_differences(energies, seed) for seed in range(4)]
+    permuted = [figure3.null_distribution(energies, seed) for seed in range(4)]
     difference = float(figure3.colour_share(energies[8:]) - figure3.colour_share(energies[:8]))
     alone = figure3.permutation_p_value(permuted[0], difference)
     together = figure3.permutation_p_value(np.sum(permuted, axis=0), 4 * difference)
