@@ -53,10 +53,11 @@ def store_to_measure(
             f"{path} must be a store, as predictions in files are for the pictures of a store; got pictures"
         )
     size, trained_on = read_recipe(run).store_size, _training_store(run)
-    if trained_on.parent == stores_beside(run) and trained_on.name.startswith(store_prefix(path, size)):
+    prefix = store_prefix(path, size)
+    if trained_on.parent == stores_beside(run) and trained_on.name.startswith(prefix):
         if is_main_process():
             note_once(f"{path}: using the store {trained_on}, whose val pictures were held out of the training")
-            if not trained_on.name.endswith(listing_digest(path, open_source(path))):
+            if trained_on.name != prefix + listing_digest(path, open_source(path)):
                 note_once(f"{path} has changed since the training: pictures that are new are not measured")
         return trained_on
     source = open_source(path, SourceOptions(test=1))
