@@ -44,7 +44,7 @@ def suggest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
     return f": did you mean {close[0]}?" if close else ""
 
 
-def require_known(name: str, value: str, names: Iterable[str]) -> None:
+def require_one_of(name: str, value: str, names: Iterable[str]) -> None:
     """Check that a value is one of many names; the message begins with the closest one, so that it is not overlooked.
 
     Args:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from alexnet.architecture import Conv, Full, MapNorm, Net, ResponseNorm
-from alexnet.checked import require_known
+from alexnet.checked import require_one_of
 from alexnet.finetuning_recipes import FINETUNING_RECIPES
 from alexnet.ilsvrc_recipes import ILSVRC_RECIPES
 from alexnet.recipe import Change, Recipe, recipe_differences
@@ -250,7 +250,7 @@ def recipe_named(name: str, origin: Recipe | None = None) -> Recipe:
     Raises:
         ValueError: There is no recipe of that name.
     """
-    require_known("recipe", name, RECIPES)
+    require_one_of("recipe", name, RECIPES)
     if origin is not None and name in FINETUNING_RECIPES:
         return FINETUNING_RECIPES[name](origin)
     return RECIPES[name]()

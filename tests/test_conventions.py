@@ -13,7 +13,7 @@ from source_code import PACKAGE, ROOT, definitions, modules, parse, reachable, u
 # Names that modules loaded by name have: commands, experiments, kinds of sources.
 LOADED_BY_NAME = re.compile(
     r"alexnet\.(cli\.\w+\.(SUMMARY|add_arguments|run)"
-    r"|experiments\.\w+\.(run|choose_recipe|list_trainings|DATASET)"
+    r"|experiments\.\w+\.(run|base_recipe|list_trainings|DATASET)"
     r"|data\.sources\.\w+\.(NAME|OPTIONS|matches|open))"
 )
 CITED = re.compile(r"`((?:\w+/)*\w+)\.py`((?:,? `[A-Za-z_][\w.]*`)*)")  # in documents: a file, and names in it

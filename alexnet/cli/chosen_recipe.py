@@ -51,7 +51,7 @@ def choose_recipe(options: argparse.Namespace) -> "Recipe | None":
     is_continued = options.recipe is None and path.exists()
     base = Recipe.load(path) if is_continued else _named_recipe(options)
     recipe = _with_settings(base, settings)
-    _check_origin(recipe, options)
+    _check_start_from(recipe, options)
     if options.patience is not None and not recipe.follows_validation_error:
         recipe = replace(recipe, early_stopping=True)
     _check_effect(recipe, settings)
@@ -115,7 +115,7 @@ def _check_effect(recipe: "Recipe", settings: dict[str, str]) -> None:
         )
 
 
-def _check_origin(recipe: "Recipe", options: argparse.Namespace) -> None:
+def _check_start_from(recipe: "Recipe", options: argparse.Namespace) -> None:
     """Raise a ValueError if a recipe, by its name or in a file, has rates for a trained net, and no net is given."""
     from alexnet.ilsvrc_recipes import ORIGINS
     from alexnet.recipes import recipe_named

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet.checked import require, require_known
+from alexnet.checked import require, require_one_of
 from alexnet.data.prepare.on_demand import are_pictures, open_training_store
-from alexnet.data.sources.base import SourceOptions
 from alexnet.data.sources.kinds import open_source
 from alexnet.data.store.store import Store
-from alexnet.experiments.experiment import Experiment, without_empty_folders
+from alexnet.experiments.experiment import Experiment, remove_empty_folders
 from alexnet.experiments.paper_archives import PaperArchives, are_archives
 from alexnet.experiments.paper_datasets import PaperDataset
 from alexnet.experiments.result import ExperimentResult
@@ -78,7 +77,7 @@ def reproduce(
         OutOfTimeError: The deadline has stopped a training.
         FileNotFoundError: No store is given, or there is none; the message says what to get.
     """
-    require_known("experiment", name, EXPERIMENTS)
+    require_one_of("experiment", name, EXPERIMENTS)
     folder = local_path(folder)
     more = [pretraining_data] if isinstance(pretraining_data, (str, Path)) else list(pretraining_data or ())
     _check_use(
@@ -100,7 +99,7 @@ def reproduce(
             f"data must be given for {name}: a store {dataset.instructions()}; or any other, as a stand-in"
         )
     stores = folder / "stores"
-    with without_empty_folders(folder / name):
+    with remove_empty_folders(folder / name):
         experiment = Experiment(
             folder / name,
             None,
@@ -161,11 +160,11 @@ def _open_pictures(experiment: Experiment, module: Any, dataset: PaperDataset, d
             source = open_source(data)
             counts = {split: len(pictures) for split, pictures in source.splits.items()}
             experiment.stand_in = not dataset.has_counts(len(source.classes), counts)
-            module.choose_recipe(experiment)  # before minutes of preparing
+            module.base_recipe(experiment)  # before minutes of preparing
         return open_training_store(data, experiment.folder, size)
     archives = PaperArchives(Path(data), dataset)
     experiment.stand_in = not dataset.has_counts(archives.classes, archives.counts)
-    module.choose_recipe(experiment)
+    module.base_recipe(experiment)
     trainings = module.list_trainings(experiment) if hasattr(module, "list_trainings") else {}
     trainings = {name: experiment.shorten(recipe) for name, recipe in trainings.items()}
     return archives.prepare(stores, size, trainings, experiment.device)
@@ -175,8 +174,7 @@ def _open_pretraining_pictures(experiment: Experiment, dataset: PaperDataset, da
     """Return the store of the larger set to pre-train on; from archives it is prepared."""
     if not are_archives(data):
         return open_training_store(data, experiment.folder, experiment.store.size)
-    options = SourceOptions()
-    larger = dataclasses.replace(dataset, held_out=options.held_out, test=options.test, train_per_class=None)
+    larger = dataclasses.replace(dataset, held_out=None, test=None, train_per_class=None)
     return PaperArchives(Path(data), larger).prepare(stores, experiment.store.size, {}, experiment.device)
 
 

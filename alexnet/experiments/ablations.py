@@ -58,14 +58,14 @@ def list_recipes(experiment: Experiment, base: Recipe) -> dict[str, Recipe]:
     return recipes
 
 
-def choose_recipe(experiment: Experiment) -> Recipe:
+def base_recipe(experiment: Experiment) -> Recipe:
     """Return the recipe to vary; raise a ValueError if the experiment's epochs do not suit it."""
     return experiment.base_recipe("photos", "alexnet-2012-run")
 
 
 def run(experiment: Experiment) -> ExperimentResult:
     """Train each variant, and compare its errors with ten views with the paper's."""
-    base = choose_recipe(experiment)
+    base = base_recipe(experiment)
     measures = ("top-1 error (%)", "top-5 error (%)")
     result = ExperimentResult("What each part is worth", experiment.describe_data(), measures)
     names: dict[str, str] = {}  # of the nets to train, by their recipes

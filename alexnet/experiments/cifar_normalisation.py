@@ -36,14 +36,14 @@ def with_fixed_schedule(recipe: Recipe) -> Recipe:
     return replace(recipe, schedule="changes", changes=changes, epochs=recipe.epochs + _FIRST_EPOCHS)
 
 
-def choose_recipe(experiment: Experiment) -> Recipe:
+def base_recipe(experiment: Experiment) -> Recipe:
     """Return the recipe to vary; raise a ValueError if the experiment's epochs do not suit it."""
     return experiment.base_recipe("cifar10-11pct", more_epochs=_FIRST_EPOCHS)
 
 
 def run(experiment: Experiment) -> ExperimentResult:
     """Train the nets with the same schedule, and compare their test errors."""
-    normalised = choose_recipe(experiment)
+    normalised = base_recipe(experiment)
     require(normalised.net.normalise is not None, "net.normalise", "set, to be left out", None)
     nets: list[tuple[str, Recipe, float | None]] = [("with normalisation", normalised, None)]
     if experiment.recipe is None:

@@ -41,7 +41,7 @@ _EARLY = 5  # the first fifth of the epochs is early learning
 _Measured = Mapping[str, Any]
 
 
-def choose_recipe(experiment: Experiment) -> Recipe:
+def base_recipe(experiment: Experiment) -> Recipe:
     """Return the recipe to vary; raise a ValueError if the experiment's epochs or names of nets do not suit it."""
     _chosen_variants(experiment.only)
     return experiment.base_recipe("tiny-imagenet", "alexnet-2012-run")
@@ -50,7 +50,7 @@ def choose_recipe(experiment: Experiment) -> Recipe:
 def run(experiment: Experiment) -> ClaimsResult:
     """Train the nets that no other process trains or has trained, and judge the claims by all that are finished."""
     import_scipy_stats()  # if it is missing, the error must come before the trainings
-    base = experiment.shorten(choose_recipe(experiment))
+    base = experiment.shorten(base_recipe(experiment))
     recipes = {name: VARIANTS[name](base) for name in _chosen_variants(experiment.only)}
     experiment.check_store_size(recipes.values())
     unfinished = []

@@ -63,7 +63,7 @@ def _small_pictures(split: Split, indices: np.ndarray) -> np.ndarray:
     return np.stack([small_picture(split.image(int(index))) for index in indices])
 
 
-def choose_recipe(experiment: Experiment) -> Recipe:
+def base_recipe(experiment: Experiment) -> Recipe:
     """Return the recipe to vary; raise a ValueError if the experiment's epochs do not suit it."""
     return experiment.base_recipe("photos", "alexnet-2012-run-2010")
 
@@ -71,7 +71,7 @@ def choose_recipe(experiment: Experiment) -> Recipe:
 def run(experiment: Experiment) -> ExperimentResult:
     """Train the nets, and compare what is nearest by activities, by pixels, and by the codes of each."""
     import_faiss()  # if it is missing, the error must come before the training
-    recipe = choose_recipe(experiment)
+    recipe = base_recipe(experiment)
     experiment.net_count = experiment.seeds or 1
     test, train = experiment.store.split(experiment.test_split()), experiment.store.split("train")
     queries = balanced_sample(test.labels, min(_QUERIES, len(test)), 0)

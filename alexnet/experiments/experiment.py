@@ -272,7 +272,7 @@ class Experiment:
 
 
 @contextmanager
-def without_empty_folders(folder: Path) -> Iterator[None]:
+def remove_empty_folders(folder: Path) -> Iterator[None]:
     """Remove a folder, and those above it, at the end if they are new and empty: a start that failed leaves none."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:

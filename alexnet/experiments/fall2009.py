@@ -25,14 +25,14 @@ from alexnet.recipes import recipe_named
 DATASET = FALL2009
 
 
-def choose_recipe(experiment: Experiment) -> Recipe:
+def base_recipe(experiment: Experiment) -> Recipe:
     """Return the recipe to vary; raise a ValueError if the experiment's epochs do not suit it."""
     return experiment.base_recipe("photos", "alexnet-2012-run")
 
 
 def list_trainings(experiment: Experiment) -> dict[str, Recipe]:
     """Return the recipe of each net that the experiment trains, by the name of its run."""
-    base = choose_recipe(experiment)
+    base = base_recipe(experiment)
     recipe = pretraining_recipe(base)
     if experiment.pretraining_stores and use_program_recipes(experiment):
         recipe = recipe_named("alexnet-2012-fall2009")
@@ -52,7 +52,7 @@ def run(experiment: Experiment) -> ExperimentResult:
     experiment.net_count = len(trainings) + len(experiment.pretraining_stores)
     start: dict[str, Any] = {}
     if experiment.pretraining_stores:
-        base = choose_recipe(experiment)
+        base = base_recipe(experiment)
         (store,) = experiment.pretraining_stores
         start = {"start_from": experiment.train("first-0", base, store=store), "take": tuple(base.net.convs())}
     runs = [experiment.train(name, recipe, **start) for name, recipe in trainings.items()]

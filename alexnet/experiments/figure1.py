@@ -92,7 +92,7 @@ def epochs_to_target(errors: list[float]) -> float | None:
     return None
 
 
-def choose_recipe(experiment: Experiment) -> Recipe:
+def base_recipe(experiment: Experiment) -> Recipe:
     """Return the recipe to vary; raise a ValueError if the experiment's epochs do not suit it."""
     experiment.check_epochs(EPOCHS, "this experiment")
     return experiment.recipe or recipe_named("cifar10-18pct")
@@ -102,7 +102,7 @@ def run(experiment: Experiment) -> ExperimentResult:
     """Search the rates, train both nets, and compare the epochs they take."""
     measures = ("epochs to 25 % training error",)
     result = ExperimentResult("Figure 1: ReLU against tanh", experiment.describe_data(), measures)
-    recipe = choose_recipe(experiment)
+    recipe = base_recipe(experiment)
     epochs = experiment.epochs or EPOCHS
     searched = len(RATES) + sum(left for *_, left in ROUNDS[:-1])
     experiment.net_count = len(_NAMES) * (searched + (experiment.seeds or 1))

@@ -77,7 +77,7 @@ def open_coded_index(experiment: Experiment, run: Path, bits: int) -> Index:
     return index if 8 * index.codes.shape[1] == bits else index.with_code_length(bits, progress=True)
 
 
-def choose_recipe(experiment: Experiment) -> Recipe:
+def base_recipe(experiment: Experiment) -> Recipe:
     """Return the recipe to vary; raise a ValueError if the experiment's epochs do not suit it."""
     return experiment.base_recipe("photos", "alexnet-2012-run-2010")
 
@@ -86,7 +86,7 @@ def run(experiment: Experiment) -> ExperimentResult:
     """Train a net, draw both parts of the figure, and compare the three ways to search."""
     import_faiss()  # if it is missing, the error must come before the training
     experiment.net_count = 1
-    recipe = choose_recipe(experiment)
+    recipe = base_recipe(experiment)
     run_folder = experiment.train("net-0", recipe)
     test, train = experiment.store.split(experiment.test_split()), experiment.store.split("train")
     queries = balanced_sample(test.labels, min(_QUERIES, len(test)), 0)

@@ -159,14 +159,14 @@ def _pretrain(experiment: Experiment, base: Recipe, seed: int) -> Iterator[_Trai
         yield _Training(_SCRATCH, pictures, store, scratch, {})
 
 
-def choose_recipe(experiment: Experiment) -> Recipe:
+def base_recipe(experiment: Experiment) -> Recipe:
     """Return the recipe to vary; raise a ValueError if the experiment's epochs do not suit it."""
     return experiment.base_recipe("photos")
 
 
 def run(experiment: Experiment) -> ExperimentResult:
     """Pre-train, fine-tune and train from scratch for each seed, and compare the errors on the new classes."""
-    base = choose_recipe(experiment)
+    base = base_recipe(experiment)
     _check(experiment, base)
     base = experiment.shorten(base)
     title = "Pre-training, then few pictures of new classes (7)"

@@ -20,14 +20,14 @@ DATASET = ILSVRC2010
 _OTHER_METHODS = {"sparse coding (others)": (47.1, 28.2), "SIFT + FVs (others)": (45.7, 25.7)}
 
 
-def choose_recipe(experiment: Experiment) -> Recipe:
+def base_recipe(experiment: Experiment) -> Recipe:
     """Return the recipe to vary; raise a ValueError if the experiment's epochs do not suit it."""
     return experiment.base_recipe("photos", "alexnet-2012-run-2010")
 
 
 def list_trainings(experiment: Experiment) -> dict[str, Recipe]:
     """Return the recipe of each net that the experiment trains, by the name of its run."""
-    base = choose_recipe(experiment)
+    base = base_recipe(experiment)
     trainings = {f"cnn-{seed}": replace(base, seed=seed) for seed in range(experiment.seeds or 1)}
     if experiment.recipe is None and not experiment.stand_in:
         # Section 4.2 compares Table 1's net with this one.

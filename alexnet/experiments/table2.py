@@ -87,14 +87,14 @@ def _finetune_after_first(experiment: Experiment, base: Recipe, seed: int) -> Pa
     return experiment.train(f"finetuned-first-{seed}", replace(recipe, seed=seed), start_from=pretrained, take=layers)
 
 
-def choose_recipe(experiment: Experiment) -> Recipe:
+def base_recipe(experiment: Experiment) -> Recipe:
     """Return the recipe to vary; raise a ValueError if the experiment's epochs do not suit it."""
     return experiment.base_recipe("photos", "alexnet-2012-run")
 
 
 def run(experiment: Experiment) -> ExperimentResult:
     """Train up to seven nets, and average them as the table does."""
-    base = choose_recipe(experiment)
+    base = base_recipe(experiment)
     split = experiment.store.validation().name
     measures = (f"top-1 error, {split} (%)", f"top-5 error, {split} (%)")
     result = ExperimentResult("Table 2: ILSVRC-2012", experiment.describe_data(), measures)

@@ -266,7 +266,7 @@ def build_index(
             unfinished.mkdir()
             features = Features(checkpoint, device)
             if progress:
-                _print_work(len(pictures), features.width, bits)
+                _print_plan(len(pictures), features.width, bits)
             activities = write_activities(unfinished / "activities.npy", features, pictures, progress)
             if bits is not None:
                 net, fit = train_autoencoder(activities, bits, seed=seed, progress=progress)
@@ -284,7 +284,7 @@ def build_index(
     return folder
 
 
-def _print_work(count: int, width: int, bits: int | None) -> None:
+def _print_plan(count: int, width: int, bits: int | None) -> None:
     """Print on standard error what an index takes."""
     codes = "" if bits is None else f", then {binary_codes.STEPS:,} steps to train the autoencoder of the codes"
     print(f"index: {width:,} activities for each of {count_of(count, 'picture')}{codes}", file=sys.stderr)

@@ -103,10 +103,10 @@ def read_shard(path: Path) -> tuple[list[pa.RecordBatch], pa.Buffer]:
             file.seek(0)
             return batches, file.read_buffer()
     except (pa.ArrowException, ValueError) as error:
-        raise _damaged(path, error) from error
+        raise _damage_error(path, error) from error
 
 
-def _damaged(path: str | Path, error: Exception) -> ValueError:
+def _damage_error(path: str | Path, error: Exception) -> ValueError:
     """Return the error for a damaged file of a store."""
     reason = format_error(error, with_type=False)
     return ValueError(f"{path}: damaged ({reason}); remove the store and prepare it again")
@@ -146,7 +146,7 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
                 _check_batch(batch)
                 yield batch
     except (pa.ArrowException, ValueError) as error:
-        raise _damaged(path, error) from error
+        raise _damage_error(path, error) from error
 
 
 def read_shard_metadata(path: Path) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def read_shard_metadata(path: Path) -> dict[str, Any]:
         with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
             metadata = json.loads((reader.schema.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
     except (pa.ArrowException, ValueError, RecursionError) as error:
-        raise _damaged(path, error) from error
+        raise _damage_error(path, error) from error
     check_description(metadata, path)
     return dict(metadata)
 
@@ -208,7 +208,7 @@ def parse_safetensors(contents: bytes, path: str | Path) -> tuple[dict[str, Any]
         header = json.loads(contents[8 : 8 + int.from_bytes(contents[:8], "little")])
         metadata = json.loads(header.get("__metadata__", {}).get(METADATA_KEY, "{}"))
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise _damaged(path, error) from error
+        raise _damage_error(path, error) from error
     if not isinstance(metadata, dict):
         raise ValueError(f"{path}: not part of a store (its metadata is no JSON object); prepare the store again")
     return tensors, metadata
