@@ -1,11 +1,11 @@
 """Fuzz the readers of files from outside, guided by coverage (atheris) where it is installed, else by chance.
 
-    python tests/fuzz/run.py --seconds 3600 [--targets pictures archives ...]
+    python tests/fuzz/run.py --seconds 3600 [--inputs 100000] [--targets pictures archives ...]
 
-Each target (targets.py) gets an equal share of the time in a process of its own. A fault is another exception than
-ValueError and OSError; a file that is opened for writing outside the target's folder, a program that is started, or a
-connection; a crash; more than 20 seconds; more than 3 GB of memory. Its input is written to --faults. The figures are
-in docs/LOG.md. `pip install atheris` brings the fuzzer.
+Each target (targets.py) gets an equal share of the time that is left, in a process of its own. A fault is another
+exception than ValueError and OSError; a file that is opened for writing outside the target's folder, a program that is
+started, or a connection; a crash; more than 20 seconds; more than 3 GB of memory. Its input is written to --faults. The
+figures are in docs/LOG.md. `pip install atheris` brings the fuzzer.
 """
 
 import argparse
@@ -26,18 +26,20 @@ NAMES = (
     *("pictures", "archives", "lists", "pickles", "store", "checkpoint"),
     *("recipe", "weights", "index", "predictions", "metrics"),
 )
-_COMPILED = (  # by Numba, which cannot compile what atheris has instrumented
-    *("alexnet.kernels", "alexnet.data.prepare.colour_sums", "alexnet.data.prepare.resize"),
-    *("alexnet.data.prepare.central_square", "alexnet.data.prepare.duplicates"),
-)
-_INSTRUMENTED = (
-    *("alexnet.data.sources", "alexnet.data.store", "alexnet.data.prepare.decode", "alexnet.data.prepare.pixels"),
-    *("alexnet.data.prepare.jpeg", "alexnet.data.prepare.jpeg_segments", "alexnet.data.prepare.other_formats"),
-    *("alexnet.convert", "alexnet.models.weight_files", "alexnet.training.checkpoint"),
-    *("alexnet.recipe", "alexnet.architecture", "alexnet.checked", "alexnet.utils", "alexnet.results.retrieval"),
-    *("alexnet.results.run_history", "alexnet.results.predictions", "alexnet.results.verify"),
-)
 _FORBIDDEN = re.compile(r"os\.(system|exec|spawn|posix_spawn|fork)|subprocess\.|pty\.|socket\.(connect|bind)")
+
+
+def compiled_modules() -> set[str]:
+    """Return the modules of the package that may hold functions for Numba, which cannot compile instrumented code.
+
+    These are all in `kernels`, and all whose source names Numba or the decorator's module.
+    """
+    root = HERE.parents[1]
+    return {
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        for path in (root / "alexnet").rglob("*.py")
+        if path.parent.name == "kernels" or re.search(r"\bnumba\b|\bkernels\.compile\b", path.read_text("utf-8"))
+    }
 
 
 class Fault(BaseException):
@@ -56,6 +58,7 @@ class Watch:
 
     def __init__(self, target: Any, folder: Path, faults: Path, name: str) -> None:
         self._target, self._folder, self._faults, self._name = target, folder, faults, name
+        self._writable = (str(folder), "/dev/null", os.environ["NUMBA_CACHE_DIR"])
         self._places: set[str] = set()
         self._is_reading = False
         self.count = 0
@@ -96,13 +99,14 @@ class Watch:
         if event == "open" and isinstance(arguments[0], (str, bytes)):
             path, _, flags = arguments
             is_written = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR)
-            if is_written and not os.fsdecode(path).startswith((str(self._folder), "/dev/null")):
+            if is_written and not os.fsdecode(path).startswith(self._writable):
                 raise Fault(f"{path!r} is opened for writing")
 
 
 def _fuzz(options: argparse.Namespace) -> None:
     """Fuzz one target in this process until the time is over."""
     name, end = options.child, time.monotonic() + options.seconds
+    sys.dont_write_bytecode = True  # beside the source of modules that a reader imports
     try:
         import atheris
     except ImportError:
@@ -110,7 +114,7 @@ def _fuzz(options: argparse.Namespace) -> None:
     if atheris is None:
         from targets import TARGETS, new_folder
     else:
-        with atheris.instrument_imports(include=list(_INSTRUMENTED), exclude=list(_COMPILED)):
+        with atheris.instrument_imports(include=["alexnet"], exclude=sorted(compiled_modules())):
             from targets import TARGETS, new_folder
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as parent:
         folder, corpus = new_folder(Path(parent)), Path(parent) / "corpus"
@@ -125,12 +129,13 @@ def _fuzz(options: argparse.Namespace) -> None:
         sys.stderr.flush()
         if atheris is None:
             chooser = random.Random(options.seed)
-            while time.monotonic() < end:
+            while time.monotonic() < end and watch.count < options.inputs:
                 watch(mutate(chooser.choice(seeds), chooser))
             print(f"DONE {watch.count}", file=sys.stderr, flush=True)
             return
         settings = {
             "max_total_time": max(1, int(end - time.monotonic())),
+            "runs": options.inputs,
             "timeout": 20,
             "rss_limit_mb": 3000,
             "max_len": max(map(len, seeds)) * 2,
@@ -171,11 +176,12 @@ def mutate(data: bytes, chooser: random.Random) -> bytes:
     return bytes(changed)
 
 
-def _run_target(name: str, options: argparse.Namespace) -> tuple[int, int, int]:
+def _run_target(name: str, seconds: float, options: argparse.Namespace) -> tuple[int, int, int]:
     """Fuzz a target for its share of the time; return the number of inputs, of faults and of crashes."""
-    end, count, faults, crashes, seed = time.monotonic() + options.seconds, 0, 0, 0, options.seed
-    while (left := end - time.monotonic()) > 10:
+    end, count, faults, crashes, seed = time.monotonic() + seconds, 0, 0, 0, options.seed
+    while (left := end - time.monotonic()) > 10 and count < options.inputs:
         command = [sys.executable, __file__, "--child", name, "--seconds", str(left), "--seed", str(seed)]
+        command += ["--inputs", str(options.inputs - count)]
         result = subprocess.run(
             [*command, "--faults", options.faults], stderr=subprocess.PIPE, text=True, errors="replace", check=False
         )
@@ -199,6 +205,7 @@ def main() -> int:
     """Fuzz the targets, print the figures, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3600, help="time for all targets")
+    parser.add_argument("--inputs", type=int, default=10**9, help="for each target; none more are read after them")
     parser.add_argument("--targets", nargs="+", default=NAMES, choices=NAMES)
     parser.add_argument("--faults", type=Path, default=Path("fuzz-faults"), help="folder for inputs that are faults")
     parser.add_argument("--seed", type=int, default=0)
@@ -207,12 +214,15 @@ def main() -> int:
     if options.child:
         _fuzz(options)
         return 0
-    options.seconds /= len(options.targets)
-    problems = 0
-    for name in options.targets:
-        count, faults, crashes = _run_target(name, options)
-        problems += faults + crashes
-        print(f"{name:12} {count:9} inputs, {faults} faults, {crashes} crashes", flush=True)
+    end, problems = time.monotonic() + options.seconds, 0
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["NUMBA_CACHE_DIR"] = cache  # a reader compiles at its first call, which is no fault
+        for number, name in enumerate(options.targets):
+            start = time.monotonic()
+            count, faults, crashes = _run_target(name, (end - start) / (len(options.targets) - number), options)
+            problems += faults + crashes
+            seconds = time.monotonic() - start
+            print(f"{name:12} {count:9} inputs, {faults} faults, {crashes} crashes, {seconds:.0f} s", flush=True)
     return 1 if problems else 0
 
 
