@@ -135,7 +135,7 @@ def test_what_cannot_be_served_is_one_line(
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         commands = {
-            "must have a recipe.json; there is none": [tmp_path],
+            "must have a recipe.json; there is none": [tmp_path, "--port", "0"],
             f"cannot listen at 127.0.0.1, port {port} (Address already in use)": [served_run, "--port", port],
             "port must be from 0 to 65535; got 70000": [served_run, "--port", "70000"],
             "cannot listen at 192.0.2.1, port 0 (Cannot assign requested": [served_run, "--port=0", "--host=192.0.2.1"],
