@@ -1,7 +1,7 @@
 """Pooling (section 4.4): the largest or the mean of each window of a feature map.
 
 Max pooling has loops for the CPU (pool_cpu.py) and kernels for CUDA (pool_triton.py), average pooling has loops for the
-CPU. For all else torch's own operations are used, which are the plain references. The loops compute what torch does, in
+CPU, all of them for 16 and 32 bits. For all else torch's own operations are used, which are the plain references. The loops compute what torch does, in
 float32 to the bit: with `ceil_mode`, a window that reaches over the right or the lower edge is cut, without it left
 out; of equals the first is the largest, and the last NaN if there is one; a mean is over the positions that a cut
 window has left.
@@ -34,7 +34,7 @@ def max_pool(x: Tensor, *, size: int, stride: int, ceil_mode: bool = True) -> Te
         ceil_mode: Whether a window that reaches over the right or the lower edge is cut (the paper), or left out.
 
     Returns:
-        (N, C, rows, columns); in channels_last memory on a CPU and, of 32 bits or fewer, on a GPU with Triton.
+        (N, C, rows, columns); of 32 bits or fewer, in channels_last memory on a CPU and on a GPU with Triton.
 
     Raises:
         ValueError: x is not four-dimensional or not of a floating type; no window fits; size or stride is below 1.
@@ -52,7 +52,7 @@ def average_pool(x: Tensor, *, size: int, stride: int, ceil_mode: bool = True) -
     Args, Returns, Raises: As for `max_pool`.
     """
     _check(x, size, stride, ceil_mode)
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or x.dtype == torch.float64:
         return F.avg_pool2d(x, size, stride, ceil_mode=ceil_mode)
     y: Tensor = _average_pool(x, size, stride, ceil_mode)
     return y
@@ -66,9 +66,11 @@ def _check(x: Tensor, size: int, stride: int, ceil_mode: bool) -> None:
 
 def _has_max_kernel(x: Tensor, size: int, stride: int) -> bool:
     """Return whether max pooling has a kernel for x's device and type and for such windows."""
+    if x.dtype == torch.float64:  # only checks of gradients use it
+        return False
     if x.device.type == "cpu":
         return size <= _WIDEST
-    return runs_triton(x, "max pooling") and x.dtype != torch.float64 and max(size, stride) <= _WIDEST_ON_GPU
+    return runs_triton(x, "max pooling") and max(size, stride) <= _WIDEST_ON_GPU
 
 
 def _pooled_side(side: int, size: int, stride: int, ceil_mode: bool) -> int:

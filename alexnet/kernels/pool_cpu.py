@@ -1,7 +1,7 @@
 """The loops of max and average pooling for the CPU.
 
-They take flat arrays in channels_last memory, read activations of 16 bits as they are, and compare or sum in float32 or
-better. The backward loops go through the positions, each of which sums the gradients from the windows that hold it: so
+They take flat arrays in channels_last memory, read activations of 16 bits as they are, and compare or sum in float32.
+The backward loops go through the positions, each of which sums the gradients from the windows that hold it: so
 no zeros need be written first.
 
 The windows that are not cut, and the positions that one or two rows and columns of windows hold, have compiled loops of
@@ -45,7 +45,7 @@ def max_pool(x: Tensor, size: int, stride: int, _ceil_mode: bool, y: Tensor, win
     """Write the largest of each window, and its index in the window, row by row.
 
     Args:
-        x: (N, C, H, W) of a floating type.
+        x: (N, C, H, W) of a floating type of 16 or 32 bits.
         size, stride: Side of a window and distance of two windows, in positions.
         _ceil_mode: As for `alexnet.kernels.pool.max_pool`; it has decided on the rows and columns already.
         y, winners: (N, C, rows, columns), in channels_last memory; of x's type, and uint8.

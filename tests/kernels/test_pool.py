@@ -1,8 +1,8 @@
-"""Pooling on the CPU against torch's own, forward and backward: to the bit in float32 and float64."""
+"""Pooling on the CPU against torch's own, forward and backward: to the bit in float32."""
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from tensors import LAYOUTS, random_tensor, to_layout
 from torch import Tensor
@@ -14,10 +14,11 @@ from alexnet.kernels.pool import average_pool, max_pool
 POOL = {"max": max_pool, "average": average_pool}
 TORCH_POOL = {"max": F.max_pool2d, "average": F.avg_pool2d}
 # Size, stride, type, numbers of channels. Each size and type, with channels that vectors divide or not, is compiled
-# separately: seconds for each.
+# separately: seconds for each. With stride 1 up to nine windows hold a position, with stride 3 some are in none.
 POOLINGS = (
     (3, 2, torch.float32, (8, 16)),
     (3, 2, torch.float32, (1, 3, 13)),
+    (3, 1, torch.float32, (3, 8)),
     (3, 2, torch.bfloat16, (8, 16)),
     (2, 3, torch.float16, (1, 13)),
 )
@@ -55,6 +56,7 @@ def assert_same(result: Tensor, expected: Tensor) -> None:
 )
 def test_it_is_torchs_pooling(pictures, sides, ceil_mode, kind, pooling, relu, layouts, seed):
     size, stride, dtype, channels = pooling
+    assume(stride > 1 or min(sides) >= size)
     ceil_mode |= min(sides) < size  # else there is no window
     x = random_tensor(pictures, channels, *sides, seed=seed, dtype=dtype)
     x = to_layout(x.relu() if relu else x, layouts[0])  # with a ReLU many are equal: 0
@@ -97,9 +99,10 @@ def test_means_of_huge_numbers_and_nan_are_torchs(dtype):
 
 
 @pytest.mark.parametrize("kind", POOL)
-def test_the_gradient_is_the_slope(kind):
-    x = random_tensor(2, 3, 5, 6, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: POOL[kind](x, size=4, stride=1), x)
+def test_float64_is_left_to_torch(kind):
+    for result, expected in zip(*run_both(kind, random_tensor(2, 3, 5, 6, dtype=torch.float64), 3, 2), strict=True):
+        assert result.dtype == torch.float64
+        assert_same(result, expected)
 
 
 @pytest.mark.parametrize("kind", POOL)
