@@ -1,10 +1,10 @@
 """Pooling (section 4.4): the largest or the mean of each window of a feature map.
 
 Max pooling has loops for the CPU (pool_cpu.py) and kernels for CUDA (pool_triton.py), average pooling has loops for the
-CPU, all of them for 16 and 32 bits. For all else torch's own operations are used, which are the plain references. The loops compute what torch does, in
-float32 to the bit: with `ceil_mode`, a window that reaches over the right or the lower edge is cut, without it left
-out; of equals the first is the largest, and the last NaN if there is one; a mean is over the positions that a cut
-window has left.
+CPU, all of them for 16 and 32 bits. For all else torch's own operations are used, which are the plain references. The
+loops compute what torch does, in float32 to the bit: with `ceil_mode`, a window that reaches over the right or the
+lower edge is cut, without it left out; of equals the first is the largest, and the last NaN if there is one; a mean is
+over the positions that a cut window has left.
 
 They work on channels_last memory. Max pooling keeps the index of the largest in its window, in eight bits, and nothing
 else for the backward pass. Results do not depend on the number of threads.
