@@ -2,15 +2,19 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test test-lowest lint format clean
+.PHONY: demo test pytest test-lowest lint format clean
 
 demo: .venv/installed
 	$(BIN)/alexnet demo
 
+# The types are checked while the tests run: that takes half a minute on one core, the first time.
+test: .venv/installed
+	$(MAKE) --jobs 2 lint pytest
+
 # A process for each core and one more, since some tests wait; with one thread each: twice as fast as one process with a
 # thread for each core. Bytecode is written even where the environment forbids it: each process would otherwise compile
 # all files again.
-test: .venv/installed lint
+pytest: .venv/installed
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(shell $(PYTHON) -c "import os; print(1 + os.cpu_count())") --dist worksteal
 
 # The tests with the lowest versions that pyproject.toml admits; torch stays, since there is one build for the CPU only.
