@@ -4,6 +4,7 @@ import argparse
 
 from alexnet.cli.messages import typed_options
 from alexnet.cli.options import add_run, parse_output
+from alexnet.utils.console import format_bytes
 
 SUMMARY = "write a trained net as ONNX, torch.export, safetensors or a folder for a model hub"
 
@@ -41,5 +42,5 @@ def run(options: argparse.Namespace) -> int:
     )
     for path in paths:
         files = path.iterdir() if path.is_dir() else [path]
-        print(f"{path}: {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")
+        print(f"{path}: {format_bytes(sum(file.stat().st_size for file in files))}")
     return 0

@@ -17,7 +17,7 @@ from alexnet.data.store.store import Store
 from alexnet.experiments.paper_datasets import PaperDataset
 from alexnet.recipe import Recipe
 from alexnet.training.estimate import estimate_training
-from alexnet.utils.console import format_duration
+from alexnet.utils.console import format_bytes, format_duration
 
 _SPARE_DISK = 1.02  # times what is needed
 
@@ -119,8 +119,8 @@ class PaperArchives:
         free = shutil.disk_usage(store.parent).free
         lines = [
             "what it will take here, judged by a few pictures and steps:",
-            f"prepare: about {format_duration(estimate.seconds)}, {_gigabytes(disk)} as {encoding} in {store} "
-            f"({_gigabytes(free)} are free)",
+            f"prepare: about {format_duration(estimate.seconds)}, {format_bytes(disk)} as {encoding} in {store} "
+            f"({format_bytes(free)} are free)",
         ]
         val_count = self.counts.get("val", self.counts.get("test", 0))
         if not trainings:
@@ -136,8 +136,8 @@ class PaperArchives:
         seconds = estimate.seconds + sum(cost.seconds for cost in costs.values())
         return [
             *lines,
-            f"train: about {nets}; {_gigabytes(run_bytes)}",
-            f"in all: about {format_duration(seconds)}, {_gigabytes(disk + run_bytes)}",
+            f"train: about {nets}; {format_bytes(run_bytes)}",
+            f"in all: about {format_duration(seconds)}, {format_bytes(disk + run_bytes)}",
         ]
 
 
@@ -148,11 +148,7 @@ def _choose_encoding(folder: Path, estimate: PrepareEstimate) -> str:
         if _SPARE_DISK * needed <= free:
             return encoding
     raise ValueError(
-        f"{folder}: the pictures need {_gigabytes(estimate.jpeg_bytes)} as JPEG, {_gigabytes(estimate.raw_bytes)} raw, "
-        f"and {_gigabytes(free)} are free on that disk; free some space, or choose another disk with `folder`"
+        f"{folder}: the pictures need {format_bytes(estimate.jpeg_bytes)} as JPEG, "
+        f"{format_bytes(estimate.raw_bytes)} raw, and {format_bytes(free)} are free on that disk; free some space, or "
+        "choose another disk with `folder`"
     )
-
-
-def _gigabytes(count: float) -> str:
-    """Return a number of bytes in GB."""
-    return f"{count / 1e9:.1f} GB"

@@ -11,7 +11,7 @@ from alexnet.data.prepare.parts import summarise_duplicates
 from alexnet.results.checked_pictures import locate
 from alexnet.results.picture_check import PictureCheck
 from alexnet.results.report_html import picture_uri
-from alexnet.utils.console import count_of, format_duration
+from alexnet.utils.console import count_of, format_bytes, format_duration
 from alexnet.utils.files import FileKind
 
 _MARK = b'<meta name="generator" content="alexnet check">'
@@ -151,13 +151,12 @@ def _describe_labels(values: dict[str, Any]) -> list[str]:
 def _describe_cost(values: dict[str, Any]) -> list[str]:
     lines, preparing, training = [], values["prepare"], values["train"]
     if preparing:
-        raw, jpeg, free = (preparing[f"{name}_bytes"] / 1e9 for name in ("raw", "jpeg", "free"))
+        raw, jpeg, free = (format_bytes(preparing[f"{name}_bytes"]) for name in ("raw", "jpeg", "free"))
         seconds = format_duration(preparing["seconds"])
-        disk = f"{raw:.2g} GB raw or {jpeg:.2g} GB as JPEG"
-        lines.append(f"prepare: about {seconds} here, {disk} ({free:.0f} GB are free)")
+        lines.append(f"prepare: about {seconds} here, {raw} raw or {jpeg} as JPEG ({free} are free)")
     if training:
-        seconds, disk = format_duration(training["seconds"]), training["disk_bytes"] / 1e9
-        lines.append(f"train: about {seconds} here with the recipe {training['recipe']}, {disk:.2g} GB of checkpoints")
+        seconds, disk = format_duration(training["seconds"]), format_bytes(training["disk_bytes"])
+        lines.append(f"train: about {seconds} here with the recipe {training['recipe']}, {disk} of checkpoints")
     return lines
 
 

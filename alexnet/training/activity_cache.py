@@ -31,7 +31,7 @@ from alexnet.training.activity_file import ActivityFile
 from alexnet.training.checkpointer import Checkpointer
 from alexnet.training.inference import pictures_per_batch
 from alexnet.training.precision import autocast
-from alexnet.utils.console import note_once
+from alexnet.utils.console import format_bytes, note_once
 
 _GIGABYTE = 10**9
 _SHARE_OF_FREE_DISK = 0.5
@@ -118,15 +118,15 @@ class ActivityCache:
 
     def describe(self) -> str:
         """Return a line that says what is kept."""
-        front, gigabytes = self._recipe.frozen_front, self._row_bytes / _GIGABYTE
+        front, needed = self._recipe.frozen_front, format_bytes(self._row_count * self._row_bytes)
         line = (
             f"activities of {front[0]} to {front[-1]} are kept: of {self._recipe.augmentations} augmentations of "
             f"{self._train:,} pictures, and of {self._validation:,} validation pictures"
         )
         if self._kept_rows == self._row_count:
-            return f"{line}, {self._row_count * gigabytes:.2g} GB"
+            return f"{line}, {needed}"
         return (
-            f"{line}; only {self._kept_rows * gigabytes:.2g} of {self._row_count * gigabytes:.2g} GB fit (limit of "
+            f"{line}; only {format_bytes(self._kept_rows * self._row_bytes)} of {needed} fit (limit of "
             "the cache, free disk), the others are computed in each epoch"
         )
 

@@ -31,6 +31,17 @@ def count_of(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def format_bytes(count: float) -> str:
+    """Return a number of bytes in the largest unit of which there is one or more: "12.3 kB", "1.1 GB"."""
+    if count < 1000:
+        return count_of(round(count), "byte")
+    value, unit = count / 1000, "kB"
+    for larger_unit in ("MB", "GB", "TB"):
+        if value >= 999.95:  # which would be printed as 1000.0
+            value, unit = value / 1000, larger_unit
+    return f"{value:,.1f} {unit}"
+
+
 def format_duration(seconds: float) -> str:
     """Return a time in its two largest units."""
     minutes, hours = seconds / 60, seconds / 3600

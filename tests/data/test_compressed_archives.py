@@ -150,7 +150,7 @@ def test_too_little_room_is_reported(tmp_path: Path, temporary_folder: Path, mon
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
         with pytest.raises(
-            ValueError, match=r"needs more than the 0\.0 GB that are free in .*; free some space, or set"
+            ValueError, match=r"needs more than the 0 bytes that are free in .*; free some space, or set"
         ):
             open_source(path)
 

@@ -122,7 +122,7 @@ def test_the_summary_has_the_sizes_of_both_encodings(tmp_path: Path) -> None:
     raw, jpeg = prepare_small(source, tmp_path / "raw"), prepare_small(source, tmp_path / "jpeg", encoding="jpeg")
     assert raw.raw_bytes == jpeg.raw_bytes == 60 * 16 * 16 * 3
     assert jpeg.jpeg_bytes / raw.jpeg_bytes == pytest.approx(1, abs=0.1)  # measured, estimated
-    assert "encoding: raw 0.0 MB; the other encoding: JPEG" in str(raw)
+    assert "encoding: raw 46.1 kB; the other encoding: JPEG" in str(raw)
     assert "60 pictures of 16x16 in 3 classes: train 54, val 6" in str(raw)
     assert "classes: class0 (20), class1 (20), class2 (20)" in str(raw)
     assert raw.class_counts == (20, 20, 20)
@@ -327,7 +327,7 @@ def test_a_full_disk_is_reported_and_the_work_is_resumed(tmp_path: Path, monkeyp
 def test_too_little_space_is_reported_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(prepare_module.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(ValueError, match=r"raw pictures need .* GB more"):
+    with pytest.raises(ValueError, match=r"raw pictures need 13\.1 kB more and 1\.0 kB are free"):
         prepare_small(write_pictures(tmp_path / "source", each=3), tmp_path / "store")
 
 

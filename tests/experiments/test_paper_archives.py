@@ -33,7 +33,7 @@ def test_table1_is_reproduced_from_the_archives(
     assert "ILSVRC-2010: 4 classes, pictures: train 20, val 4, test 6" in error
     assert "there: devkit-1.0.tar.gz, ILSVRC2010_images_train.tar, ILSVRC2010_images_val.tar" in error
     assert "missing: patch_images.tar" in error
-    assert f"0.0 GB as raw in {tmp_path / 'out' / 'stores' / 'ILSVRC2010-32'}" in error
+    assert f"92.2 kB as raw in {tmp_path / 'out' / 'stores' / 'ILSVRC2010-32'}" in error
     assert "train: about cnn-0 " in error
     assert "in all: about " in error
     store = Store(tmp_path / "out" / "stores" / "ILSVRC2010-32")
@@ -75,7 +75,7 @@ def test_the_disk_decides_between_raw_and_jpeg(
     reproduce("table1", tmp_path / "out", archives, recipe=recipe)
     assert Store(tmp_path / "out" / "stores" / "ILSVRC2010-32-jpeg").encoding == "jpeg"
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 100))
-    with pytest.raises(ValueError, match=r"GB as JPEG, 0\.0 GB raw, and 0\.0 GB are free on that disk; free"):
+    with pytest.raises(ValueError, match=r"kB as JPEG, 67\.6 kB raw, and 100 bytes are free on that disk; free"):
         reproduce("table1", tmp_path / "other", archives, recipe=recipe)
     capsys.readouterr()
     (archives / "devkit-1.0.tar.gz").unlink()

@@ -156,9 +156,7 @@ def test_only_the_activities_that_do_not_fit_are_computed_anew(
     rows = VAL + TRAIN + 17  # the pictures of the first augmentation, and 17 of the second
     train(store, tmp_path / "run", RECIPE, cache_gb=(rows + 0.5) * ROW_BYTES / 1e9)
     assert len(pictures_read) == 3 * TRAIN + VAL + (TRAIN - 17) + TRAIN
-    assert (
-        "of 3 augmentations of 48 pictures, and of 20 validation pictures; only 2.7e-06 of" in capsys.readouterr().err
-    )
+    assert "of 3 augmentations of 48 pictures, and of 20 validation pictures; only 2.7 kB of" in capsys.readouterr().err
 
 
 def test_when_the_colour_shift_ends_the_activities_are_computed_again(store: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from alexnet.data.sources.base import Source, SourceOptions
 from alexnet.data.sources.kinds import open_source
 from alexnet.data.store.format import PROGRESS_FILE
 from alexnet.distributed.coordinator import POLL_SECONDS, Coordinator
+from alexnet.utils.console import format_bytes
 from alexnet.utils.cores import available_cores
 from alexnet.utils.files import exclusive_lock, explain_full_disk, local_path
 from alexnet.utils.prefetch import prefetch
@@ -198,7 +199,7 @@ def _check_free_space(plan: Plan, missing: list[int]) -> None:
     needed = sum(len(plan.shards[index]) + 4 for index in missing) * plan.size**2 * 3
     if plan.encoding == "raw" and needed > free:
         raise ValueError(
-            f"{plan.store}: raw pictures need {needed / 1e9:.1f} GB more and {free / 1e9:.1f} GB are free "
+            f"{plan.store}: raw pictures need {format_bytes(needed)} more and {format_bytes(free)} are free "
             "on that disk; free some space, choose another disk or `encoding='jpeg'`"
         )
 

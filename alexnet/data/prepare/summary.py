@@ -17,7 +17,7 @@ from alexnet.data.store.format import (
     read_safetensors,
     read_shard,
 )
-from alexnet.utils.console import count_of
+from alexnet.utils.console import count_of, format_bytes
 
 _NAMED_CLASSES = 6  # that the text of a summary names
 
@@ -61,7 +61,7 @@ class Summary:
 
     def __str__(self) -> str:
         splits = ", ".join(f"{name} {count:,}" for name, count in self.counts.items())
-        sizes = {"raw": f"raw {self.raw_bytes / 1e6:,.1f} MB", "jpeg": f"JPEG {self.jpeg_bytes / 1e6:,.1f} MB"}
+        sizes = {"raw": f"raw {format_bytes(self.raw_bytes)}", "jpeg": f"JPEG {format_bytes(self.jpeg_bytes)}"}
         other = "jpeg" if self.encoding == "raw" else "raw"
         note = f" (estimated, quality {JPEG_QUALITY})" if other == "jpeg" else ""
         lines = [

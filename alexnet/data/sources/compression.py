@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 from tqdm import tqdm
 
-from alexnet.utils.console import note_once
+from alexnet.utils.console import format_bytes, note_once
 from alexnet.utils.files import explain_full_disk
 
 _FORMATS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -104,7 +104,7 @@ def unpack_to_temporary_file(path: Path) -> int:
             size += len(chunk)
             if size > room:
                 raise ValueError(
-                    f"{path}: the unpacked archive needs more than the {max(room, 0) / 1e9:.1f} GB that are free in "
+                    f"{path}: the unpacked archive needs more than the {format_bytes(max(room, 0))} that are free in "
                     f"{folder}; free some space, or set TMPDIR to a folder on another disk"
                 )
             file.write(chunk)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from alexnet.utils.console import format_bytes
+
 _CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 
@@ -101,7 +103,7 @@ def _receive_all(url: str, part: Path, path: Path, bar: tqdm) -> None:
         empty_connections = empty_connections + 1 if _file_size(part) <= before else 0
         if empty_connections == MAX_EMPTY_CONNECTIONS:
             raise OSError(
-                f"{url} could not be reached ({reason}); {_file_size(part) / 1e6:.1f} MB were received: check the "
+                f"{url} could not be reached ({reason}); {format_bytes(_file_size(part))} were received: check the "
                 f"network and run the same command again to continue, or {_manual_remedy(path)}"
             )
 
