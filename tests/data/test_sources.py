@@ -372,6 +372,18 @@ def test_a_member_that_leads_out_of_an_archive_is_refused(
         open_source(tmp_path / "set.zip")
 
 
+def test_the_last_member_of_a_path_counts(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "set.tar", tar_member("b/1.jpg"), tar_member("a/1.jpg"), tar_member("a/1.jpg"))
+    source = open_source(path, SourceOptions(held_out=0))
+    assert source.ignored == {"replaced by a later member of the same path": 3}
+    with tarfile.open(path) as archive:
+        archive.extractall(tmp_path / "set", filter="data")
+    folder = open_source(tmp_path / "set", SourceOptions(held_out=0))
+    assert picture_names(source, "train") == picture_names(folder, "train") == sorted(picture_names(source, "train"))
+    assert [source.read("train", i) for i in range(4)] == [folder.read("train", i) for i in range(4)]
+    assert source.read("train", 0) == b""  # not that of the first member
+
+
 def test_links_within_an_archive_are_not_pictures(tmp_path: Path) -> None:
     link = tar_member("b/3.jpg", tarfile.SYMTYPE, "../a/1.jpg")
     source = open_source(write_tar(tmp_path / "set.tar", link))

@@ -22,6 +22,7 @@ _PICTURE_ENDINGS = frozenset(
         *("tga", "ico", "avif", "jp2", "j2k", "pcx", "sgi", "heic", "heif"),
     )
 )
+_REPLACED = "replaced by a later member of the same path"  # in an archive
 
 FolderPath = tuple[str, ...]  # the names of the folders from the root of the tree
 
@@ -51,6 +52,16 @@ class FileList:
         """Return the path of each file within the tree, in the bytes of the file system."""
         joined = bytes(self._joined_names)
         return [joined[start:stop] for start, stop in pairwise(self._name_starts)]
+
+    def without_replaced(self) -> "FileList":
+        """Return a list in which each path is once: the last of the same path, which unpacking an archive leaves."""
+        last = {name: index for index, name in enumerate(self.names())}
+        if len(last) == len(self):
+            return self
+        files = FileList()
+        for index in sorted(last.values()):
+            files.append(self.take(index))
+        return files
 
     def append(self, entry: FileEntry) -> None:
         """Add a file."""
@@ -140,4 +151,8 @@ def list_files(tree: FileTree, text_names: frozenset[str] = frozenset()) -> List
             texts[(*folder, name)] = entry
         else:
             ignored[PurePosixPath(name).suffix.lower()] += 1
+    for folder, files in folders.items():
+        folders[folder] = files.without_replaced()
+        if replaced := len(files) - len(folders[folder]):
+            ignored[_REPLACED] += replaced
     return Listing(folders | {folder: FileList() for folder in all_folders - not_empty}, ignored, texts)
