@@ -162,16 +162,20 @@ def test_tiny_imagenet_has_its_words_and_the_classes_of_its_annotations(tmp_path
         ("val/val_annotations.txt", "val_2.J", "val_9.J", r"line 3 must name a picture in val/.* got 'val_9.JPEG'"),
         ("val/val_annotations.txt", "val_2.J", "val_0.J", r"line 3 must name a picture in val/, each once"),
         ("val/val_annotations.txt", "\t", " ", r"line 1 must be a file, a tab and a class"),
-        ("val/val_annotations.txt", "n01629819", "n99999999", r"only in val: n99999999"),
+        ("val/val_annotations.txt", "n01629819", "n9", r"line 2 must name one of the 2 classes of train; got 'n9'"),
+        ("val/val_annotations.txt", "val_1.J", "\nval_9.J", r"line 3 must name a picture in val/"),
         ("wnids.txt", "n01629819", "n01629820", r"must be those of wnids\.txt; n01629819 is only in the folders"),
     ],
 )
-def test_damaged_annotations_are_refused(tmp_path: Path, file: str, old: str, new: str, message: str) -> None:
+def test_damaged_annotations_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, old: str, new: str, message: str
+) -> None:
     path = write_tiny_imagenet(tmp_path) / file
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(ValueError, match=message) as caught:
         open_source(tmp_path)
     assert "\n" not in str(caught.value)
+    assert capsys.readouterr().err == ""  # no note before the error
 
 
 def test_a_picture_without_annotation_is_refused(tmp_path: Path) -> None:

@@ -35,23 +35,26 @@ def open_class_folders(
     listing = list_files(tree, TEXT_FILES)
     top = _find_top_folder(listing)
     split_folders = _find_split_folders(path, listing, top, options)
-    files = {
-        split: group_by_annotations(str(path), tree, listing, folder)
-        if (*folder, ANNOTATIONS_FILE) in listing.texts
-        else _group_by_class(listing, folder)
-        for split, folder in split_folders.items()
-    }
+    files: dict[str, dict[str, FileList]] = {}
+    for split, folder in split_folders.items():
+        if (*folder, ANNOTATIONS_FILE) in listing.texts:
+            files[split] = group_by_annotations(str(path), tree, listing, folder, files.get("train"))
+        else:
+            files[split] = _group_by_class(listing, folder)
     main_files = files.get("train", next(iter(files.values())))  # those of the classes
-    if "test" in files and _is_unlabelled(files["test"], main_files):
-        count = len(listing.files_below(split_folders["test"]))
-        note_once(f"{path}: the {count:,} pictures in {'/'.join(split_folders['test'])}/ have no classes: left out")
+    is_test_unlabelled = "test" in files and _is_unlabelled(files["test"], main_files)
+    if is_test_unlabelled:
         del files["test"]
     check_classes(path, count_files(files), options, f"{_LAYOUT}{_describe_ignored(listing)}")
     if class_names is None:
         names = map(printable_name, name_classes(str(path), tree, listing, top, main_files))
         class_names = dict(zip(main_files, names, strict=True))
     class_names = _present_classes(path, main_files, class_names)
-    return build_source(path, tree, files, class_names, dict(listing.ignored), options)
+    source = build_source(path, tree, files, class_names, dict(listing.ignored), options)
+    if is_test_unlabelled:  # said at last, so that an error above stands alone
+        count = len(listing.files_below(split_folders["test"]))
+        note_once(f"{path}: the {count:,} pictures in {'/'.join(split_folders['test'])}/ have no classes: left out")
+    return source
 
 
 def _find_top_folder(listing: Listing) -> FolderPath:

@@ -10,7 +10,7 @@ test/images/              pictures without classes
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from alexnet.data.sources.base import printable_name
 from alexnet.data.sources.file_tree import FileTree
@@ -23,7 +23,9 @@ TEXT_FILES = frozenset((WORDS_FILE, WNIDS_FILE, ANNOTATIONS_FILE))
 _WNID = re.compile(r"n\d{8}")  # the number of a noun in WordNet
 
 
-def group_by_annotations(name: str, tree: FileTree, listing: Listing, folder: FolderPath) -> dict[str, FileList]:
+def group_by_annotations(
+    name: str, tree: FileTree, listing: Listing, folder: FolderPath, classes: Collection[str] | None
+) -> dict[str, FileList]:
     """Return the pictures below a folder by class, sorted, as val_annotations.txt in it says.
 
     Args:
@@ -31,15 +33,16 @@ def group_by_annotations(name: str, tree: FileTree, listing: Listing, folder: Fo
         tree: The files.
         listing: Their listing.
         folder: The folder of the split, such as val/. It has a val_annotations.txt.
+        classes: The class folders of train/; None if there is no train/.
 
     Raises:
-        ValueError: A line is not a file and its class, or a picture has no line.
+        ValueError: A line is not a file and one of the classes, or a picture has no line.
     """
     path = "/".join((*folder, ANNOTATIONS_FILE))
     files = listing.files_below(folder)
     numbers = {os.path.basename(file): number for number, file in enumerate(files.names())}  # noqa: PTH119 (bytes)
     by_class: dict[str, FileList] = {}
-    for line_number, line in enumerate(_read_lines(tree, listing, (*folder, ANNOTATIONS_FILE)), 1):
+    for line_number, line in _read_lines(tree, listing, (*folder, ANNOTATIONS_FILE)):
         file, *fields = line.split("\t")
         if not fields or not fields[0].strip():
             raise ValueError(f"{name}: {path}: line {line_number} must be a file, a tab and a class; got {line[:80]!r}")
@@ -49,7 +52,13 @@ def group_by_annotations(name: str, tree: FileTree, listing: Listing, folder: Fo
                 f"{name}: {path}: line {line_number} must name a picture in {'/'.join(folder)}/, each once; "
                 f"got {printable_name(file)!r}"
             )
-        by_class.setdefault(fields[0].strip(), FileList()).append(files.take(number))
+        class_name = fields[0].strip()
+        if classes is not None and class_name not in classes:
+            raise ValueError(
+                f"{name}: {path}: line {line_number} must name one of the {len(classes)} classes of train; got "
+                f"{class_name[:80]!r}: correct it, or unpack the archive again"
+            )
+        by_class.setdefault(class_name, FileList()).append(files.take(number))
     if numbers:
         file = printable_name(os.fsdecode(min(numbers)))
         raise ValueError(
@@ -77,7 +86,7 @@ def name_classes(name: str, tree: FileTree, listing: Listing, top: FolderPath, c
     if (*top, WORDS_FILE) not in listing.texts or not all(map(_WNID.fullmatch, classes)):
         return classes
     if (*top, WNIDS_FILE) in listing.texts:
-        listed = {line.strip() for line in _read_lines(tree, listing, (*top, WNIDS_FILE))}
+        listed = {line.strip() for _, line in _read_lines(tree, listing, (*top, WNIDS_FILE))}
         if difference := sorted(listed ^ set(classes)):
             place = WNIDS_FILE if difference[0] in listed else "the folders"
             raise ValueError(
@@ -85,12 +94,12 @@ def name_classes(name: str, tree: FileTree, listing: Listing, top: FolderPath, c
                 "unpack the archive again"
             )
     wanted = set(classes)
-    fields = (line.partition("\t") for line in _read_lines(tree, listing, (*top, WORDS_FILE)))
+    fields = (line.partition("\t") for _, line in _read_lines(tree, listing, (*top, WORDS_FILE)))
     words = {wnid: text.strip() for wnid, _, text in fields if wnid in wanted}
     return [f"{wnid} {words.get(wnid, '')}".strip() for wnid in classes]
 
 
-def _read_lines(tree: FileTree, listing: Listing, path: FolderPath) -> list[str]:
-    """Return the lines of a text file that are not empty."""
+def _read_lines(tree: FileTree, listing: Listing, path: FolderPath) -> list[tuple[int, str]]:
+    """Return the lines of a text file that are not empty, with their numbers from 1 on."""
     text = tree.read(listing.texts[path]).decode("utf-8", "surrogateescape")
-    return [line for line in text.splitlines() if line.strip()]
+    return [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
