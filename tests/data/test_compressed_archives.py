@@ -93,7 +93,7 @@ def test_zeros_may_follow_an_xz_stream(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", FORMATS)
 @pytest.mark.parametrize("damage", ["cut", "overwritten"])
 def test_a_damaged_archive_is_refused_in_one_line(
-    tmp_path: Path, method: str, damage: str, temporary_folder: Path
+    tmp_path: Path, method: str, damage: str, temporary_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = pack(write_pictures(tmp_path / "set", each=3), tmp_path / "set.packed", method)
     contents = path.read_bytes()
@@ -104,6 +104,7 @@ def test_a_damaged_archive_is_refused_in_one_line(
         open_source(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+    assert capsys.readouterr().err == ""  # no note before the error
     assert list(temporary_folder.iterdir()) == []
 
 

@@ -90,13 +90,14 @@ def test_splits_of_other_names_are_refused(tmp_path: Path) -> None:
         open_source(tmp_path / "saved")
 
 
-def test_a_data_set_is_loaded_by_name(tmp_path: Path) -> None:
+def test_a_data_set_is_loaded_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The library takes the path of a folder for a name, too."""
     folder = write_pictures(tmp_path / "set", each=8)
     (tmp_path / "hub").mkdir()
     as_data_set(folder).to_parquet(tmp_path / "hub" / "train-00000.parquet")
     prepare_small(folder, tmp_path / "expected")
     prepare_small(f"hf:{tmp_path / 'hub'}", tmp_path / "store")
+    assert "Hugging Face's datasets has loaded it into" in capsys.readouterr().err
     assert read_shards(tmp_path / "store") == read_shards(tmp_path / "expected")
 
 
@@ -111,12 +112,15 @@ def test_files_of_a_data_set_that_is_loaded_by_name_are_read(tmp_path: Path) -> 
     assert read_all(source, "test")[0] == (tmp_path / "hub" / "test" / "cat" / "1.png").read_bytes()
 
 
-def test_what_cannot_be_loaded_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_loaded_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(
         ValueError, match=r"^hf:owner/name: .*cannot load it.* check the name and the network"
     ) as caught:
         open_source("hf:owner/name", SourceOptions())
     assert "\n" not in str(caught.value)
+    assert capsys.readouterr().err == ""  # no note before the error
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(ValueError, match=r"^hf:owner/name: .* needs packages: pip install 'alexnet\[datasets\]'"):
         open_source("hf:owner/name")

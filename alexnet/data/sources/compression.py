@@ -89,9 +89,6 @@ def unpack_to_temporary_file(path: Path) -> int:
         OSError: The disk is full.
     """
     folder, status = Path(tempfile.gettempdir()), path.stat()
-    note_once(
-        f"{path}: a compressed archive, unpacked into a temporary file in {folder} first (TMPDIR sets the folder)"
-    )
     room = shutil.disk_usage(folder).free - _SPARE_BYTES
     size = 0
     with (
@@ -111,7 +108,13 @@ def unpack_to_temporary_file(path: Path) -> int:
             bar.update(len(chunk))
         file.flush()
         os.utime(file.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
-        return os.dup(file.fileno())
+        descriptor = os.dup(file.fileno())
+    # Said at last, so that an error above stands alone. On a terminal, the bar shows the unpacking meanwhile.
+    note_once(
+        f"{path}: a compressed archive, unpacked into a temporary file of {format_bytes(size)} in {folder} "
+        "(TMPDIR sets the folder)"
+    )
+    return descriptor
 
 
 class _LimitedReader(io.RawIOBase):

@@ -55,14 +55,15 @@ def _load(path: Path) -> dict[str, Any]:
         raise missing_extra(f"{path}: Hugging Face's hub", "datasets", error) from error
     huggingface_hub.logging.set_verbosity_error()  # else a line for each attempt to reach the hub
     name, _, configuration = str(path).removeprefix(_PREFIX).partition(":")
-    note_once(f"{path}: Hugging Face's datasets loads it into {datasets.config.HF_DATASETS_CACHE}, unless it is there")
     try:
-        return dict(datasets.load_dataset(name, configuration or None))
+        data_set = dict(datasets.load_dataset(name, configuration or None))
     except Exception as error:  # the libraries below raise their own types
         raise ValueError(
             f"{path}: Hugging Face's datasets cannot load it ({format_error(error, limit=300)}); check the name and "
             "the network, or download its Parquet files elsewhere and give their folder"
         ) from error
+    note_once(f"{path}: Hugging Face's datasets has loaded it into {datasets.config.HF_DATASETS_CACHE}")
+    return data_set
 
 
 class _HubRows(ArrowRows):
