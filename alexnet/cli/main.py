@@ -5,9 +5,12 @@ in this program, with a traceback; 128 and the signal's number if a signal stopp
 """
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -74,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parser.parse_args(join_all_but(sys.argv[1:] if arguments is None else arguments), options)
         _check_processes(options.command)
-        status: int = options.run_command(options)
+        with _interrupt_on_sigterm():
+            status: int = options.run_command(options)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt as interrupt:
@@ -102,6 +106,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print_error(f"the device has too little memory: train with a smaller --batch-size ({one_line(error)})")
         return 2
+
+
+class _Terminated(KeyboardInterrupt):
+    """A signal has stopped the command.
+
+    Args:
+        signal: The number of the signal.
+    """
+
+    def __init__(self, signal: int) -> None:
+        super().__init__()
+        self.signal = signal
+
+
+@contextlib.contextmanager
+def _interrupt_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that temporary files are removed; a second one ends the process.
+
+    Processes of torchrun keep their handlers: it sends SIGTERM when one of them is lost, which the watchdog reports.
+    """
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    if not is_main_thread or world_size() > 1 or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def handle(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise _Terminated(number)
+
+    signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _close_output() -> OSError | None:

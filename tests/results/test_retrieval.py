@@ -1,9 +1,11 @@
 """The nearest pictures: exact search against NumPy, binary codes, the index, and the two commands."""
 
 import json
+import os
 import re
 import runpy
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -223,6 +225,20 @@ def test_an_error_of_the_user_is_reported_in_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert Index(run / "index").codes.shape[1] == 8  # the old index is still there
+
+
+def test_sigterm_leaves_nothing_half_made(
+    run: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def terminate(*_: object, **__: object) -> None:
+        assert (run / "index.part" / "activities.npy").exists()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(retrieval, "train_autoencoder", terminate)
+    assert main(["index", str(run), str(store), "--force"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.endswith("alexnet: stopped\n")
+    assert not (run / "index.part").exists()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_an_index_of_an_older_net_is_refused(run: Path, store: Path, tmp_path: Path) -> None:
