@@ -125,6 +125,26 @@ def test_all_places_and_formats_agree(
     assert "text.jpg: not a readable picture: in an unknown format" in err
 
 
+@pytest.mark.parametrize("kind", ["text", "bytes", "nothing", "closed"])
+def test_a_caller_s_standard_input_need_not_be_a_file(
+    kind: str,
+    uninterrupted: Path,
+    picture_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    paths = [str(path) for path in sorted(picture_folder.glob("*/*"))[:2]]
+    lines = "".join(f"{path}\r\n" for path in paths)
+    inputs = {"text": io.StringIO(lines), "bytes": io.BytesIO(lines.encode()), "nothing": io.StringIO(), "closed": None}
+    monkeypatch.setattr("sys.stdin", inputs[kind])
+    is_empty = kind in ("nothing", "closed")
+    out, err = printed(capsys, uninterrupted, "-", "--jsonl", "--views", "1", status=2 if is_empty else 0)
+    if is_empty:
+        assert err.startswith("alexnet: -: standard input must ")
+    else:
+        assert [json.loads(line)["image"] for line in out.splitlines()] == paths
+
+
 def test_a_table(uninterrupted: Path, picture_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = picture_folder / "red disc" / "0-2.png"
     out, _ = printed(capsys, uninterrupted, "none, or.png", path, "--csv", "--top", "2", "--views", "1")

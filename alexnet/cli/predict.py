@@ -1,7 +1,10 @@
 """`alexnet predict RUN WHAT...` (Figure 4, left)."""
 
 import argparse
+import io
+import os
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from alexnet.cli.messages import print_error
@@ -83,13 +86,25 @@ def _open_explanations(classifier: "Classifier", options: argparse.Namespace) ->
     return ExplanationFolder(options.explain, explainer)
 
 
+def _read_standard_input() -> Iterator[str]:
+    """Return the lines of standard input; a program that calls the command may have an object without a file there."""
+    from alexnet.data.sources.named_pictures import read_lines
+
+    if sys.stdin is None:
+        raise ValueError("-: standard input must be open to read names from; it is closed: name the pictures instead")
+    try:
+        return read_lines(sys.stdin.fileno())
+    except io.UnsupportedOperation:
+        return (os.fsdecode(line).removesuffix("\n").removesuffix("\r") for line in sys.stdin)
+
+
 def _predict(classifier: "Classifier", options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from alexnet.data.sources.named_pictures import STANDARD_INPUT, iter_named_pictures, read_lines
+    from alexnet.data.sources.named_pictures import STANDARD_INPUT, iter_named_pictures
     from alexnet.training.inference import format_views
 
-    lines = read_lines(sys.stdin.fileno()) if STANDARD_INPUT in options.names else ()
+    lines = _read_standard_input() if STANDARD_INPUT in options.names else ()
     pictures = iter_named_pictures(options.names, lines)
     explanations = _open_explanations(classifier, options)
     predictions = classifier.predict_stream(
