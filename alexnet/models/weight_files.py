@@ -35,6 +35,7 @@ def best_checkpoint(run: Path) -> Path:
     Raises:
         FileNotFoundError: `run` is no run, or has no checkpoint yet.
         PermissionError: This user may not read its folder.
+        ValueError: It has no checkpoint yet, and its recipe.json is damaged.
     """
     best = run / "checkpoints" / "best.safetensors"
     if best.parent.is_dir():
@@ -42,6 +43,8 @@ def best_checkpoint(run: Path) -> Path:
     paths = [best] if best.exists() else list_checkpoints(run)[-1:]
     if not paths and not run.is_dir():
         raise FileNotFoundError(f"run {run} must be the folder of a trained net; there is no such folder")
+    if not paths and (run / "recipe.json").exists():
+        Recipe.load(run / "recipe.json")  # a damaged one is what must be mended first: `train` would refuse it, too
     if not paths:
         raise FileNotFoundError(f"run {run} must hold a trained net; there is no checkpoint in it: run `alexnet train`")
     return paths[0]

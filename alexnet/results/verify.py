@@ -18,6 +18,7 @@ from alexnet.data.store.format import (
 from alexnet.data.store.location import StoreURL, parse_location
 from alexnet.data.store.remote_folder import RemoteFolder
 from alexnet.models.weight_files import best_checkpoint, list_checkpoints
+from alexnet.recipe import Recipe
 from alexnet.utils.checksums import Buffer, checksum, damaged_parts, is_whole
 
 _CHANGEABLE = ("README.md",)  # a model card, which people complete
@@ -69,8 +70,8 @@ def verify(location: str | Path) -> Verified:
         location: A store (also at a URL), a run, an index, an exported folder, or a file of one of these.
 
     Raises:
-        FileNotFoundError: There is nothing.
-        ValueError: It is a folder of another kind.
+        FileNotFoundError: There is nothing, or a run without a checkpoint.
+        ValueError: It is a folder of another kind, or the recipe of a run without a checkpoint is damaged.
         OSError: A file cannot be read.
     """
     path = parse_location(location)
@@ -91,6 +92,9 @@ def verify(location: str | Path) -> Verified:
     if "config.json" in names and "model.safetensors" in names:
         files = (_verify_file(path / name, name) for name in names if name not in _CHANGEABLE)
         return Verified(path, "export", tuple(files))
+    if "recipe.json" in names:  # a run without a checkpoint, and so without checksums
+        Recipe.load(path / "recipe.json")
+        best_checkpoint(path)
     raise ValueError(f"{path} must be a store, a run, an index or an exported folder; it has no file of one of these")
 
 

@@ -11,8 +11,10 @@ from conftest import CLASSES, small_net
 from safetensors.torch import load_file, save_file
 
 from alexnet.architecture import Conv
+from alexnet.cli.main import main
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.weight_files import list_checkpoints
+from alexnet.recipe import Recipe
 from alexnet.training.checkpoint import load_best
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -107,6 +109,32 @@ def test_a_missing_file_and_a_folder_without_a_net_are_refused(tmp_path: Path) -
         AlexNet(3, small_net()).load_weights(tmp_path / "none.safetensors")
     with pytest.raises(FileNotFoundError, match="must hold a trained net"):
         AlexNet.from_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "x.jpg"],
+        ["export", "x.onnx"],
+        ["index", "s"],
+        ["report"],
+        ["figures"],
+        ["verify"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_run_with_nothing_but_a_damaged_recipe_is_reported_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    (tmp_path / "recipe.json").write_text("{")
+    command, *others = arguments
+    assert main([command, str(tmp_path), *others]) == 2
+    message = capsys.readouterr().err
+    assert f"{tmp_path}/recipe.json: recipe must be a JSON object" in message
+    assert message.count("\n") == 1
+    (tmp_path / "recipe.json").write_text(Recipe().to_json())
+    assert main([command, str(tmp_path), *others]) == 2
+    assert "recipe must be" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("metadata", [{}, {"net": {"image_size": 0}, "classes": ["a", "b"]}, {"classes": ["a", "b"]}])
