@@ -2,11 +2,12 @@
 
 import ast
 import re
+from pathlib import Path
 
 import pytest
 from source_code import modules, parse
 
-from alexnet.cli.main import build_parser
+from alexnet.cli.main import build_parser, main
 from alexnet.cli.option_names import with_option_names
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
@@ -54,6 +55,30 @@ def test_parameters_become_options(command: str, message: str, expected: str) ->
 def test_a_field_of_the_recipe_that_was_typed_as_an_option_is_named_so() -> None:
     message = with_option_names("seed must be smaller", build_parser(), "train", ["seed"])
     assert message == "--seed must be smaller"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["prepare", "SOURCE", "--test", "0"], "leave --test 0 out"),
+        (["prepare", "SOURCE", "--test=1"], "leave --test 1 out"),
+        (["prepare", "SOURCE", "--held-out", ".10"], "leave --held-out .10 out"),
+        (["prepare", "SOURCE", "--test", "-1"], "--test must be a share from 0 to 1, such as 0.1; got -1"),
+        (["prepare", "SOURCE", "--test", "10"], "--test must be a share from 0 to 1, such as 0.1; got 10"),
+        (["train", "STORE", "--learning-rate", "0"], "--learning-rate must be a finite number above 0; got 0"),
+    ],
+)
+def test_a_number_is_repeated_as_it_was_typed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    for split in ("train", "test"):
+        for name in ("robins", "wrens"):
+            folder = tmp_path / "source" / split / name
+            folder.mkdir(parents=True)
+            (folder / "1.png").write_bytes(b"")
+    command, _, *options = arguments
+    assert main([command, str(tmp_path / "source"), str(tmp_path / "out"), *options]) == 2
+    assert capsys.readouterr().err.endswith(f"{expected}\n")
 
 
 def message_texts(tree: ast.Module) -> list[str]:

@@ -7,7 +7,7 @@ without one; or as the first word, before "must".
 import argparse
 import dataclasses
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 _PARAMETER = re.compile(r"`([a-z_][\w.]*)(?:=([^`]*))?`")
 _FIRST_WORD = re.compile(r"[a-z_]+(?= must )")
@@ -26,7 +26,8 @@ def with_option_names(message: str, parser: argparse.ArgumentParser, command: st
             unless it is among them: it was given with --set, or not at all.
     """
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    own = {action.dest: action for action in commands.choices[command]._actions}
+    own_parser = commands.choices[command]
+    own = {action.dest: action for action in own_parser._actions}
     actions = [action for other in commands.choices.values() for action in other._actions]
     # Of options with the same parameter, such as --size and --occlusion-size, the one with its name is the last.
     actions.sort(key=lambda action: f"--{action.dest}" in action.option_strings)
@@ -46,7 +47,21 @@ def with_option_names(message: str, parser: argparse.ArgumentParser, command: st
     is_field = first is not None and "set" in own and first[0] not in typed and _is_recipe_field(first[0])
     if first and not is_field and (first[0] in _OTHER_NAMES or (first[0] in own and own[first[0]].option_strings)):
         message = options[first[0]] + message[first.end() :]
-    return _PARAMETER.sub(replace, message)
+    return _with_typed_numbers(_PARAMETER.sub(replace, message), own_parser.number_texts)
+
+
+def _with_typed_numbers(message: str, texts: Mapping[str, tuple[str, str]]) -> str:
+    """Return a message with the numbers of options as they were typed: --test 0 for --test 0.0.
+
+    Args:
+        message: The message, with the names of options.
+        texts: By option, its number as Python prints it, and as it was typed.
+    """
+    for option, (printed, text) in texts.items():
+        contexts = [re.escape(f"{option} ")] + ["; got "] * message.startswith(f"{option} must ")
+        for context in contexts:
+            message = re.sub(rf"(?<={context}){re.escape(printed)}(?!\d)", text, message)
+    return message
 
 
 def _is_recipe_field(name: str) -> bool:

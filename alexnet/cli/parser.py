@@ -17,6 +17,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.number_texts: dict[str, tuple[str, str]] = {}  # by option: a number as messages print it, and as typed
         for name, action in _ACTIONS.items():
             self.register("action", name, action)
 
@@ -42,6 +43,13 @@ class CommandParser(argparse.ArgumentParser):
             is_option = re.match(r"--?[a-zA-Z]", name) is not None
             if is_option and name[:2] not in options and not any(option.startswith(name) for option in options):
                 self.error(f"`{self.prog}` has no option {name}: {suggest_option(self.prog, name, options)}")
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """Convert a value, and record the text of a number that Python prints otherwise, such as 0 for 0.0."""
+        value = super()._get_value(action, arg_string)
+        if action.option_strings and isinstance(value, float) and repr(value) != arg_string:
+            self.number_texts[action.option_strings[-1]] = (repr(value), arg_string)
+        return value
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """End with an error that names what is close, if a value is none of the choices."""
