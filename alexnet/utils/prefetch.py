@@ -1,14 +1,30 @@
 """Items prepared ahead of time by worker threads."""
 
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from queue import Empty, Full, Queue
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+
+
+@contextmanager
+def _open_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool of threads; after the block they end, and work that has not begun is dropped."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="alexnet-prefetch")
+    is_finalizing = sys.is_finalizing
+    try:
+        yield pool
+    finally:
+        # When a process ends, a generator that was not read to its end is closed after the threads have ended and the
+        # modules that `shutdown` uses are gone.
+        if not is_finalizing():
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def prefetch(
@@ -27,17 +43,14 @@ def prefetch(
     if workers == 0:
         yield from map(function, items)
         return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="alexnet-prefetch")
     pending: deque[Future[_Result]] = deque()
-    try:
+    with _open_pool(workers) as pool:
         for item in items:
             pending.append(pool.submit(function, item))
             if len(pending) > buffer_size:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def prefetch_batches(
@@ -55,34 +68,33 @@ def prefetch_batches(
         batch_size: The number of results in a list. As many and one for each worker are computed ahead.
         patience: The seconds after which a shorter list is yielded, because the next result is not there.
     """
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="alexnet-prefetch")
     pending: Queue[Future[_Result] | None] = Queue(batch_size + workers)  # None is the end
     closed = threading.Event()
-    submitter = threading.Thread(target=_submit_all, args=(pool, function, items, pending, closed), daemon=True)
     batch: list[_Result] = []
-    try:
-        submitter.start()
-        while True:
-            try:
-                future = pending.get(timeout=patience if batch else None)
-            except Empty:
+    with _open_pool(workers) as pool:
+        submitter = threading.Thread(target=_submit_all, args=(pool, function, items, pending, closed), daemon=True)
+        try:
+            submitter.start()
+            while True:
+                try:
+                    future = pending.get(timeout=patience if batch else None)
+                except Empty:
+                    yield batch
+                    batch = []
+                    continue
+                if future is None:
+                    break
+                if batch and not wait([future], patience).done:
+                    yield batch
+                    batch = []
+                batch.append(future.result())
+                if len(batch) == batch_size:
+                    yield batch
+                    batch = []
+            if batch:
                 yield batch
-                batch = []
-                continue
-            if future is None:
-                break
-            if batch and not wait([future], patience).done:
-                yield batch
-                batch = []
-            batch.append(future.result())
-            if len(batch) == batch_size:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
-    finally:
-        closed.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+        finally:
+            closed.set()
 
 
 def _submit_all(

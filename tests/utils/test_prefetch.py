@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from alexnet.utils.prefetch import prefetch_batches
+from alexnet.utils.prefetch import prefetch, prefetch_batches
 
 
 def double(number: int) -> int:
@@ -78,3 +78,18 @@ def test_errors_are_raised() -> None:
         list(prefetch_batches(fail, [1], workers=2, batch_size=4))
     with pytest.raises(OSError, match="no items"):
         list(prefetch_batches(double, items(), workers=2, batch_size=4))
+
+
+def test_generators_may_be_left_when_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = False
+    monkeypatch.setattr("sys.is_finalizing", lambda: ends)
+    generators = [
+        prefetch_batches(abs, itertools.count(), workers=2, batch_size=4),
+        prefetch(abs, itertools.count(), workers=2, buffer_size=4),
+    ]
+    for generator in generators:
+        next(generator)
+    ends = True
+    monkeypatch.setattr("concurrent.futures.thread.queue", None)  # as Python clears modules
+    for generator in generators:
+        generator.close()
