@@ -82,7 +82,7 @@ def test_the_advice_after_too_many_failures_can_be_followed(tmp_path: Path) -> N
     for path in contents:
         path.write_bytes(b"BM")
     with pytest.raises(
-        ValueError, match=r"raise max_failures .* or repair or remove them, remove the store and prepare"
+        ValueError, match=r"raise `max_failures` .* or repair or remove them, remove the store and prepare"
     ):
         prepare_small(source, tmp_path / "store")
     for path, data in contents.items():

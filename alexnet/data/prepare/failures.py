@@ -55,5 +55,5 @@ class FailureLimit:
         raise ValueError(
             f"{store}: {count} of {self._plan.picture_count} files are not readable pictures, but only {self.allowed} "
             f"are allowed; the last is {last['name']} ({last['reason']}); see {store / SKIPPED_FILE}: raise "
-            "max_failures to go on without them, or repair or remove them, remove the store and prepare it again"
+            "`max_failures` to go on without them, or repair or remove them, remove the store and prepare it again"
         )
