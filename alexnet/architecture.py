@@ -22,11 +22,13 @@ class Conv(Checked):
         all_towers: Whether a kernel reads the maps of all towers, or only those of its own (4.2).
         shared: Whether all positions share the kernels, or each has its own kernels and biases (the "local" layers of
             the 2012 program's nets for CIFAR-10; not in the paper).
-        then: What follows the convolution, in order: "activate", "normalise" (4.3), "normalise_map",
-            "normalise_contrast", "pool" (4.4).
+        then: What follows the convolution, in order: "activate" (the net's activation), "normalise" (across maps, 4.3),
+            "normalise_map" (within a map), "normalise_contrast" (local contrast), "pool" (4.4).
         pooling: "max" (the paper) or "average" (the CIFAR-10 nets).
-        rounding, pool_rounding: How the side of the output of the convolution, and of its pooling, is rounded: "up"
-            (Figure 2), or "down". Caffe rounds convolutions down and poolings up, torchvision rounds both down.
+        rounding: How the side of the convolution's output is rounded: "up" (Figure 2), or "down", as in Caffe and
+            torchvision.
+        pool_rounding: How the side of the pooling's output is rounded: "up" (Figure 2), as in Caffe, or "down", as in
+            torchvision.
         deviation: Standard deviation of the Gaussian that the initial weights are drawn from (6).
         bias: Initial value of the biases (6).
         blur: Standard deviation, in pixels, of the Gaussian that the initial kernels are blurred with. Responses to
@@ -87,7 +89,10 @@ class ResponseNorm(Checked):
     """The constants of the normalisation across neighbouring maps (section 4.3).
 
     Args:
-        k, size, alpha, beta: The paper's k, n, alpha and beta.
+        k: The paper's k, which is added to the sum.
+        size: The paper's n, the number of neighbouring maps whose squares are summed.
+        alpha: The paper's alpha, the factor on the sum of the squares.
+        beta: The paper's beta, the exponent of the divisor.
         alpha_over_size: Whether alpha is divided by the size of the window, as in the 2012 program (and in torch and
             Caffe), but not in the paper's formula.
         all_towers: Whether the maps of all towers are neighbours, as in Caffe, or only those of the same tower.
@@ -114,7 +119,10 @@ class MapNorm(Checked):
     The divisor is (k + alpha / size**2 * sum of squares)**beta.
 
     Args:
-        k, size, alpha, beta: The constants of the divisor; size is the side of the window, in positions.
+        k: What is added to the sum.
+        size: Side of the window of positions whose squares are summed.
+        alpha: Factor on the mean of the squares.
+        beta: Exponent of the divisor.
     """
 
     k: float = 1.0
@@ -158,10 +166,14 @@ class Net(Checked):
         linear: A layer without a nonlinearity between the hidden layers and fc8. It saves weights if there are many
             classes (in the 2012 program for 10,184 classes and more; not in the paper).
         activation: "relu", or what section 4.1 names beside it: "tanh", "logistic", "abs_tanh" (the magnitude of tanh).
-        normalise: Constants of "normalise"; None leaves out every such step (4.3).
-        normalise_map: Constants of "normalise_map"; None leaves out every such step.
-        normalise_contrast: Constants of "normalise_contrast"; None leaves out every such step.
-        pool_size, pool_stride: The paper's z and s (4.4).
+        normalise: Constants of "normalise", the normalisation across neighbouring maps; None leaves out every such step
+            (4.3).
+        normalise_map: Constants of "normalise_map", the normalisation over the positions around, within a map (2012
+            program; not in the paper); None leaves out every such step.
+        normalise_contrast: Window of "normalise_contrast", local contrast normalisation (Jarrett et al. 2009; not in
+            the paper's net); None leaves out every such step.
+        pool_size: The paper's z, the side of the window of a pooling, in positions (4.4).
+        pool_stride: The paper's s, the distance between the centres of neighbouring windows, in positions (4.4).
         conv_dropout: Probability that a value of the last feature maps is set to zero during training; 0 in the paper.
         dropout_scaling: When activations are multiplied for dropout. "test": by 1 - p at test time (5.2). "train": by
             1 / (1 - p) in training, as in torch and Caffe; the weights that are learned differ by that factor.

@@ -59,18 +59,19 @@ class Recipe(Checked):
             stops improving, add the validation pictures to the training set; `epochs` and `changes` count from there
             (the 2012 program's nets for CIFAR-10 with translations).
         changes: Changes at certain epochs. A learning rate set here stays, whatever the schedule.
-        patience: Epochs without a better validation error after which it has stopped improving; not in the paper.
+        patience: Epochs without a lower validation error after which it no longer improves; not in the paper.
         early_stopping: Whether the training ends when the validation error was not lower than before for `patience`
             epochs; with schedules "changes" and "cosine" only, since the others end in their own way.
         falls: How often the rate is divided by ten before the next plateau ends the training (6: three times).
         warmup: Epochs in which all rates, including those of `changes` and of the biases, rise from 0.
-        epochs: Maximum of passes through the training set (6: roughly 90); with "fold", after the folding in.
-        until_train_error: The training also ends after the first epoch with at most this training error, measured
-            during the epoch; None for never (Figure 1 compares the epochs until 25 %).
+        epochs: Maximum of passes through the training set (6: roughly 90); with "fold", after the validation
+            pictures are added.
+        until_train_error: The training also ends after the first epoch with at most this training error, a share from
+            0 to 1 that is measured during the epoch; None for never (Figure 1 compares the epochs until 25 %).
         reflect: Whether pictures are reflected with probability one half (5.1).
         crops: Whether training crops are at random positions or always at the centre (5.1).
-        crop_area: Range of a random crop's share of the picture; the square crop is resized. None for the paper's
-            crops of one size.
+        crop_area: Smallest and largest share of the picture's area that a random crop has; the square crop is resized.
+            None for the paper's crops of one size.
         image_sizes: Sides that training crops are resized to, each for an equal part of the epochs: the fewer pixels,
             the faster. The last feature maps are resized to their usual side. Larger sides than net.image_size count as
             net.image_size, and with frozen layers all do. Empty for net.image_size throughout, as in the paper; tests

@@ -5,7 +5,7 @@ import inspect
 import re
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 from alexnet.recipe import Recipe
@@ -22,6 +22,7 @@ class FieldDoc:
         value, default: Its value, and its value by default, as plain JSON data.
         meaning: What it means; "" for a field whose meaning an earlier one of the same kind has.
         has_fields: Whether it has fields, which follow, instead of a value.
+        is_set: Whether it has a value: it is no field of the objects in a list, such as a change of `changes`.
     """
 
     path: str
@@ -29,6 +30,7 @@ class FieldDoc:
     default: Any
     meaning: str
     has_fields: bool = False
+    is_set: bool = True
 
 
 def explain_recipe(recipe: Recipe) -> list[FieldDoc]:
@@ -41,28 +43,37 @@ def _explain(data: Any, defaults: Any, prefix: str, explained: set[tuple[type, s
 
     Args:
         data: The object.
-        defaults: The object by default; None where there is none.
+        defaults: The object by default.
         prefix: What the paths begin with.
         explained: The classes and meanings that have been given; updated.
     """
     meanings = _field_meanings(type(data))
     for field in dataclasses.fields(data):
         value = getattr(data, field.name)
-        default = None if defaults is None else getattr(defaults, field.name)
+        default = getattr(defaults, field.name)
         key = (type(data), meanings[field.name])
         meaning = "" if key in explained else meanings[field.name]
         explained.add(key)
         path = prefix + field.name
-        if dataclasses.is_dataclass(value):
-            if meaning:
-                yield FieldDoc(path, None, None, meaning, has_fields=True)
-            yield from _explain(value, default, f"{path}.", explained)
+        if is_dataclass(value):
+            if meaning or default is None:
+                yield FieldDoc(path, {}, {} if default is not None else None, meaning, has_fields=True)
+            yield from _explain(value, value if default is None else default, f"{path}.", explained)
         else:
             yield FieldDoc(path, _to_plain(value), _to_plain(default), meaning)
+            if kind := _kind_in_list(type(data), field.name):
+                for name, text in _field_meanings(kind).items():
+                    yield FieldDoc(f"{path}[].{name}", None, None, text, is_set=False)
+
+
+def _kind_in_list(kind: type, name: str) -> type | None:
+    """Return the dataclass of the objects that a field has a list of; None for other fields."""
+    kind_in_list, *rest = typing.get_args(typing.get_type_hints(kind)[name]) or (None,)
+    return kind_in_list if rest == [...] and isinstance(kind_in_list, type) and is_dataclass(kind_in_list) else None
 
 
 def _field_meanings(kind: type) -> dict[str, str]:
-    """Return what the docstring of a dataclass says of each field under "Args:"."""
+    """Return what the docstring of a dataclass says of each field under "Args:", with JSON's null for None."""
     entries: dict[str, list[str]] = {}
     current: list[str] = []
     for line in (inspect.getdoc(kind) or "").partition("\nArgs:\n")[2].splitlines():
@@ -73,7 +84,7 @@ def _field_meanings(kind: type) -> dict[str, str]:
             current.append(line.strip())
         else:
             break
-    return {name: " ".join(lines) for name, lines in entries.items()}
+    return {name: re.sub(r"\bNone\b", "null", " ".join(lines)) for name, lines in entries.items()}
 
 
 def _names(text: str, kind: type) -> list[str]:
@@ -87,6 +98,6 @@ def _names(text: str, kind: type) -> list[str]:
 
 def _to_plain(value: Any) -> Any:
     """Return a value as JSON has it."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     return [_to_plain(each) for each in value] if isinstance(value, tuple) else value

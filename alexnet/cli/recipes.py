@@ -8,6 +8,12 @@ import textwrap
 from alexnet.cli.options import load_recipe
 
 SUMMARY = "list the recipes, or print one of them"
+_LEGEND = (
+    "Each field with its value, as --set takes it, and its default where it differs: the value of alexnet-2012-paper. "
+    "Numbers in parentheses are sections of the paper. A field without an explanation has that of the field above it "
+    "with the same name, such as net.conv2.maps that of net.conv1.maps. "
+    "changes[].epoch is a field of each object in the list."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +46,10 @@ def _explain(name: str) -> None:
     from alexnet.cli.field_docs import explain_recipe
 
     width = shutil.get_terminal_size((100, 24)).columns
+    print(textwrap.fill(_LEGEND, width) + "\n")
     for field in explain_recipe(load_recipe(name)):
         default = "" if field.value == field.default else f"   (default {json.dumps(field.default)})"
-        print(field.path if field.has_fields else f"{field.path}={json.dumps(field.value)}{default}")
+        has_value = field.is_set and not field.has_fields
+        print(f"{field.path}={json.dumps(field.value)}{default}" if has_value else f"{field.path}{default}")
         if field.meaning:
             print(textwrap.fill(field.meaning, width, initial_indent="    ", subsequent_indent="    "))
