@@ -20,7 +20,19 @@ def jit(function: Function) -> Function:
     the user's cache folder, so that a second process starts at once. Where neither is writable, each process compiles
     again.
     """
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    return _njit(function)
+
+
+def inner_jit(function: Function) -> Function:
+    """Return `function` compiled as by `jit`, for compiled functions to call: Python must not call it.
+
+    It gets no wrapper that converts Python's objects. That saves about a third of the time to compile the loops.
+    """
+    return _njit(function, no_cpython_wrapper=True)
+
+
+def _njit(function: Function, **options: Any) -> Function:
+    options |= {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}  # nothing takes its address
     try:
         result: Function = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder to cache the machine code in
