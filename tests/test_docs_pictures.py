@@ -1,5 +1,6 @@
 """The pictures in docs/ are those that the commands draw now, judged by the recipe that is in their metadata."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,9 @@ from alexnet.recipes import recipe_named
 from alexnet.results.figure_files import recipe_digest
 
 _DOCS = Path(__file__).parents[1] / "docs"
-_WITHOUT_RECIPE = {
-    # Of nets that took hours, before figures had metadata; docs/results.md and docs/LOG.md have their commands.
-    *("figure1.png", "figure3-tiny.png", "pretraining.png", "cifar10-18pct.png"),
-    "imagenette-kernels.png",  # from an H200
+# Of nets that took hours, before figures had metadata; docs/results.md has their commits and commands.
+_NETS_GONE = {"figure1.png", "figure3-tiny.png", "pretraining.png", "cifar10-18pct.png", "imagenette-kernels.png"}
+_WITHOUT_RECIPE = _NETS_GONE | {
     "scaling.png",  # of benchmarks/scaling.py
     *("explanation.png", "serve-dark.png", "serve-light.png", "serve-phone.png"),  # of a page, or of one picture
 }
@@ -24,6 +24,11 @@ def test_a_figure_is_of_the_recipe_as_it_is_now(path: Path) -> None:
         name, digest = image.info.get("Recipe"), image.info.get("Digest")
     assert (path.name in _WITHOUT_RECIPE) == (name is None)
     assert name is None or digest == recipe_digest(recipe_named(name))
+
+
+def test_a_picture_of_a_net_that_is_gone_has_its_commit_and_command_in_the_docs() -> None:
+    rows = re.findall(r"^\| `([\w-]+\.png)` \| [0-9a-f]{7} \| .*`alexnet ", (_DOCS / "results.md").read_text(), re.M)
+    assert set(rows) == _NETS_GONE
 
 
 def test_a_digest_tells_recipes_apart_and_ignores_the_seed() -> None:
