@@ -1,8 +1,11 @@
 # make demo: a classifier from nothing in a few minutes.  make test: lint, types, tests.  Both set up .venv first.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+TEST_PROCESSES = $(shell $(PYTHON) -c "import os; print(1 + os.cpu_count())")
+LOWEST ?= .venv-lowest
+LOWEST_VERSIONS := $(shell cat pyproject.toml constraints.txt tests/lowest_versions.py | cksum | cut -d ' ' -f 1)
 
-.PHONY: demo test pytest test-lowest lint format clean
+.PHONY: demo test pytest test-lowest lowest lint format clean
 
 demo: .venv/installed
 	$(BIN)/alexnet demo
@@ -15,17 +18,25 @@ test: .venv/installed
 # thread for each core. Bytecode is written even where the environment forbids it: each process would otherwise compile
 # all files again.
 pytest: .venv/installed
-	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(shell $(PYTHON) -c "import os; print(1 + os.cpu_count())") --dist worksteal
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
 # The tests with the lowest versions that pyproject.toml admits; torch stays, since there is one build for the CPU only.
-# Old versions use what newer ones of other libraries deprecate: these warnings are no errors here.
-test-lowest:
-	test -x .venv-lowest/bin/python || "$(PYTHON)" -m venv .venv-lowest
-	"$(PYTHON)" tests/lowest_versions.py > .venv-lowest/constraints.txt
-	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt "$$(grep '^torch==' constraints.txt)"
-	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[dev]'
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto --dist worksteal \
-		-W ignore::DeprecationWarning -W ignore::FutureWarning $(TESTS)
+# Old versions use what newer ones of other libraries deprecate: these warnings are no errors here, nor in the pytest that
+# the tests for simulated GPUs start.
+test-lowest: lowest
+	PYTHONPATH="$(CURDIR)" PYTEST_ADDOPTS="-W ignore::DeprecationWarning -W ignore::FutureWarning" \
+		OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
+		$(LOWEST)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal $(TESTS)
+
+# Their environment: made anew where these versions have changed, and otherwise left as it is, for whichever clone.
+lowest: $(LOWEST)/installed-$(LOWEST_VERSIONS)
+
+$(LOWEST)/installed-$(LOWEST_VERSIONS):
+	"$(PYTHON)" -m venv --clear $(LOWEST)
+	"$(PYTHON)" tests/lowest_versions.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt --editable '.[dev]'
+	touch $@
 
 lint: .venv/installed
 	$(BIN)/ruff check .
