@@ -462,7 +462,7 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "label too large": (
         lambda d: _write_labels(d, "3\n1\n2\n5\n1\n3\n2\n4\n"),
-        r"ground_truth\.txt, line 4: a label must be a number from 1 to 4; got '5'",
+        r"ground_truth\.txt, line 4: a label must be a number from 1 to 4; got '5': take the file of this challenge",
     ),
     "label of 0": (
         lambda d: _write_labels(d, "0\n"),

@@ -177,7 +177,11 @@ def test_a_split_without_labels_is_left_out(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("labels", "names", "message"),
     [
-        ([0, 1, 2], ["a", "b"], r"x\.parquet, row 2: has label 2, but there are names of 2 classes; 1 rows"),
+        (
+            [0, 1, 2],
+            ["a", "b"],
+            r"x\.parquet, row 2: has label 2, but there are names of 2 classes \(1 row in all\): correct",
+        ),
         ([0, -1, 1], ["a", "b"], r"row 1: has no label"),
         ([0, None, 1], ["a", "b"], r"row 1: has no label"),
         ([0, 2**40, 1], ["a", "b"], r"row 1: has label 2147483647"),

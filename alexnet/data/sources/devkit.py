@@ -169,8 +169,11 @@ def parse_labels(name: str, contents: bytes, class_count: int) -> np.ndarray:
     labels = []
     for number, line in enumerate(contents.decode("utf-8", "replace").rstrip().split("\n"), 1):
         text = line.strip()
-        is_label = text.isascii() and text.isdigit() and 1 <= int(text) <= class_count
-        require(is_label, f"{name}, line {number}: a label", f"a number from 1 to {class_count}", text)
+        if not (text.isascii() and text.isdigit() and 1 <= int(text) <= class_count):
+            raise ValueError(
+                f"{name}, line {number}: a label must be a number from 1 to {class_count}; got {text!r}: take the file "
+                "of this challenge, or download it again"
+            )
         labels.append(int(text))
     return np.array(labels, np.int64)
 

@@ -15,7 +15,7 @@ from alexnet.data.sources.labelled_splits import check_classes, count_pictures, 
 from alexnet.data.sources.labels import check_class_names, sort_labels
 from alexnet.data.store.class_ids import ClassIds
 from alexnet.data.store.format import SPLITS
-from alexnet.utils.console import note_once
+from alexnet.utils.console import count_of, note_once
 
 _ROW_BITS = 40  # of an offset; the bits above them are the number of the file
 
@@ -185,8 +185,8 @@ def _check_labels(files: Sequence[tuple[int, TableFile]], pictures: SourceSplit,
         file, label = dict(files)[number], pictures.labels[wrong[0]]
         problem = "no label" if label == -1 else f"label {label}"
         raise ValueError(
-            f"{file.name}, row {row}: has {problem}, but there are names of {len(classes)} classes; {len(wrong)} rows "
-            "are so: label them, or leave them out"
+            f"{file.name}, row {row}: has {problem}, but there are names of {len(classes)} classes "
+            f"({count_of(len(wrong), 'row')} in all): correct the labels, or leave these rows out"
         )
 
 
