@@ -1,5 +1,6 @@
 """What a training says at its start, on standard error: what is trained, on what, for how long at most."""
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from alexnet.training.error_rates import split_adjective
 from alexnet.training.finetune import Taken
 from alexnet.training.precision import uses_bfloat16
 from alexnet.training.schedule import Schedule
+from alexnet.utils.console import count_of
 
 _NAMED_FIELDS = 8
 
@@ -42,10 +44,11 @@ def print_start(
     )
     lines.append(f"{_describe_device(team)}, {'bfloat16' if uses_bfloat16(team.device, recipe) else 'float32'}")
     steps = math.ceil(train / recipe.batch_size)
-    lines.append(f"{schedule.describe_length()}; {steps:,} step{'' if steps == 1 else 's'} an epoch")
+    lines.append(f"{schedule.describe_length()}; {count_of(steps, 'step')} an epoch")
     if state.finished:
         lines.append(
-            f"was finished before, after {_count(state.epoch)} and {state.step:,} steps: nothing is left to do"
+            f"was finished before, after {count_of(state.epoch, 'epoch')} and {count_of(state.step, 'step')}: "
+            "nothing is left to do"
         )
     elif state.step:
         lines.append(f"resumes from step {state.step:,}, in epoch {state.epoch + 1}")
@@ -60,16 +63,11 @@ def _describe_device(team: Team) -> str:
     if team.device.type == "cuda":
         device += f" ({torch.cuda.get_device_name(team.device)})"
     else:
-        threads = torch.get_num_threads()
-        device += f" ({threads} thread{'' if threads == 1 else 's'})"
+        device += f" ({count_of(torch.get_num_threads(), 'thread')})"
     return device if team.world_size == 1 else f"{team.world_size} processes ({team.scheme}), {device}"
 
 
-def _count(epochs: int) -> str:
-    return f"{epochs} epoch{'' if epochs == 1 else 's'}"
-
-
 def _format(value: object) -> str:
-    """Return a field's value as text; long ones are cut off."""
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    """Return a field's value as `--set` takes it; long ones are cut off."""
+    text = f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

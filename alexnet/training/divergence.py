@@ -47,7 +47,7 @@ def check_finite(name: str, value: float, recipe: Recipe, *, epoch: int, step: i
 
 def advise_lower_rate(recipe: Recipe) -> str:
     """Return what to try after a divergence."""
-    lower = f"such as `learning_rate={recipe.learning_rate / 5:.1g}`"
+    lower = f"such as `learning_rate={float(f'{recipe.learning_rate / 5:.1g}'):g}`"
     return f"start a new run with a lower rate, {lower}, or go on with `on_divergence='retry'`"
 
 

@@ -33,7 +33,7 @@ from alexnet.training.schedule import make_schedule
 from alexnet.training.setup import build_net
 from alexnet.training.sgd import SGD, parameter_groups, set_learning_rates
 from alexnet.training.step import EAGER_STEPS, Step
-from alexnet.utils.console import format_duration
+from alexnet.utils.console import count_of, format_duration
 
 _USED_SHARE = 0.95  # of the time: other programs may need the cores, and the start takes some
 _TIMED_STEPS = {"cpu": 6, "cuda": 20}
@@ -169,7 +169,7 @@ def plan_epochs(rehearsal: Rehearsal, hours: float, *, progress: bool) -> Recipe
         )
     planned = recipe if epochs >= recipe.epochs else recipe.with_epochs(epochs)
     if progress:
-        share = f"{planned.epochs} of the recipe's {recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}"
+        share = f"{planned.epochs} of the recipe's {count_of(recipe.epochs, 'epoch')}"
         length = format_duration(times.of_training(planned.epochs))
         print(f"planned for {hours:g} h: {share}, about {length}", file=sys.stderr)
     return planned

@@ -12,6 +12,7 @@ from typing import Any
 from alexnet.data.store.base import Split
 from alexnet.data.store.store import Store
 from alexnet.recipe import Change, Recipe
+from alexnet.utils.console import count_of
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,8 @@ class Schedule:
         if target is not None and train_error <= target:
             return f"the training error is at most {target:.0%}"
         if self.plateau.ended and recipe.early_stopping:
-            return f"for {recipe.patience} epochs the validation error was not lower than {self.plateau.best:.1%}"
+            epochs = count_of(recipe.patience, "epoch")
+            return f"for {epochs} the validation error was not lower than {self.plateau.best:.1%}"
         return "all epochs are done" if self._elapsed(epoch) >= recipe.epochs else None
 
     def may_end_early(self) -> bool:
@@ -153,8 +155,8 @@ class Schedule:
         recipe, target = self.recipe, self.recipe.until_train_error
         ends = [f"once the training error is at most {target:.0%}"] if target is not None else []
         if recipe.early_stopping:
-            ends.append(f"once the validation error was not lower for {recipe.patience} epochs")
-        epochs = f"{'at most ' if ends else ''}{recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}"
+            ends.append(f"once the validation error was not lower for {count_of(recipe.patience, 'epoch')}")
+        epochs = f"{'at most ' if ends else ''}{count_of(recipe.epochs, 'epoch')}"
         return f"{epochs}, fewer {' or '.join(ends)}" if ends else epochs
 
     def total_epochs(self) -> int | None:
@@ -206,9 +208,10 @@ class PlateauSchedule(Schedule):
     def describe_length(self) -> str:
         """Return in words how many epochs the training takes at most."""
         recipe = self.recipe
+        epochs, patience = count_of(recipe.epochs, "epoch"), count_of(recipe.patience, "epoch")
         return (
-            f"at most {recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}; the rate falls each time that the "
-            f"validation error was not lower for {recipe.patience} epochs, {recipe.falls} times before the end"
+            f"at most {epochs}; the rate falls each time that the validation error was not lower for {patience}, "
+            f"{count_of(recipe.falls, 'time')} before the end"
         )
 
 

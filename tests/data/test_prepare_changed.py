@@ -71,9 +71,8 @@ def test_the_summary_names_the_first_classes(tmp_path: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.full((20, 20, 3), 25 * number + i, np.uint8)).save(path)
     text = str(prepare_small(tmp_path / "source", tmp_path / "store", held_out=0))
-    assert (
-        "classes: class0 (1), class1 (2), class2 (3), class3 (4), class4 (1), class5 (2) and 3 more, of 1 to 4" in text
-    )
+    named = "class0 (1), class1 (2), class2 (3), class3 (4), class4 (1), class5 (2)"
+    assert f"classes: {named} and 3 more; 1 to 4 pictures a class\n" in text
 
 
 def test_the_advice_after_too_many_failures_can_be_followed(tmp_path: Path) -> None:

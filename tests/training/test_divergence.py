@@ -20,7 +20,7 @@ from alexnet.data.store.format import STATISTICS_FILE
 from alexnet.data.store.store import Store
 from alexnet.recipe import Change, Recipe
 from alexnet.training.checkpoint import load_checkpoint
-from alexnet.training.divergence import DivergenceError
+from alexnet.training.divergence import DivergenceError, advise_lower_rate
 from alexnet.training.error_rates import error_rates
 from alexnet.training.sgd import SGD
 from alexnet.training.train import train
@@ -163,6 +163,11 @@ def test_a_retried_training_that_was_stopped_ends_the_same(
         if train(store, tmp_path / "stopped", fragile(recipe, epoch), **settings | {"checkpoint_minutes": 10}).finished:
             break
     assert_same_run(tmp_path / "stopped", tmp_path / "run")
+
+
+@pytest.mark.parametrize(("rate", "lower"), [(50, "10"), (0.02, "0.004"), (0.01, "0.002")])
+def test_the_advised_rate_is_written_as_a_user_writes_it(rate: float, lower: str) -> None:
+    assert f"such as `learning_rate={lower}`" in advise_lower_rate(Recipe(learning_rate=rate))
 
 
 def test_a_training_goes_back_at_most_three_times(

@@ -85,7 +85,8 @@ class Summary:
         if len(first) == len(self.classes):
             return text
         least, most = min(self.class_counts), max(self.class_counts)
-        return f"{text} and {len(self.classes) - len(first):,} more, of {least:,} to {most:,} pictures each"
+        sizes = f"{least:,} to {most:,}" if least < most else f"{most:,}"
+        return f"{text} and {len(self.classes) - len(first):,} more; {sizes} pictures a class"
 
     def warnings(self) -> list[str]:
         """Return what is wrong with the pictures, in lines: files that are not readable, and duplicates."""
