@@ -164,6 +164,16 @@ def test_too_little_room_is_reported(tmp_path: Path, temporary_folder: Path, mon
     assert str(temporary_folder) in str(caught.value)
 
 
+def test_unpacking_that_takes_long_is_said_before_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = pack(write_pictures(tmp_path / "set", each=2), tmp_path / "set.gz", "gzip")
+    monkeypatch.setattr(compression, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(os, "utime", lambda *_, **__: pytest.fail(capsys.readouterr().err))
+    with pytest.raises(pytest.fail.Exception, match="a compressed archive, unpacked into a temporary file in"):
+        open_source(path)
+
+
 def test_a_killed_process_leaves_no_temporary_file(tmp_path: Path, temporary_folder: Path) -> None:
     path = pack(write_pictures(tmp_path / "set", each=3), tmp_path / "set.zst", "zstd")
     code = (

@@ -13,6 +13,7 @@ import lzma
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from alexnet.utils.console import format_bytes, note_once
 from alexnet.utils.files import explain_full_disk
+from alexnet.utils.progress import LINE_SECONDS
 
 _FORMATS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _CHUNK_BYTES = 1 << 20
@@ -90,7 +92,8 @@ def unpack_to_temporary_file(path: Path) -> int:
     """
     folder, status = Path(tempfile.gettempdir()), path.stat()
     room = shutil.disk_usage(folder).free - _SPARE_BYTES
-    size = 0
+    size, note_time = 0, time.monotonic() + LINE_SECONDS
+    note = f"{path}: a compressed archive, unpacked into a temporary file in {folder} (TMPDIR sets the folder)"
     with (
         explain_full_disk(folder),
         open_decompressed(path) as source,
@@ -106,14 +109,12 @@ def unpack_to_temporary_file(path: Path) -> int:
                 )
             file.write(chunk)
             bar.update(len(chunk))
+            if time.monotonic() >= note_time:
+                note_once(note)
         file.flush()
         os.utime(file.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
         descriptor = os.dup(file.fileno())
-    # Said at last, so that an error above stands alone. On a terminal, the bar shows the unpacking meanwhile.
-    note_once(
-        f"{path}: a compressed archive, unpacked into a temporary file of {format_bytes(size)} in {folder} "
-        "(TMPDIR sets the folder)"
-    )
+    note_once(note)  # not before, unless it takes long: so an error above stands alone
     return descriptor
 
 
