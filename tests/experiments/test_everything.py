@@ -74,7 +74,7 @@ def test_bad_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "empty").mkdir()
     for arguments, message in (
         (["--data", str(tmp_path / "empty")], "must have stores in it; there is none: make one with alexnet prepare"),
-        (["--data", str(tmp_path / "empty"), "--minutes", "0"], "--minutes must be above 0; got 0.0"),
+        (["--data", str(tmp_path / "empty"), "--minutes", "0"], "--minutes must be above 0; got 0\n"),
         (["--data", str(tmp_path / "empty"), "--recipe", "tiny"], "--recipe must be left out with all; got 'tiny'"),
         ([], "--data must be a store or a folder of stores, for all; got None"),
     ):
