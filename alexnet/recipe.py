@@ -267,7 +267,10 @@ class Recipe(Checked):
         for setting in settings:
             path, equals, text = setting.partition("=")
             require(bool(equals) and bool(path), "settings", "of the form field=value", setting)
-            _parent_of(path, data)[path.rpartition(".")[2]] = _parse_value(text)
+            parent, name = _parent_of(path, data), path.rpartition(".")[2]
+            # In a field of words, such as `balance`, "none" is one of them.
+            is_word = text == "none" and isinstance(parent.get(name), str)
+            parent[name] = text if is_word else _parse_value(text)
         return build(type(self), data, "recipe")
 
     def with_epochs(self, epochs: int) -> "Recipe":

@@ -228,6 +228,11 @@ def test_a_value_of_another_type_is_refused_in_python_too(kind: Any, values: dic
         kind(**values)
 
 
+def test_none_is_a_word_where_the_field_has_words_and_else_no_value() -> None:
+    assert Recipe(balance="sampling").with_settings(["balance=none"]).balance == "none"
+    assert Recipe(crop_area=(0.5, 1.0)).with_settings(["crop_area=none"]).crop_area is None
+
+
 def test_settings_change_only_the_fields_they_name() -> None:
     before = Recipe()
     after = before.with_settings(
