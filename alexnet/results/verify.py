@@ -18,7 +18,6 @@ from alexnet.data.store.format import (
 from alexnet.data.store.location import StoreURL, parse_location
 from alexnet.data.store.remote_folder import RemoteFolder
 from alexnet.models.weight_files import best_checkpoint, list_checkpoints
-from alexnet.recipe import Recipe
 from alexnet.utils.checksums import Buffer, checksum, damaged_parts, is_whole
 
 _CHANGEABLE = ("README.md",)  # a model card, which people complete
@@ -93,8 +92,7 @@ def verify(location: str | Path) -> Verified:
         files = (_verify_file(path / name, name) for name in names if name not in _CHANGEABLE)
         return Verified(path, "export", tuple(files))
     if "recipe.json" in names:  # a run without a checkpoint, and so without checksums
-        Recipe.load(path / "recipe.json")
-        best_checkpoint(path)
+        best_checkpoint(path)  # says what is missing or damaged
     raise ValueError(f"{path} must be a store, a run, an index or an exported folder; it has no file of one of these")
 
 
