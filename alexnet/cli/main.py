@@ -39,6 +39,7 @@ from alexnet.cli.messages import advise, one_line, print_error, typed_options
 from alexnet.cli.option_names import with_option_names
 from alexnet.cli.parser import CommandParser
 from alexnet.utils.processes import ReportedElsewhere, report_once, wait_for_report, world_size
+from alexnet.utils.signals import SignalInterrupt
 
 # In the order of `alexnet --help`. A command's module imports what it needs when it runs, so that --help is instant.
 _COMMANDS: dict[str, ModuleType] = {
@@ -108,18 +109,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-class _Terminated(KeyboardInterrupt):
-    """A signal has stopped the command.
-
-    Args:
-        signal: The number of the signal.
-    """
-
-    def __init__(self, signal: int) -> None:
-        super().__init__()
-        self.signal = signal
-
-
 @contextlib.contextmanager
 def _interrupt_on_sigterm() -> Iterator[None]:
     """Let SIGTERM end the block as Ctrl-C does, so that temporary files are removed; a second one ends the process.
@@ -133,7 +122,7 @@ def _interrupt_on_sigterm() -> Iterator[None]:
 
     def handle(number: int, _: object) -> None:
         signal.signal(number, signal.SIG_DFL)
-        raise _Terminated(number)
+        raise SignalInterrupt(number)
 
     signal.signal(signal.SIGTERM, handle)
     try:

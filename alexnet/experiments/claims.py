@@ -103,7 +103,7 @@ def _measure(experiment: Experiment, name: str, recipe: Recipe) -> None:
     Raises:
         FolderInUseError: Another process does so.
         ValueError: The measures are those of another recipe.
-        TrainingInterrupted: A signal stopped the training; the same command resumes it.
+        SignalInterrupt: A signal stopped the training; the same command resumes it.
     """
     run_name = f"{name}-{recipe.seed}"
     folder = experiment.folder / MEASURES_FOLDER / run_name

@@ -1,5 +1,6 @@
 """What the experiments share: they train each net once, keep its predictions and measure its errors."""
 
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,21 +20,10 @@ from alexnet.training.divergence import DivergenceError
 from alexnet.training.inference import default_views
 from alexnet.training.signals import stop_at
 from alexnet.training.train import train
+from alexnet.utils.signals import SignalInterrupt
 
 MEASURES_FOLDER = "measures"  # of an experiment whose nets are trained by several processes
 _TOP5_CLASSES = 10  # with fewer classes, five guesses are more than half of them
-
-
-class TrainingInterrupted(KeyboardInterrupt):
-    """A signal has stopped a training; the same command resumes it.
-
-    Args:
-        signal: The number of the signal.
-    """
-
-    def __init__(self, signal: int | None) -> None:
-        super().__init__()
-        self.signal = signal or 2
 
 
 class OutOfTimeError(Exception):
@@ -159,7 +149,7 @@ class Experiment:
             The folder of the run.
 
         Raises:
-            TrainingInterrupted: A signal stopped the training; the same command resumes it.
+            SignalInterrupt: A signal stopped the training; the same command resumes it.
             DivergenceError: The loss is not finite.
             OutOfTimeError: The deadline stopped the training; the same command resumes it.
             FolderInUseError: Another process trains the net.
@@ -183,7 +173,7 @@ class Experiment:
             raise
         if not outcome.finished:
             self.check_time()
-            raise TrainingInterrupted(outcome.signal)
+            raise SignalInterrupt(outcome.signal or signal.SIGINT)
         return run
 
     def check_time(self) -> None:
