@@ -268,9 +268,7 @@ class Recipe(Checked):
             path, equals, text = setting.partition("=")
             require(bool(equals) and bool(path), "settings", "of the form field=value", setting)
             parent, name = _parent_of(path, data), path.rpartition(".")[2]
-            # In a field of words, such as `balance`, "none" is one of them.
-            is_word = text == "none" and isinstance(parent.get(name), str)
-            parent[name] = text if is_word else _parse_value(text)
+            parent[name] = _parse_value(text, parent.get(name))
         return build(type(self), data, "recipe")
 
     def with_epochs(self, epochs: int) -> "Recipe":
@@ -392,8 +390,10 @@ def _parent_of(path: str, data: dict[str, Any]) -> dict[str, Any]:
     return parent
 
 
-def _parse_value(text: str) -> Any:
-    """Return the value of JSON or of Python's None, True and False; other text as it is."""
+def _parse_value(text: str, old: Any) -> Any:
+    """Return the value of JSON or of Python's None, True and False; other text, and "none" for words, as it is."""
+    if text == "none" and isinstance(old, str):  # as in `balance`, whose values are words
+        return text
     try:
         return json.loads(text)
     except json.JSONDecodeError:
