@@ -21,16 +21,15 @@ class FieldDoc:
         path: Its path, as `--set` takes it, such as "net.fc6.dropout".
         value, default: Its value, and its value by default, as plain JSON data.
         meaning: What it means; "" for a field whose meaning an earlier one of the same kind has.
-        has_fields: Whether it has fields, which follow, instead of a value.
-        is_set: Whether it has a value: it is no field of the objects in a list, such as a change of `changes`.
+        has_value: Whether it has a value, and not fields, which follow; those of the objects in a list, such as
+            `changes`, have none.
     """
 
     path: str
     value: Any
     default: Any
     meaning: str
-    has_fields: bool = False
-    is_set: bool = True
+    has_value: bool = True
 
 
 def explain_recipe(recipe: Recipe) -> list[FieldDoc]:
@@ -57,19 +56,19 @@ def _explain(data: Any, defaults: Any, prefix: str, explained: set[tuple[type, s
         path = prefix + field.name
         if is_dataclass(value):
             if meaning or default is None:
-                yield FieldDoc(path, {}, {} if default is not None else None, meaning, has_fields=True)
+                yield FieldDoc(path, {}, {} if default is not None else None, meaning, has_value=False)
             yield from _explain(value, value if default is None else default, f"{path}.", explained)
         else:
             yield FieldDoc(path, _to_plain(value), _to_plain(default), meaning)
-            if kind := _kind_in_list(type(data), field.name):
-                for name, text in _field_meanings(kind).items():
-                    yield FieldDoc(f"{path}[].{name}", None, None, text, is_set=False)
+            if item_class := _list_item_class(type(data), field.name):
+                for name, text in _field_meanings(item_class).items():
+                    yield FieldDoc(f"{path}[].{name}", None, None, text, has_value=False)
 
 
-def _kind_in_list(kind: type, name: str) -> type | None:
+def _list_item_class(kind: type, name: str) -> type | None:
     """Return the dataclass of the objects that a field has a list of; None for other fields."""
-    kind_in_list, *rest = typing.get_args(typing.get_type_hints(kind)[name]) or (None,)
-    return kind_in_list if rest == [...] and isinstance(kind_in_list, type) and is_dataclass(kind_in_list) else None
+    item_class, *rest = typing.get_args(typing.get_type_hints(kind)[name]) or (None,)
+    return item_class if rest == [...] and isinstance(item_class, type) and is_dataclass(item_class) else None
 
 
 def _field_meanings(kind: type) -> dict[str, str]:

@@ -49,7 +49,7 @@ def _explain(name: str) -> None:
     print(textwrap.fill(_LEGEND, width) + "\n")
     for field in explain_recipe(load_recipe(name)):
         default = "" if field.value == field.default else f"   (default {json.dumps(field.default)})"
-        has_value = field.is_set and not field.has_fields
-        print(f"{field.path}={json.dumps(field.value)}{default}" if has_value else f"{field.path}{default}")
+        value = f"={json.dumps(field.value)}" if field.has_value else ""
+        print(f"{field.path}{value}{default}")
         if field.meaning:
             print(textwrap.fill(field.meaning, width, initial_indent="    ", subsequent_indent="    "))
