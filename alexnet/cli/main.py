@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parser.parse_args(join_all_but(sys.argv[1:] if arguments is None else arguments), options)
         _check_processes(options.command)
-        with _interrupt_on_sigterm():
+        with _handle_sigterm():
             status: int = options.run_command(options)
         sys.stdout.flush()
         return status
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _interrupt_on_sigterm() -> Iterator[None]:
+def _handle_sigterm() -> Iterator[None]:
     """Let SIGTERM end the block as Ctrl-C does, so that temporary files are removed; a second one ends the process.
 
     Processes of torchrun keep their handlers: it sends SIGTERM when one of them is lost, which the watchdog reports.

@@ -47,10 +47,10 @@ def with_option_names(message: str, parser: argparse.ArgumentParser, command: st
     is_field = first is not None and "set" in own and first[0] not in typed and _is_recipe_field(first[0])
     if first and not is_field and (first[0] in _OTHER_NAMES or (first[0] in own and own[first[0]].option_strings)):
         message = options[first[0]] + message[first.end() :]
-    return _with_typed_numbers(_PARAMETER.sub(replace, message), own_parser.number_texts)
+    return _numbers_as_typed(_PARAMETER.sub(replace, message), own_parser.number_texts)
 
 
-def _with_typed_numbers(message: str, texts: Mapping[str, tuple[str, str]]) -> str:
+def _numbers_as_typed(message: str, texts: Mapping[str, tuple[str, str]]) -> str:
     """Return a message with the numbers of options as they were typed: --test 0 for --test 0.0.
 
     Args:

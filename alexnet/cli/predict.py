@@ -86,7 +86,7 @@ def _open_explanations(classifier: "Classifier", options: argparse.Namespace) ->
     return ExplanationFolder(options.explain, explainer)
 
 
-def _read_standard_input() -> Iterator[str]:
+def _read_stdin() -> Iterator[str]:
     """Return the lines of standard input; a program that calls the command may have an object without a file there."""
     from alexnet.data.sources.named_pictures import read_lines
 
@@ -104,7 +104,7 @@ def _predict(classifier: "Classifier", options: argparse.Namespace) -> int:
     from alexnet.data.sources.named_pictures import STANDARD_INPUT, iter_named_pictures
     from alexnet.training.inference import format_views
 
-    lines = _read_standard_input() if STANDARD_INPUT in options.names else ()
+    lines = _read_stdin() if STANDARD_INPUT in options.names else ()
     pictures = iter_named_pictures(options.names, lines)
     explanations = _open_explanations(classifier, options)
     predictions = classifier.predict_stream(

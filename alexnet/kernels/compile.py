@@ -20,18 +20,18 @@ def jit(function: Function) -> Function:
     the user's cache folder, so that a second process starts at once. Where neither is writable, each process compiles
     again.
     """
-    return _njit(function)
+    return _compile_lazily(function)
 
 
-def inner_jit(function: Function) -> Function:
+def jit_without_wrapper(function: Function) -> Function:
     """Return `function` compiled as by `jit`, for compiled functions to call: Python must not call it.
 
     It gets no wrapper that converts Python's objects. That saves about a third of the time to compile the loops.
     """
-    return _njit(function, no_cpython_wrapper=True)
+    return _compile_lazily(function, no_cpython_wrapper=True)
 
 
-def _njit(function: Function, **options: Any) -> Function:
+def _compile_lazily(function: Function, **options: Any) -> Function:
     options |= {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}  # nothing takes its address
     try:
         result: Function = numba.njit(cache=True, **options)(function)

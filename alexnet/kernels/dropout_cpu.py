@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.kernels.compile import inner_jit, jit
+from alexnet.kernels.compile import jit, jit_without_wrapper
 from alexnet.kernels.threads import parallel_for
 
 MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
@@ -40,7 +40,7 @@ def dropout(x: Tensor, key: Tensor, p: float, layer: int, row: int, column: int,
         parallel_for(drop, len(x))
 
 
-@inner_jit
+@jit_without_wrapper
 def _philox(numbers, first, row, layer, key):
     """Fill numbers (4 * counters) with those of the counters (first, row, layer, 0), (first + 1, row, layer, 0), ..."""
     half, low = np.uint64(32), np.uint64(0xFFFFFFFF)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from alexnet.kernels.compile import inner_jit, jit
+from alexnet.kernels.compile import jit, jit_without_wrapper
 from alexnet.kernels.layout import flat_array, to_channels_last
 from alexnet.kernels.normalisation_cpu import newton_steps, powers, to_compute_type
 from alexnet.kernels.threads import parallel_for
@@ -63,7 +63,7 @@ def map_norm_backward(g: Tensor, x: Tensor, size: int, k: float, alpha: float, b
     parallel_for(differentiate, n)
 
 
-@inner_jit
+@jit_without_wrapper
 def _add_rows(squares, h, size, stride, width, sums, start):
     """Set sums[start : start + width] = the sums of `size` rows from row h on."""
     for i in range(0, width, LANES):
@@ -73,7 +73,7 @@ def _add_rows(squares, h, size, stride, width, sums, start):
         store(sums, start + i, total, LANES)
 
 
-@inner_jit
+@jit_without_wrapper
 def _add_along_row(sums, start, size, maps):
     """Return the sums of `size` numbers that are `maps` apart."""
     total = load(sums, start, LANES)
@@ -82,7 +82,7 @@ def _add_along_row(sums, start, size, maps):
     return total
 
 
-@inner_jit
+@jit_without_wrapper
 def _square_picture(x, start, squares, before, stride, height, width, static):
     """Write the squares of a picture `before` rows down. The rows around stay zero, as outside the map."""
     for h in range(height):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexnet.kernels.compile import constexpr, inner_jit
+from alexnet.kernels.compile import constexpr, jit_without_wrapper
 from alexnet.kernels.layout import compute_type
 from alexnet.kernels.vectors import fma, guess_fourth_root, where_above
 
@@ -23,7 +23,7 @@ def newton_steps(x: Tensor, beta: float) -> tuple[int, ...]:
     return constexpr(0 if beta != 0.75 else {torch.float64: 3, torch.bfloat16: 1}.get(x.dtype, 2))
 
 
-@inner_jit
+@jit_without_wrapper
 def _newton_step(divisor, y):
     """Return a better approximation y of divisor**-0.25: of a relative error e / 4, about 0.03 * e**3 remains."""
     square = y * y
@@ -31,7 +31,7 @@ def _newton_step(divisor, y):
     return fma(y * error, fma(error, 0.15625, 0.25), y)
 
 
-@inner_jit
+@jit_without_wrapper
 def powers(divisor, beta, steps):
     """Return (divisor**-beta, 1 / divisor) of a vector; without roots and divisions where beta is 0.75.
 

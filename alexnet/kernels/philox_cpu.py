@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from alexnet.kernels.compile import inner_jit, jit
+from alexnet.kernels.compile import jit, jit_without_wrapper
 
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 _MULTIPLIERS = np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157)
@@ -10,7 +10,7 @@ _KEY_INCREMENTS = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)  
 _ROUNDS = 10
 
 
-@inner_jit
+@jit_without_wrapper
 def _multiply_high(a, b):
     """Return the upper 64 bits of a product."""
     a0, a1, b0, b1 = a & _LOW, a >> _HALF, b & _LOW, b >> _HALF

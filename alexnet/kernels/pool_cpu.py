@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from alexnet.kernels.compile import constexpr, inner_jit, jit
+from alexnet.kernels.compile import constexpr, jit, jit_without_wrapper
 from alexnet.kernels.layout import compute_type, flat_array, to_channels_last
 from alexnet.kernels.threads import parallel_for
 from alexnet.kernels.vectors import (
@@ -102,7 +102,7 @@ def _compile_time(size: int, channels: int, *, mean: bool) -> _CompileTime:
     return _CompileTime(constexpr(size), full_vectors(channels), constexpr(int(mean)))
 
 
-@inner_jit
+@jit_without_wrapper
 def _largest_of_row(x, start, channels, count, first_index, columns):
     """Return the largest of a window's row and its index in the window; that of the row's first is `first_index`."""
     best, winner = load(x, start, count), broadcast(np.uint8(first_index))
@@ -113,7 +113,7 @@ def _largest_of_row(x, start, channels, count, first_index, columns):
     return best, winner
 
 
-@inner_jit
+@jit_without_wrapper
 def _largest(x, row_starts, left, y, winners, out, channels, rows, columns, static):
     for c in range(0, channels, LANES):
         count = lane_count(channels - c, static.full_vectors)
@@ -127,7 +127,7 @@ def _largest(x, row_starts, left, y, winners, out, channels, rows, columns, stat
         store(winners, out + c, winner, count)
 
 
-@inner_jit
+@jit_without_wrapper
 def _mean(x, row_starts, left, y, out, channels, rows, columns, zero, static):
     for c in range(0, channels, LANES):
         count = lane_count(channels - c, static.full_vectors)
@@ -138,7 +138,7 @@ def _mean(x, row_starts, left, y, out, channels, rows, columns, zero, static):
         store(y, out + c, total / (len(rows) * len(columns)), count)
 
 
-@inner_jit
+@jit_without_wrapper
 def _pool_window(x, row_starts, left, y, winners, out, channels, rows, columns, zero, static):
     """Pool a window of all channels, `left` numbers after the starts of its rows, and write the result at `out`.
 
@@ -182,7 +182,7 @@ def _forward(x, y, winners, start, stop, shape, stride, channels, zero, static):
                 )
 
 
-@inner_jit
+@jit_without_wrapper
 def _gradient_from_window(g, winners, window, count, row, column, rows_below, columns_right, static):
     """Return the gradient that a window passes to the position at one of its rows and columns.
 
@@ -195,7 +195,7 @@ def _gradient_from_window(g, winners, window, count, row, column, rows_below, co
     return where_equal(load(winners, window, count), index, load(g, window, count))
 
 
-@inner_jit
+@jit_without_wrapper
 def _sum_gradients(g, winners, dx, to, first, line, channels, rows, columns, offset, edges, stride, zero, static):
     """Write the gradient of one position: the sum over the windows that hold it.
 
@@ -218,7 +218,7 @@ def _sum_gradients(g, winners, dx, to, first, line, channels, rows, columns, off
         store(dx, to + c, total, count)
 
 
-@inner_jit
+@jit_without_wrapper
 def _windows_holding(h, end, size, stride):
     """Return the first of the windows along a side that hold position h, and their number: none, where windows leave
     gaps.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from alexnet.kernels.compile import constexpr, inner_jit, jit
+from alexnet.kernels.compile import constexpr, jit, jit_without_wrapper
 from alexnet.kernels.layout import flat_array, to_channels_last
 from alexnet.kernels.normalisation import window_reach
 from alexnet.kernels.normalisation_cpu import newton_steps, powers, to_compute_type
@@ -97,7 +97,7 @@ def _compile_time(x: Tensor, size: int, beta: float, maps: int) -> _CompileTime:
     return _CompileTime(constexpr(before), constexpr(after), constexpr(size), newton_steps(x, beta), full_vectors(maps))
 
 
-@inner_jit
+@jit_without_wrapper
 def _load_activations(x, start, i, maps, low, zero, static):
     """Return activations i to i + LANES of the `maps` that begin at `start`, at least `low`; zeros after the last."""
     if i >= maps:
@@ -127,7 +127,7 @@ def _forward(x, x_start, y, y_start, towers, maps, k, alpha, beta, low, static):
             a, before, current = next_a, current, after
 
 
-@inner_jit
+@jit_without_wrapper
 def _store_gradient(dx, start, a, direct, before, current, after, factor, low, count, static):
     total = window_sums(before, current, after, static.after, static.size)
     store(dx, start, where_above(a, low, fma(factor * a, total, direct)), count)

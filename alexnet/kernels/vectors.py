@@ -19,7 +19,7 @@ from numba import extending
 from numba.core import cgutils, types
 from numba.extending import models, overload, register_model
 
-from alexnet.kernels.compile import constexpr, inner_jit
+from alexnet.kernels.compile import constexpr, jit_without_wrapper
 
 LANES = 16  # numbers of a vector
 _intrinsic: Any = extending.intrinsic  # its own type asks callers for the first argument, the context
@@ -148,7 +148,7 @@ def full_vectors(count: int) -> tuple[int, ...]:
     return constexpr(int(count % LANES == 0))
 
 
-@inner_jit
+@jit_without_wrapper
 def lane_count(remaining: int, full_vectors: tuple[int, ...]) -> int:
     """Return how many numbers of a vector to load or store.
 

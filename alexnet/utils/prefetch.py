@@ -14,7 +14,7 @@ _Result = TypeVar("_Result")
 
 
 @contextmanager
-def _open_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+def _thread_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
     """Yield a pool of threads; after the block they end, and work that has not begun is dropped."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="alexnet-prefetch")
     is_finalizing = sys.is_finalizing
@@ -44,7 +44,7 @@ def prefetch(
         yield from map(function, items)
         return
     pending: deque[Future[_Result]] = deque()
-    with _open_pool(workers) as pool:
+    with _thread_pool(workers) as pool:
         for item in items:
             pending.append(pool.submit(function, item))
             if len(pending) > buffer_size:
@@ -71,7 +71,7 @@ def prefetch_batches(
     pending: Queue[Future[_Result] | None] = Queue(batch_size + workers)  # None is the end
     closed = threading.Event()
     batch: list[_Result] = []
-    with _open_pool(workers) as pool:
+    with _thread_pool(workers) as pool:
         submitter = threading.Thread(target=_submit_all, args=(pool, function, items, pending, closed), daemon=True)
         try:
             submitter.start()

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from alexnet.kernels.compile import inner_jit, jit
+from alexnet.kernels.compile import jit, jit_without_wrapper
 
 
-@inner_jit
+@jit_without_wrapper
 def _add_values(rows: np.ndarray, sums: np.ndarray) -> None:
     """Add four rows of bytes to the sums, column by column."""
     a, b, c, d = rows[0], rows[1], rows[2], rows[3]
@@ -13,7 +13,7 @@ def _add_values(rows: np.ndarray, sums: np.ndarray) -> None:
         sums[j] += np.uint32(np.uint32(a[j]) + np.uint32(b[j])) + np.uint32(np.uint32(c[j]) + np.uint32(d[j]))
 
 
-@inner_jit
+@jit_without_wrapper
 def _add_products(rows: np.ndarray, shifted: np.ndarray, products: np.ndarray) -> None:
     """Add the products of four rows of bytes with four others, column by column."""
     a, b, c, d = rows[0], rows[1], rows[2], rows[3]

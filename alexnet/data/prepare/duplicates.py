@@ -16,7 +16,7 @@ import hashlib
 import cv2
 import numpy as np
 
-from alexnet.kernels.compile import inner_jit, jit
+from alexnet.kernels.compile import jit, jit_without_wrapper
 
 MAX_DISTANCE = 32  # bits in which the hashes of two pictures of the same photograph may differ
 HASH_WORDS = 4  # of 64 bits
@@ -105,7 +105,7 @@ def group_duplicates(hashes: np.ndarray) -> list[np.ndarray]:
     return [group for group in groups if len(group) > 1]
 
 
-@inner_jit
+@jit_without_wrapper
 def _count_bits(word: np.uint64) -> np.int64:
     """Return the number of ones in a word."""
     word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
@@ -114,7 +114,7 @@ def _count_bits(word: np.uint64) -> np.int64:
     return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
-@inner_jit
+@jit_without_wrapper
 def _is_near(first: np.ndarray, second: np.ndarray) -> bool:
     """Return whether two hashes (4,) differ in at most MAX_DISTANCE bits."""
     distance = np.int64(0)

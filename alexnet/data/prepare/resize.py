@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from alexnet.kernels.compile import inner_jit, jit
+from alexnet.kernels.compile import jit, jit_without_wrapper
 
 _Index = np.uintp  # an index that may be negative keeps the compiler from using vector instructions
 _HALF = np.float32(0.5)
@@ -47,21 +47,21 @@ def area_weights(side: int, size: int, divisor: int = 1, offset: int = 0) -> tup
     return first, (np.maximum(overlap, 0) / side).astype(np.float32)
 
 
-@inner_jit
+@jit_without_wrapper
 def _set_weighted_row(total: np.ndarray, row: np.ndarray, weight: np.float32) -> None:
     """Set a (columns * 3,) float32 row to a row of bytes times its weight."""
     for j in range(total.size):
         total[j] = weight * np.float32(row[j])
 
 
-@inner_jit
+@jit_without_wrapper
 def _add_weighted_row(total: np.ndarray, row: np.ndarray, weight: np.float32) -> None:
     """Add a row of bytes times its weight to a (columns * 3,) float32 row."""
     for j in range(total.size):
         total[j] += weight * np.float32(row[j])
 
 
-@inner_jit
+@jit_without_wrapper
 def _resample_row_2_taps(row: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
     """Do the same as `_resample_row` for two input pixels to each output pixel, in two thirds of its time."""
     for x in range(_Index(weights.shape[0])):
@@ -72,7 +72,7 @@ def _resample_row_2_taps(row: np.ndarray, first: np.ndarray, weights: np.ndarray
             out[o + c] = np.uint8(np.int32(total))
 
 
-@inner_jit
+@jit_without_wrapper
 def _resample_row_3_taps(row: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
     """Do the same as `_resample_row` for three input pixels to each output pixel, in half of its time."""
     for x in range(_Index(weights.shape[0])):
@@ -83,7 +83,7 @@ def _resample_row_3_taps(row: np.ndarray, first: np.ndarray, weights: np.ndarray
             out[o + c] = np.uint8(np.int32(total))
 
 
-@inner_jit
+@jit_without_wrapper
 def _resample_row(row: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
     """Resample one row of RGB pixels: (columns * 3,) float32 -> (size * 3,) uint8, rounded."""
     for x in range(_Index(weights.shape[0])):
@@ -139,7 +139,7 @@ def resample(
             _resample_row(row, first_columns, column_weights, out[y])
 
 
-@inner_jit
+@jit_without_wrapper
 def _interpolate_row(row: np.ndarray, first: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
     """Interpolate one row of RGB pixels: (columns * 3,) float32 -> (size * 3,) float32."""
     for x in range(_Index(weights.shape[0])):
@@ -149,7 +149,7 @@ def _interpolate_row(row: np.ndarray, first: np.ndarray, weights: np.ndarray, ou
             out[o + c] = u * row[i + c] + v * row[i + _Index(3) + c]
 
 
-@inner_jit
+@jit_without_wrapper
 def _interpolate_between_rows(
     above: np.ndarray, below: np.ndarray, u: np.float32, v: np.float32, out: np.ndarray
 ) -> None:

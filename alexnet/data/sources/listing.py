@@ -53,7 +53,7 @@ class FileList:
         joined = bytes(self._joined_names)
         return [joined[start:stop] for start, stop in pairwise(self._name_starts)]
 
-    def without_replaced(self) -> "FileList":
+    def drop_duplicate_paths(self) -> "FileList":
         """Return a list in which each path is once: the last of the same path, which unpacking an archive leaves."""
         last = {name: index for index, name in enumerate(self.names())}
         if len(last) == len(self):
@@ -152,7 +152,7 @@ def list_files(tree: FileTree, text_names: frozenset[str] = frozenset()) -> List
         else:
             ignored[PurePosixPath(name).suffix.lower()] += 1
     for folder, files in folders.items():
-        folders[folder] = files.without_replaced()
+        folders[folder] = files.drop_duplicate_paths()
         if replaced := len(files) - len(folders[folder]):
             ignored[_REPLACED] += replaced
     return Listing(folders | {folder: FileList() for folder in all_folders - not_empty}, ignored, texts)
