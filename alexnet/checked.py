@@ -2,13 +2,17 @@
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
+
+# The types of a class's fields, by name; they take long to find.
+_type_hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
 def require(condition: bool, name: str, rule: str, value: object) -> None:
@@ -74,7 +78,7 @@ def build(kind: type[T], data: Any, name: str) -> T:
         ValueError: No mapping, an unknown or missing field, or a value that the field does not allow.
     """
     require(isinstance(data, Mapping), name, f"an object with the fields of {kind.__name__}", data)
-    fields = typing.get_type_hints(kind)
+    fields = _type_hints(kind)
     unknown = sorted(set(data) - set(fields))
     if unknown:
         rule = f"an object with no other fields than {', '.join(fields)}"
@@ -107,7 +111,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
             return build(typing.cast(type, hint), value, name)
         except ValueError as error:
             message = str(error)
-            is_of_field = message.partition(" ")[0].partition(".")[0] in typing.get_type_hints(hint)
+            is_of_field = message.partition(" ")[0].partition(".")[0] in _type_hints(hint)
             message = message if message.startswith(name) else f"{name}{'.' if is_of_field else ': '}{message}"
             raise ValueError(message) from error
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -121,7 +125,7 @@ class Checked:
     """Base of dataclasses that check the types and values of their fields, whether built in Python or from JSON."""
 
     def __post_init__(self) -> None:
-        for name, hint in typing.get_type_hints(type(self)).items():
+        for name, hint in _type_hints(type(self)).items():
             # Lists become tuples, integers floats and mappings dataclasses, where the fields are such.
             object.__setattr__(self, name, _convert(hint, getattr(self, name), name))
         self.check()

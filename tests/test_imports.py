@@ -29,7 +29,8 @@ LEVELS = {
 PACKAGES = dict.fromkeys(("checked", "geometry", "architecture"), "recipe")
 PACKAGES |= dict.fromkeys(("ilsvrc_recipes", "finetuning_recipes", "net_variants"), "recipes")
 PACKAGES |= dict.fromkeys(("", "__main__", "cli", "demo"), "entry")
-STANDARD_LIBRARY = {"collections", "dataclasses", "difflib", "itertools", "json", "math", "pathlib", "types", "typing"}
+STANDARD_LIBRARY = {"collections", "dataclasses", "difflib", "functools", "itertools", "json", "math", "pathlib"}
+STANDARD_LIBRARY |= {"types", "typing"}
 
 
 def package_of(parts: Sequence[str]) -> str:
