@@ -26,6 +26,13 @@ def test_a_command_that_was_killed_ends_the_same(command: str, disk: FaultyDisk)
     disk.check_kill(command, [disk.operations(command, "kill") * 2 // 3])
 
 
+def test_a_command_that_was_killed_within_a_write_ends_the_same(disk: FaultyDisk) -> None:
+    kills = disk.kills
+    for n in range(1, disk.operations("import", "tear") + 1, 4):  # not all are writes: some of these are no kill
+        disk.check_kill("import", [n], "tear")
+    assert disk.kills > kills
+
+
 @pytest.mark.parametrize(
     ("command", "error"),
     [
