@@ -145,12 +145,34 @@ def _fuzz(options: argparse.Namespace) -> None:
         }
         options.faults.mkdir(parents=True, exist_ok=True)
         arguments = [sys.argv[0], *(f"-{key}={value}" for key, value in settings.items()), str(corpus)]
-        atheris.Setup(arguments, watch)
+
+        def change(data: bytes, max_size: int, seed: int) -> bytes:
+            """Return an input of the fuzzer's own, changed by it or by `mutate`, or a changed true one."""
+            chooser = random.Random(seed)
+            kind = chooser.randrange(4)
+            if kind < 2:
+                return bytes(atheris.Mutate(data, max_size))
+            return mutate(bytes(data) if kind == 2 else chooser.choice(seeds), chooser)[:max_size]
+
+        atheris.Setup(arguments, watch, custom_mutator=change)
         atheris.Fuzz()
 
 
 def mutate(data: bytes, chooser: random.Random) -> bytes:
-    """Return a changed input: bits flipped, bytes replaced, numbers made extreme, parts cut, copied or removed."""
+    """Return a changed input: bits flipped, bytes replaced, numbers made extreme, parts cut, copied or removed.
+
+    Half of the files in the format of safetensors get a header whose length is right: the others are refused by their
+    first bytes.
+    """
+    start = next((start for start in (0, 1) if data[start + 8 : start + 10] == b'{"'), None)
+    if start is None or chooser.random() < 0.5:
+        return _change(data, chooser)
+    end = start + 8 + int.from_bytes(data[start : start + 8], "little")
+    header = _change(data[start + 8 : end], chooser)
+    return data[:start] + len(header).to_bytes(8, "little") + header + data[end:]
+
+
+def _change(data: bytes, chooser: random.Random) -> bytes:
     changed = bytearray(data)
     for _ in range(chooser.choice((1, 1, 2, 4, 8))):
         place, kind = chooser.randrange(len(changed) + 1), chooser.randrange(7)
