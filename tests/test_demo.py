@@ -1,6 +1,7 @@
 """The demonstration at a small size: the drawing, and the run with it and with pictures in CIFAR-10's layout."""
 
 import shlex
+import signal
 import sys
 import tarfile
 from dataclasses import replace
@@ -18,6 +19,7 @@ from alexnet.demo.run import program_name, run_demo
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
 from alexnet.training.train import Outcome
+from alexnet.utils.signals import SignalInterrupt
 
 RECIPE = Recipe(net=small_net(), store_size=32, batch_size=10, schedule="cosine", epochs=1)
 
@@ -103,9 +105,10 @@ def write_cifar10_archive(folder: Path) -> Path:
 def test_a_training_stopped_by_a_signal_stops_the_demonstration(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "train", lambda *_: Outcome(False, 0, 3, 1.0, 1.0, 2))
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(run_module, "train", lambda *_: Outcome(False, 0, 3, 1.0, 1.0, signal.SIGTERM))
+    with pytest.raises(SignalInterrupt) as stop:
         run_demo(tmp_path, per_class=5, recipe=RECIPE)
+    assert stop.value.signal == signal.SIGTERM
     assert "Stopped after step 3. The same command resumes from there." in capsys.readouterr().out
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from alexnet.training.train import train
 from alexnet.utils.console import count_of
 from alexnet.utils.files import local_path
 from alexnet.utils.intervals import format_error_rate
+from alexnet.utils.signals import SignalInterrupt
 
 _RECIPE_NAMES = {"drawn": "tiny", "cifar10": "cifar10-80sec"}  # for each kind of data
 _HELD_OUT = 0.2  # share of the drawn pictures that the net is tested on
@@ -54,7 +56,7 @@ def run_demo(
     Raises:
         ValueError: There is no such data, or the folder contains a demonstration with other arguments.
         OSError: CIFAR-10 cannot be downloaded, or the disk is full.
-        KeyboardInterrupt: A signal has stopped the training.
+        SignalInterrupt: A signal has stopped the training.
     """
     if data not in _RECIPE_NAMES:
         raise ValueError(f"data must be {' or '.join(_RECIPE_NAMES)}; got {data!r}")
@@ -107,11 +109,11 @@ def _get_pictures(folder: Path, data: str, per_class: int, seed: int) -> Path:
 
 
 def _train(store: Path, run: Path, recipe: Recipe) -> None:
-    """Train the net, or raise KeyboardInterrupt if a signal has stopped the training."""
+    """Train the net, or raise a SignalInterrupt if a signal has stopped the training."""
     outcome = train(store, run, recipe)
     if not outcome.finished:
         _print(f"Stopped after step {outcome.step}. The same command resumes from there.")
-        raise KeyboardInterrupt
+        raise SignalInterrupt(outcome.signal or signal.SIGINT)
 
 
 def _print_errors(results: dict[int, dict[str, Any]]) -> None:

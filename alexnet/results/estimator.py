@@ -1,6 +1,7 @@
 """The net in scikit-learn's form: an estimator with `fit`, `predict`, `predict_proba` and `score`."""
 
 import dataclasses
+import signal
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from alexnet.results.classifier import Classifier
 from alexnet.training.finetune import read_origin_recipe
 from alexnet.training.train import train
 from alexnet.utils.extras import missing_extra
+from alexnet.utils.signals import SignalInterrupt
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -100,7 +102,7 @@ class AlexNetClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             TypeError, ValueError, OSError: A picture cannot be read, as of `Classifier.predict`.
             ValueError: There are fewer than two classes, or a parameter is out of range.
-            KeyboardInterrupt: Ctrl-C has stopped the training.
+            SignalInterrupt: A signal, such as that of Ctrl-C, has stopped the training.
         """
         pictures = _several_pictures(X)
         labels = column_or_1d(y, warn=True)
@@ -129,7 +131,7 @@ class AlexNetClassifier(ClassifierMixin, BaseEstimator):
                 store, run, recipe, start_from=self.start_from, device=self.device, progress=bool(self.verbose)
             )
             if not outcome.finished:
-                raise KeyboardInterrupt
+                raise SignalInterrupt(outcome.signal or signal.SIGINT)
             self.classifier_ = Classifier.load(run, device=self.device)
         self.classes_, self.recipe_ = classes, recipe
         return self
