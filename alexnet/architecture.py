@@ -7,6 +7,7 @@ from typing import Literal
 from alexnet.checked import Checked, require, require_finite
 from alexnet.geometry import Rounding, conv_side, pool_side
 
+CONV_NAMES = tuple(f"conv{n}" for n in range(1, 7))  # conv6 is that of net 146 (7)
 _LayerStep = Literal["activate", "normalise", "normalise_map", "normalise_contrast", "pool"]
 
 
@@ -228,7 +229,7 @@ class Net(Checked):
 
     def convs(self) -> dict[str, Conv]:
         """Return the convolutional layers by name, in order; without those that are None."""
-        layers = ((f"conv{i}", getattr(self, f"conv{i}")) for i in range(1, 7))
+        layers = ((name, getattr(self, name)) for name in CONV_NAMES)
         return {name: conv for name, conv in layers if conv is not None}
 
     def hidden(self) -> dict[str, Full]:

@@ -1,9 +1,10 @@
 """Variants of a net: a part left out or changed (sections 4, 5.2 and 8)."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
-from alexnet.architecture import ContrastNorm, Conv, Net
+from alexnet.architecture import CONV_NAMES, ContrastNorm, Conv, Net
 from alexnet.recipe import Recipe
 
 
@@ -17,6 +18,12 @@ def with_net(recipe: Recipe, net: Net) -> Recipe:
         changes.append(replace(step, layers=layers, learning_rate=None if removed else step.learning_rate))
     decays = {name: decay for name, decay in recipe.decays.items() if name in names}
     return replace(recipe, net=net, changes=tuple(changes), decays=decays)
+
+
+def renumber_convs(net: Net) -> Net:
+    """Return the net with its convolutional layers named conv1, conv2, ... in their order: the same net."""
+    convs: dict[str, Any] = dict(itertools.zip_longest(CONV_NAMES, net.convs().values()))
+    return replace(net, **convs)
 
 
 def one_gpu_net(net: Net) -> Net:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from alexnet.experiments.experiment import Experiment
 from alexnet.experiments.paper_datasets import ILSVRC2012
 from alexnet.experiments.result import ExperimentResult, format_settings
-from alexnet.experiments.variants import THE_NET, VARIANTS
+from alexnet.experiments.variants import THE_NET, VARIANTS, drop_same_nets
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
 from alexnet.training.divergence import DivergenceError
@@ -68,20 +68,11 @@ def run(experiment: Experiment) -> ExperimentResult:
     base = base_recipe(experiment)
     measures = ("top-1 error (%)", "top-5 error (%)")
     result = ExperimentResult("What each part is worth", experiment.describe_data(), measures)
-    names: dict[str, str] = {}  # of the nets to train, by their recipes
     # All recipes are made before the first is trained: an error in one must not come after days.
-    recipes = list_recipes(experiment, base)
-    different = [recipe for recipe in recipes.values() if format_settings(base, recipe)]
-    experiment.net_count = (1 + len(different)) * (experiment.seeds or 1)
+    recipes, same_nets = drop_same_nets(list_recipes(experiment, base))
+    result.notes += same_nets
+    experiment.net_count = len(recipes) * (experiment.seeds or 1)
     for name, recipe in recipes.items():
-        settings = format_settings(base, recipe)
-        if name != "the net" and not settings:
-            result.notes.append(f"{name}: the recipe has it so already.")
-            continue
-        same = names.setdefault(recipe.to_json(), name)
-        if same != name:
-            result.notes.append(f"{name}: with this recipe the same net as {same!r}, which is trained once.")
-            continue
         measured = []
         for seed in range(experiment.seeds or 1):
             try:
@@ -90,7 +81,7 @@ def run(experiment: Experiment) -> ExperimentResult:
                 measured.append(experiment.evaluate([trained], 10))
             except DivergenceError as error:
                 result.notes.append(f"{name}, seed {seed}: {error}")
-        result.rows.append(experiment.error_row(name, ABLATIONS[name][1], measured, settings))
+        result.rows.append(experiment.error_row(name, ABLATIONS[name][1], measured, format_settings(base, recipe)))
         result.write(experiment.folder)  # the results so far: all of them may take days
     result.notes += [
         "The paper's error without conv3 or conv4 is its statement that the top-1 error rises by about 2 % (section "

@@ -1,11 +1,12 @@
 """The nets that the experiments compare with the net: a part left out or changed (sections 4, 5, 6 and 8)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from alexnet.architecture import Net
 from alexnet.net_variants import (
     one_gpu_net,
+    renumber_convs,
     separate_towers,
     with_abs_tanh,
     with_logistic,
@@ -59,3 +60,31 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "abs-tanh": _net(with_abs_tanh),
     "no-reflections": lambda recipe: replace(recipe, reflect=False),
 }
+
+
+def drop_same_nets(recipes: Mapping[str, Recipe]) -> tuple[dict[str, Recipe], list[str]]:
+    """Return the recipes, by the names of their nets, without those that would train the net of an earlier one again.
+
+    The names of convolutional layers make no difference: without conv3 or without conv4, the same net can be left.
+
+    Returns:
+        The recipes that differ, in their order, and a note on each of the others.
+    """
+    different: dict[str, Recipe] = {}
+    names: dict[str, str] = {}
+    notes = []
+    for name, recipe in recipes.items():
+        first = names.setdefault(_without_layer_names(recipe).to_json(), name)
+        if first == name:
+            different[name] = recipe
+        else:
+            notes.append(f"{name}: with this recipe the same net as {first!r}, which is trained once.")
+    return different, notes
+
+
+def _without_layer_names(recipe: Recipe) -> Recipe:
+    """Return a recipe that is equal for equal trainings, whatever the convolutional layers are called."""
+    has_settings_of_layers = (
+        recipe.decays or recipe.rate_factors or recipe.frozen or any(change.layers for change in recipe.changes)
+    )
+    return recipe if has_settings_of_layers else replace(recipe, net=renumber_convs(recipe.net))
