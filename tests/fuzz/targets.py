@@ -81,7 +81,10 @@ def _picture_seeds(_: Path) -> list[bytes]:
     settings += [("JPEG", {"progressive": True}), ("JPEG", {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"})]
     settings += [("TIFF", {"compression": method}) for method in ("tiff_lzw", "jpeg", "packbits")]
     for name, options in settings:
-        for mode in ("RGB", "L", "P", "CMYK", "RGBA", "I;16") if name in ("PNG", "TIFF", "JPEG") else ("RGB",):
+        modes = ("RGB", "L", "P", "CMYK", "RGBA", "I;16") if name in ("PNG", "TIFF", "JPEG") else ("RGB",)
+        if options.get("compression") == "jpeg":
+            modes = ("RGB", "L", "CMYK", "RGBA")  # libtiff refuses the others, in Pillow 11.3 and 12.0 with damaged memory
+        for mode in modes:
             converted = Image.fromarray(pixels[:, :, 0].astype(np.uint16)) if mode == "I;16" else picture.convert(mode)
             file = io.BytesIO()
             with suppress(OSError, ValueError, KeyError):
