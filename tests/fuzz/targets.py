@@ -83,7 +83,7 @@ def _picture_seeds(_: Path) -> list[bytes]:
     for name, options in settings:
         modes = ("RGB", "L", "P", "CMYK", "RGBA", "I;16") if name in ("PNG", "TIFF", "JPEG") else ("RGB",)
         if options.get("compression") == "jpeg":
-            modes = ("RGB", "L", "CMYK", "RGBA")  # libtiff refuses the others, in Pillow 11.3 and 12.0 with damaged memory
+            modes = ("RGB", "L", "CMYK", "RGBA")  # others are refused, with Pillow 11.3 and 12.0 by damaged memory
         for mode in modes:
             converted = Image.fromarray(pixels[:, :, 0].astype(np.uint16)) if mode == "I;16" else picture.convert(mode)
             file = io.BytesIO()
