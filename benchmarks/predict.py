@@ -9,17 +9,21 @@ The table gives the median pictures/s of each:
 - "decoding": reading and decoding the same files on all cores, without a net;
 - "evaluate plus decoding": computed from these two, one after the other; "predict" does both at the same time;
 - "torch.nn": torchvision's AlexNet, written out in peers/nets.py; its files are read by PIL as torchvision's transforms
-  do it, in a DataLoader with a process for each core, with as many pictures in a batch as ours has.
+  do it, in a DataLoader with a process for each core, with as many pictures in a batch as ours has;
+- "torch.nn, float32": the same without autocast, as torch computes unless it is told otherwise.
 
-All are timed in turn in one process, with the same files, threads and precision (the recipe's "auto"); predictions of
-ours from files and from the store are compared first. Without --pictures, synthetic JPEG files of 500 x 375 pixels are
-drawn. One view of 10,000 pictures takes a few minutes for each on two cores, ten views an hour: --count limits them.
+All are timed in turn in one process, with the same files, threads and, but for the last, precision (the recipe's
+"auto"); predictions of ours from files and from the store are compared first. Without --pictures, synthetic JPEG files
+of 500 x 375 pixels are drawn. One view of 10,000 pictures takes a few minutes for each on two cores, ten views an hour:
+--count limits them.
 """
 
 import argparse
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -81,11 +85,17 @@ def _functions(
         _decode_all(paths, recipe.store_size)
         return []
 
-    def predict_with_torch() -> list[float]:
+    def predict_with_torch(peer_recipe: Recipe) -> list[float]:
         options = {"views": views, "batch_size": batch_size, "workers": available_cores()}
-        return predict_files(peer, paths, recipe, **options).amax(1).tolist()
+        return predict_files(peer, paths, peer_recipe, **options).amax(1).tolist()
 
-    return {"predict": predict, "evaluate": evaluate, "decoding": decode, "torch.nn": predict_with_torch}
+    return {
+        "predict": predict,
+        "evaluate": evaluate,
+        "decoding": decode,
+        "torch.nn": partial(predict_with_torch, recipe),
+        "torch.nn, float32": partial(predict_with_torch, replace(recipe, precision="float32")),
+    }
 
 
 def _prepare_store(folder: Path, path: Path) -> Store:
