@@ -55,7 +55,9 @@ def serve(
     token = None if host is None else secrets.token_urlsafe(24)
     names = {name.lower() for name in (*allowed_hosts, *([host, socket.gethostname()] if host else []))}
     with _listen(host or "127.0.0.1", port) as listener:
-        app = build_app(Service(ServedRun(run, device)), AccessRules(LOOPBACK_NAMES | names, token))
+        service = Service(ServedRun(run, device))
+        service.warm_up()
+        app = build_app(service, AccessRules(LOOPBACK_NAMES | names, token))
         config = uvicorn.Config(
             app, log_level="error", access_log=False, server_header=False, proxy_headers=False, ws="none",
             http=TimedConnection,

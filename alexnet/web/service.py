@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -37,6 +38,13 @@ class Service:
         self._answer_seconds = answer_seconds
         self._worker = BatchWorker(max_waiting)
         self._decoders = ThreadPoolExecutor(available_cores(), thread_name_prefix="alexnet-decode")
+
+    def warm_up(self) -> None:
+        """Predict a grey picture, if there is a net: the first request would otherwise wait for what is loaded then."""
+        with suppress(RequestError):
+            classifier = self.run.net().classifier
+            side = classifier.recipe.store_size
+            self._worker.submit(self.run.predict, (np.full((side, side, 3), 128, np.uint8), classifier.default_views))
 
     async def net(self) -> LoadedNet:
         """Return the net; another thread reads it if there is a newer one.

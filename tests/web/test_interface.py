@@ -26,6 +26,8 @@ from alexnet.results.figures import kernel_tiles
 from alexnet.results.retrieval import build_index
 from alexnet.web import served_run as served_run_module
 from alexnet.web.images import activity_tiles
+from alexnet.web.served_run import ServedRun
+from alexnet.web.service import Service
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +252,26 @@ def test_curves_of_a_run_in_progress(store: Path, tmp_path: Path) -> None:
         write_checkpoint(run, store)
         client.app.state.service.run._looked = -1e9  # type: ignore[attr-defined]
         assert client.get("/api/run").json()["net"]["step"] == 15
+
+
+def test_the_net_is_warm_before_the_first_request(
+    served_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted: list[tuple[np.ndarray, int]] = []
+
+    def predict(items: list[tuple[np.ndarray, int]]) -> list[None]:
+        predicted.extend(items)
+        return [None] * len(items)
+
+    for path in (served_run, write_run(tmp_path / "run", START)):  # the second has no checkpoint yet
+        run = ServedRun(path, "cpu")
+        monkeypatch.setattr(run, "predict", predict)
+        service = Service(run)
+        service.warm_up()
+        service.close()
+    ((picture, views),) = predicted
+    recipe = Classifier.load(served_run, device="cpu").recipe
+    assert (picture.shape, views) == ((recipe.store_size, recipe.store_size, 3), 10)
 
 
 def test_the_description_has_every_endpoint_and_needs_no_other_server(client: TestClient) -> None:
