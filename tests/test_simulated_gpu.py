@@ -38,7 +38,8 @@ def run(library: Path, *program: str, gpus: int, **variables: str) -> str:
         variables: More environment variables.
     """
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"} | variables
-    environment |= {"SIMULATED_GPUS": str(gpus), "SIMULATED_GPU_LIBRARY": str(library), "PYTHONPATH": str(TESTS)}
+    path = os.pathsep.join(map(str, (TESTS, TESTS.parent)))  # the environment can have the package of another clone
+    environment |= {"SIMULATED_GPUS": str(gpus), "SIMULATED_GPU_LIBRARY": str(library), "PYTHONPATH": path}
     command = [sys.executable, "-m", "simulated_gpu", *program]
     done = subprocess.run(command, env=environment, cwd=TESTS.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
