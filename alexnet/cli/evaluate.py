@@ -114,7 +114,8 @@ def _print_results(results: dict[str, Any], options: argparse.Namespace) -> None
     print(f"{pictures}, {average}{format_views(results['views'])}{default}:")
     errors = (f"top-{n} error {format_error_rate(results[f'top{n}_error'], images)}" for n in (1, 5))
     print(", ".join([*errors, f"mean -log probability {results['log_prob']:.4f}"]))
-    print(f"top-1 error averaged over the classes {100 * results['macro_error']:.1f} %")
+    macro_error = format_error_rate(results["macro_error"], images, results["macro_interval"])
+    print(f"top-1 error averaged over the classes {macro_error}")
     if results["chosen_on_split"]:
         print("the error on these same pictures chose the epoch: expect a higher one on others")
     if "top5_hierarchical_error" in results:

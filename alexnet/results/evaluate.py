@@ -71,9 +71,9 @@ def evaluate(
 
     Returns:
         An object as in docs/json.md: images, views (the number that differ), top1_error and top5_error (fractions),
-        top1_interval and top5_interval (Wilson's 95 % intervals), macro_error (mean over the classes), log_prob (mean
-        of -ln p), calibration_error and calibration_bins, split, chosen_on_split, runs, nets; and what else is asked
-        for.
+        top1_interval and top5_interval (Wilson's 95 % intervals), macro_error (mean over the classes) and its
+        macro_interval, log_prob (mean of -ln p), calibration_error and calibration_bins, split, chosen_on_split, runs,
+        nets; and what else is asked for.
 
     Raises:
         ValueError: `views` is not 1, 9 or 10, or the runs have different defaults; a run has other classes or another

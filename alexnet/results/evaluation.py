@@ -52,6 +52,7 @@ class Evaluation:
             "top1_interval": list(rates.top1_interval),
             "top5_interval": list(rates.top5_interval),
             "macro_error": rates.macro_error,
+            "macro_interval": list(rates.macro_interval or ()),
             "log_prob": rates.log_prob,
             "calibration_error": expected_calibration_error(bins),
             "calibration_bins": [asdict(part) for part in bins],

@@ -87,7 +87,9 @@ def _errors_of_epoch(run: Path, checkpoint: Checkpoint) -> list[MeasuredErrors]:
             split = line.get("split", history.start["validation_split"])
             images = line.get("images", history.start["validation_pictures"])
             top1, top5, log_prob = (line[f"val_{name}"] for name in ("top1_error", "top5_error", "log_prob"))
-            rates = ErrorRates(images, top1, top5, log_prob, line.get("val_macro_error"))
+            rates = ErrorRates(
+                images, top1, top5, log_prob, line.get("val_macro_error"), line.get("val_macro_interval")
+            )
             chosen = split == "val" and not checkpoint.recipe.folds_in_validation
             store = parse_location(history.start["store"]).name
             return [MeasuredErrors(store, split, 1, rates, chosen)]

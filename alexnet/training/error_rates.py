@@ -12,7 +12,7 @@ from alexnet.distributed.team import Team
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
 from alexnet.training.inference import mean_over_views, predict_batches
-from alexnet.utils.intervals import wilson_interval
+from alexnet.utils.intervals import mean_rate_interval, wilson_interval
 from alexnet.utils.progress import Progress
 
 # What the pictures of a split are called in messages, curves and reports.
@@ -32,6 +32,7 @@ class ErrorRates:
         log_prob: Mean negative natural logarithm of the correct class's probability.
         macro_error: Mean over the classes of the top-1 error of their pictures, without classes that have none; None if
             it was not measured (earlier versions).
+        macro_interval: Its 95 % interval.
     """
 
     images: int
@@ -39,6 +40,7 @@ class ErrorRates:
     top5_error: float
     log_prob: float
     macro_error: float | None = None
+    macro_interval: tuple[float, float] | None = None
 
     @property
     def top1_interval(self) -> tuple[float, float]:
@@ -68,8 +70,10 @@ class ErrorRates:
         """Return the error rates of a split, from the sum of `_count_errors` over its batches."""
         images, top1, top5, log_prob = counts[:4].tolist()
         class_images, class_errors = counts[4:].chunk(2)
-        macro = float((class_errors / class_images)[class_images > 0].mean())
-        return cls(int(images), top1 / images, top5 / images, -log_prob / images, macro)
+        present = class_images > 0
+        macro = float((class_errors[present] / class_images[present]).mean())
+        interval = mean_rate_interval(macro, class_images[present].tolist())
+        return cls(int(images), top1 / images, top5 / images, -log_prob / images, macro, interval)
 
 
 def split_adjective(split: str) -> str:

@@ -146,6 +146,7 @@ def epoch_metrics(state: TrainState, stats: EpochStats, split: str, errors: Erro
         "val_macro_error": errors.macro_error,
         "val_top1_interval": errors.top1_interval,
         "val_top5_interval": errors.top5_interval,
+        "val_macro_interval": errors.macro_interval,
         "val_log_prob": errors.log_prob,
         "pictures_per_second": stats.pictures_per_second,
         "waited_seconds": stats.waited_seconds,

@@ -25,7 +25,29 @@ def wilson_interval(rate: float, count: int) -> tuple[float, float]:
     Returns:
         The lower and the upper limit, as fractions.
     """
-    errors, square = round(rate * count), _Z**2
+    return _score_interval(round(rate * count), count)
+
+
+def mean_rate_interval(rate: float, counts: Sequence[int]) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of several rates, such as of the classes' error rates.
+
+    It is Wilson's interval for Kish's effective sample size: m rates of n pictures each count as m² / Σ (1 / n)
+    pictures, of which a plain rate would have the same variance, if all rates were equal (Kish 1965). So a class with
+    few pictures makes the interval wide, and where all classes have equally many it is that of the plain rate.
+
+    Args:
+        rate: The mean of the rates, as a fraction.
+        counts: The number of pictures of each rate, at least 1.
+
+    Returns:
+        The lower and the upper limit, as fractions.
+    """
+    count = len(counts) ** 2 / sum(1 / n for n in counts)
+    return _score_interval(rate * count, count)
+
+
+def _score_interval(errors: float, count: float) -> tuple[float, float]:
+    square = _Z**2
     middle = errors + square / 2
     half_width = _Z * math.sqrt(errors * (count - errors) / count + square / 4)
     low, high = (middle - half_width) / (count + square), (middle + half_width) / (count + square)
@@ -54,6 +76,7 @@ def format_interval(rate: float, count: int) -> str:
     return f"{format_percent(low, count)} to {format_percent(high, count)}"
 
 
-def format_error_rate(rate: float, count: int) -> str:
-    """Return an error rate in percent with Wilson's 95 % interval: "17.7 % (15.4 to 20.3)"."""
-    return f"{format_percent(rate, count)} % ({format_interval(rate, count)})"
+def format_error_rate(rate: float, count: int, interval: Sequence[float] | None = None) -> str:
+    """Return an error rate in percent with a 95 % interval, by default Wilson's: "17.7 % (15.4 to 20.3)"."""
+    low, high = interval or wilson_interval(rate, count)
+    return f"{format_percent(rate, count)} % ({format_percent(low, count)} to {format_percent(high, count)})"

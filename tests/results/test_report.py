@@ -101,6 +101,9 @@ def test_the_page_is_self_contained_and_has_the_errors_that_evaluate_measures(od
     ) in page.text
     low, high = one["top1_interval"]
     assert f"{100 * one['top1_error']:.1f} % ({100 * low:.1f} to {100 * high:.1f}) with one view" in page.text
+    low, high = ten["macro_interval"]
+    macro_error = f"{100 * ten['macro_error']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    assert f"{macro_error} averaged over the classes" in page.text
     assert f"{ten['log_prob']:.3f} mean \N{MINUS SIGN}log p" in page.text
     assert "GPU 1" in page.text
     assert "GPU 2" in page.text

@@ -28,6 +28,7 @@ from alexnet.training.error_rates import error_rates
 from alexnet.training.sgd import SGD
 from alexnet.training.step import Step
 from alexnet.training.train import train
+from alexnet.utils.intervals import mean_rate_interval
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 COUNTS = (24, 8, 4)  # training pictures of each class
@@ -140,6 +141,7 @@ def test_the_macro_error_is_the_mean_over_the_classes() -> None:
     rates = error_rates(F.one_hot(predicted, 4).float(), labels)  # no picture of class 2
     assert rates.top1_error == pytest.approx(3 / 10)
     assert rates.macro_error == pytest.approx((1 / 6 + 2 / 3 + 0) / 3)
+    assert rates.macro_interval == mean_rate_interval(rates.macro_error, [6, 3, 1])
 
 
 @pytest.mark.parametrize("balance", ["sampling", "weights"])
@@ -157,6 +159,7 @@ def test_a_balanced_training_is_resumed_to_the_bit(uneven: Path, tmp_path: Path,
     assert first == second
     result = evaluate(tmp_path / "whole", uneven, views=1)
     assert result["macro_error"] == first["val_macro_error"]
+    assert result["macro_interval"] == first["val_macro_interval"]
     assert result["chosen_on_split"]
     assert not evaluate(tmp_path / "whole", uneven, split="train")["chosen_on_split"]
 

@@ -3,11 +3,18 @@
 import math
 from statistics import NormalDist
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.utils.intervals import format_error_rate, format_interval, format_percent, wilson_interval
+from alexnet.utils.intervals import (
+    format_error_rate,
+    format_interval,
+    format_percent,
+    mean_rate_interval,
+    wilson_interval,
+)
 
 Z = NormalDist().inv_cdf(0.975)
 
@@ -47,9 +54,25 @@ def test_no_error_and_only_errors_have_exact_limits() -> None:
         assert wilson_interval(0.0, count)[1] == pytest.approx(1 - wilson_interval(1.0, count)[0])
 
 
+def test_the_interval_of_the_mean_of_equal_classes_is_that_of_all_pictures() -> None:
+    assert mean_rate_interval(0.3, [10] * 3) == pytest.approx(wilson_interval(0.3, 30))
+    assert mean_rate_interval(4 / 9, [9]) == pytest.approx(wilson_interval(4 / 9, 9))
+    for count in (1, 7, 50):
+        assert mean_rate_interval(0.0, [count, 3])[0] == 0
+        assert mean_rate_interval(1.0, [count, 3])[1] == 1
+
+
+@pytest.mark.parametrize("counts", [(50, 10, 20, 200), (30, 400), (5,) * 20])
+def test_the_interval_of_a_mean_over_classes_holds_it_in_95_of_100_cases(counts: tuple[int, ...]) -> None:
+    errors = np.random.default_rng(0).binomial(counts, 0.3, (4000, len(counts)))
+    intervals = [mean_rate_interval(rate, counts) for rate in (errors / counts).mean(1).tolist()]
+    assert np.mean([low <= 0.3 <= high for low, high in intervals]) == pytest.approx(0.95, abs=0.015)
+
+
 def test_an_error_rate_is_printed_with_its_interval() -> None:
     assert format_error_rate(0.177, 1000) == "17.7 % (15.5 to 20.2)"
     assert format_error_rate(0.0, 20) == "0.0 % (0.0 to 16.1)"
+    assert format_error_rate(0.177, 1000, [0.1, 0.25]) == "17.7 % (10.0 to 25.0)"
     assert format_error_rate(0.375, 150_000) == "37.50 % (37.26 to 37.75)"
     assert format_interval(81 / 263, 263) == "25.5 to 36.6"
     assert (format_percent(0.4066, 4999), format_percent(0.4066, 5000)) == ("40.7", "40.66")
