@@ -18,13 +18,17 @@ def outcome(error: float) -> Outcome:
 
 
 @pytest.mark.parametrize(
-    ("train_error", "expected"), [(0.65, "has not learned its training pictures either"), (0.02, "but no others")]
+    ("train_error", "expected"),
+    [
+        (0.65, "has not learned its training pictures either (error 65.0 % (55.3 to 73.6)): try"),
+        (0.02, "it knows its training pictures (error 2.0 % (0.6 to 7.0)) but no others: try"),
+    ],
 )
 def test_guessing_is_named_with_what_to_try(store: Path, tmp_path: Path, train_error: float, expected: str) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / "recipe.json").write_text(Recipe().to_json())
-    lines = [{"event": "start"}, {"event": "epoch", "epoch": 1, "train_error": train_error}]
+    lines = [{"event": "start"}, {"event": "epoch", "epoch": 1, "train_error": train_error, "train_images": 100}]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     opened = Store(store)
     guess = 1 - np.bincount(opened.split("val").labels).max() / 20
