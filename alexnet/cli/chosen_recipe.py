@@ -204,4 +204,9 @@ def _with_taken_rate(recipe: "Recipe", options: argparse.Namespace) -> "Recipe":
         for name in taken
         if name in recipe.trained_layers and (name != "fc8" or origin.classes == classes)
     }
+    if not factors:
+        raise ValueError(
+            "--taken-rate must have a layer to act on that is taken whole and learns; "
+            f"of {', '.join(taken)} none does: leave it out, or name fewer layers with --freeze"
+        )
     return replace(recipe, rate_factors=recipe.rate_factors | factors)

@@ -54,6 +54,9 @@ def print_start(
         lines.append(f"resumes from step {state.step:,}, in epoch {state.epoch + 1}")
     if taken.layers:
         lines.append(taken.describe(str(start_from), len(store.classes)))
+        random = [layer for layer in recipe.frozen if layer not in taken.layers]
+        if random:
+            lines.append(f"frozen at random start values, as they are not taken: {', '.join(random)}")
     print("\n".join(lines), file=sys.stderr)
 
 
@@ -68,6 +71,6 @@ def _describe_device(team: Team) -> str:
 
 
 def _format(value: object) -> str:
-    """Return a field's value as `--set` takes it; long ones are cut off."""
+    """Return a field's value as `--set` takes it; one that is longer than a list of all layers is cut off."""
     text = f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -112,17 +112,27 @@ def test_a_mean_that_cannot_be_used_is_refused(first: Path, store: Path, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_the_rate_of_what_is_taken_is_recorded_by_layer(first: Path, store: Path, tmp_path: Path) -> None:
+def test_the_rate_of_what_is_taken_is_recorded_by_layer(
+    first: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(RECIPES, "small", lambda: RECIPE)
         options = ["--from", str(first), "--recipe", "small", "--freeze", "conv1,...,conv4", "--taken-rate", "0.1"]
         assert main(["train", str(store), str(tmp_path / "run"), *options]) == 0
         other = write_store(tmp_path / "store", train=20, val=6, classes=("red disc", "a class", "another"))
-        assert main(["train", str(other), str(tmp_path / "other"), *options, "--take", "conv5,fc8"]) == 0
+        assert "frozen at random" not in capsys.readouterr().err
+        assert main(["train", str(other), str(tmp_path / "other"), *options, "--take", "conv4,conv5,fc8"]) == 0
+        assert (
+            "\nfrozen at random start values, as they are not taken: conv1, conv2, conv3\n" in capsys.readouterr().err
+        )
+        assert main(["train", str(other), str(tmp_path / "none"), *options, "--take", "conv4,fc8"]) == 2
     recipe, other_recipe = (load_last(tmp_path / run).recipe for run in ("run", "other"))
     assert recipe.frozen == ("conv1", "conv2", "conv3", "conv4")
     assert recipe.rate_factors == dict.fromkeys(("conv5", "fc6", "fc7", "fc8"), 0.1)
     assert other_recipe.rate_factors == {"conv5": 0.1}, "classes that are new learn at the full rate"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--taken-rate must have a layer to act on that is taken whole and learns; of conv4, fc8 none does" in line
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_layer_that_the_first_net_lacks_is_not_taken(first: Path) -> None:
