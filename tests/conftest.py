@@ -1,6 +1,7 @@
 """Fixtures and helpers of several test files: drawn pictures, a small store, a recipe that trains in about a second."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,12 @@ from alexnet.recipe import Recipe
 
 if TYPE_CHECKING:
     from fastapi.testclient import TestClient
+
+
+_MEMORY, _MEMORY_NEEDED = Path("/dev/shm"), 8 << 30  # the tests write about 1.2 GB
+if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _MEMORY_NEEDED:
+    # The tests write thousands of files that the program flushes to the disk: in memory nothing waits for it.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
 
 def pytest_configure(config: pytest.Config) -> None:
