@@ -10,13 +10,11 @@ from runs import assert_same_run, load_last
 
 from alexnet.architecture import Net
 from alexnet.recipe import Recipe
-from alexnet.recipes import recipe_named
+from alexnet.recipes import RECIPES, recipe_named
 from alexnet.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MAPS, UNITS, SIDE = 4, 8, 64
-# Of RECIPES; the others are still to be tried.
-TRIED = ["alexnet-2012-paper", "alexnet-2012-run", "alexnet-2012-run-longer", "alexnet-2012-half"]
 
 
 def shrink(recipe: Recipe) -> Recipe:
@@ -36,12 +34,12 @@ def shrink(recipe: Recipe) -> Recipe:
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Stores of eight pictures, by the side of the pictures."""
-    sides = {shrink(recipe_named(name)).store_size for name in TRIED}
+    sides = {shrink(recipe_named(name)).store_size for name in RECIPES}
     folder = tmp_path_factory.mktemp("stores")
     return {side: write_store(folder / str(side), size=side, train=8, val=3) for side in sides}
 
 
-@pytest.mark.parametrize("name", TRIED)
+@pytest.mark.parametrize("name", RECIPES)
 def test_the_same_seed_gives_the_same_bits(name: str, stores: dict[int, Path], tmp_path: Path) -> None:
     recipe = shrink(recipe_named(name))
     for run in ("first", "second"):
