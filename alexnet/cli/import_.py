@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("file", metavar="FILE", type=Path, help=help)
     add_run(parser, "folder of the run to make, a new one")
-    help = "text file with the name of each class in a line, or a store with the same classes (default: numbers)"
-    parser.add_argument("--classes", metavar="FILE|STORE", type=Path, help=help)
+    help = "text file with a class name in each line, a store, or ImageNet's development kit (default: numbers)"
+    parser.add_argument("--classes", metavar="FILE|STORE|KIT", type=Path, help=help)
     help = "mean that Caffe subtracted: a .binaryproto or .npy file, or numbers (default: the file's, or 104,117,123)"
     parser.add_argument("--mean", metavar="FILE|B,G,R", help=help)
     help = "side of the net's input, in pixels (default: the file's, or 224 for torchvision, 227 for Caffe)"

@@ -1,10 +1,12 @@
-"""The names of an imported net's classes: a line each in a text file, or those of a store."""
+"""The names of an imported net's classes: of a text file with a line for each, a store, or a development kit."""
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from alexnet.data.sources.devkit import is_devkit, read_synsets
 from alexnet.data.store.class_ids import ClassIds
 from alexnet.data.store.store import Store
 
@@ -18,7 +20,7 @@ class ClassNames:
     Args:
         names: Their names, in the order of the run.
         outputs: For each class, which output of the other program's net it is.
-        class_ids: The contest's numbers of the classes, if a store has them.
+        class_ids: The contest's numbers of the classes, if a store or a development kit has them.
     """
 
     names: tuple[str, ...]
@@ -33,22 +35,26 @@ def numbered_names(count: int) -> ClassNames:
 
 
 def read_class_names(source: Path, count: int) -> ClassNames:
-    """Read the names of the classes from a text file or a store.
+    """Read the names of the classes from a text file, a store, or a development kit of ImageNet's challenge.
 
     Args:
-        source: A text file whose line n names the n-th output; or a store. Where a store's classes begin with their
-            WordNet IDs, the outputs are in the order of these, as in all nets trained on ImageNet; else they are in the
-            order of the store.
+        source: A text file whose line n names the n-th output; or a store, or a kit, packed or unpacked. Where the
+            classes of a store or a kit begin with their WordNet IDs, the outputs are in the order of these, as in all
+            nets trained on ImageNet; else they are in the order of the store.
         count: The number of outputs.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: There are more or fewer names, or a line is empty.
+        ValueError: There are more or fewer names, or a line is empty; or the kit cannot be read.
     """
+    if source.exists() and is_devkit(source):
+        return _from_devkit(source, count)
     if source.is_dir():
         return _from_store(source, count)
     if not source.is_file():
-        raise FileNotFoundError(f"`classes` must be a text file or a store; there is no {source}: check the path")
+        raise FileNotFoundError(
+            f"`classes` must be a text file, a store or a development kit; there is no {source}: check the path"
+        )
     try:
         lines = source.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except UnicodeDecodeError as error:
@@ -64,11 +70,23 @@ def _from_store(folder: Path, count: int) -> ClassNames:
     store = Store(folder)
     names = store.classes
     _check_count(folder, len(names), count)
-    outputs = list(range(count))
+    return ClassNames(names, _outputs(names), store.class_ids)
+
+
+def _from_devkit(kit: Path, count: int) -> ClassNames:
+    year, synsets = read_synsets(kit)
+    names = tuple(synset.class_name for synset in synsets)
+    _check_count(kit, len(names), count)
+    return ClassNames(names, _outputs(names), ClassIds(f"ILSVRC{year}", tuple(synset.id for synset in synsets)))
+
+
+def _outputs(names: Sequence[str]) -> tuple[int, ...]:
+    """Return which output each class is: in the order of the WordNet IDs if all names begin with theirs."""
+    outputs = list(range(len(names)))
     if all(_WORDNET_ID.match(name) for name in names):
-        for output, index in enumerate(sorted(range(count), key=lambda index: names[index])):
+        for output, index in enumerate(sorted(outputs, key=lambda index: names[index])):
             outputs[index] = output
-    return ClassNames(names, tuple(outputs), store.class_ids)
+    return tuple(outputs)
 
 
 def _check_count(source: Path, names: int, count: int) -> None:

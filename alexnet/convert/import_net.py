@@ -63,7 +63,8 @@ def import_net(
             CaffeNet (.caffemodel or .onnx), or what `alexnet export` wrote with --state or --hub.
         run: The folder of the run: a new one, or an empty one.
         classes: A text file with the name of each class in a line, in the order of the net's outputs; or a store with
-            the same classes. By default those of an exported net; else they are numbered.
+            the same classes; or the development kit of ImageNet's challenge. By default those of an exported net; else
+            they are numbered.
         mean: What Caffe subtracted from the pictures: a .binaryproto or .npy file, or "B,G,R" in 0..255 units. By
             default what the file says, or 104,117,123.
         image_size: Side of the net's input, in pixels; by default what the file says, or 224 for torchvision and 227

@@ -4,11 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from alexnet.data.sources.devkit import read_synsets
+from alexnet.data.sources.devkit import is_devkit, read_synsets
 from alexnet.data.sources.synset_files import WNID
 from alexnet.data.store.class_ids import ClassIds
-
-_KIT_SUFFIXES = (".mat", ".gz", ".tgz", ".tar")
 
 
 def read_class_ids(path: Path, classes: Sequence[str]) -> ClassIds:
@@ -23,7 +21,7 @@ def read_class_ids(path: Path, classes: Sequence[str]) -> ClassIds:
         ValueError: A class is missing, or the list is merely sorted by WordNet ID.
     """
     contest = ""
-    if path.is_dir() or path.suffix in _KIT_SUFFIXES:
+    if path.is_dir() or is_devkit(path):
         year, synsets = read_synsets(path)
         contest, numbers = f"ILSVRC{year}", {synset.wnid: synset.id for synset in synsets}
     else:

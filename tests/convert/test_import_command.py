@@ -12,12 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imagenet_files
 import numpy as np
 import onnx
 import pytest
 import torch
 from conftest import CLASSES, write_store
 from external_files import CaffeAlexNet, TorchvisionAlexNet, ZooAlexNet, caffe_onnx, caffemodel
+from imagenet_files import write_devkit
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -28,6 +30,7 @@ from alexnet.convert import import_net as importing
 from alexnet.convert.caffe_schema import message_classes
 from alexnet.convert.export import export
 from alexnet.convert.import_net import import_net
+from alexnet.data.store.class_ids import ClassIds
 from alexnet.recipe import Recipe
 from alexnet.recipes import RECIPES
 from alexnet.results import binary_codes
@@ -193,13 +196,31 @@ def test_outputs_sorted_by_wordnet_id_are_put_into_the_order_of_a_store(
     assert bias.tolist() == torch.load(weights)["classifier.6.bias"][[2, 0, 1]].tolist()
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_classes_of_a_development_kit_are_named_as_in_a_store(packed: bool, tmp_path: Path) -> None:
+    state = TorchvisionAlexNet(classes=4).state_dict()
+    torch.save(state, tmp_path / "alexnet.pth")
+    kit = write_devkit(tmp_path, [1, 2], packed=packed)
+    if packed:  # one of the published name must have the published checksum
+        kit = kit.rename(tmp_path / "devkit.tar.gz")
+    imported = import_net(tmp_path / "alexnet.pth", tmp_path / "run", classes=kit)
+    assert imported.classes == imagenet_files.CLASSES  # in the order of the IDs; the outputs in that of the WordNet IDs
+    checkpoint = load_best(tmp_path / "run")
+    assert checkpoint.class_ids == ClassIds("ILSVRC2012", (1, 2, 3, 4))
+    assert checkpoint.net().fc8.bias.tolist() == state["classifier.6.bias"][[2, 1, 3, 0]].tolist()
+    torch.save(TorchvisionAlexNet(classes=3).state_dict(), tmp_path / "alexnet.pth")
+    with pytest.raises(ValueError, match="must have 3 names, one for each output of the net; got 4"):
+        import_net(tmp_path / "alexnet.pth", tmp_path / "other", classes=kit)
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
         (b"one\ntwo\n", "must have 3 names, one for each output of the net; got 2"),
         (b"one\n\nthree\n", "must have a name in each line; line 2 is empty"),
         (b"\xff\xfe\x00", "must be a text file in UTF-8; it is not"),
-        (None, "must be a text file or a store; there is no"),
+        (None, "must be a text file, a store or a development kit; there is no"),
     ],
 )
 def test_a_list_of_classes_that_does_not_fit_is_named(

@@ -30,6 +30,7 @@ PUBLISHED_MD5 = {
     "ILSVRC2012_img_test_v10102019.tar": "e1b8681fff3d63731c599df9b4b6fc02",
 }
 _META_FILE = "meta.mat"
+_KIT_SUFFIXES = (".mat", ".gz", ".tgz", ".tar")
 _COSTS = "cost_matrix"  # in meta.mat
 _VAL_LABELS_FILE = re.compile(r"ILSVRC\d{4}_validation_ground_truth\.txt")
 _ID_FIELD = re.compile(r"ILSVRC(\d{4})_ID")
@@ -95,6 +96,13 @@ def name_class(wnid: str, words: str) -> str:
     first, *others = (word.strip() for word in words.split(","))
     synonym = next((other for other in others if other.startswith(f"{first} ")), first)
     return f"{wnid} {synonym}".rstrip()
+
+
+def is_devkit(path: Path) -> bool:
+    """Return whether a path names a development kit: an archive or .mat by its ending, or a folder with a meta.mat."""
+    if path.is_dir():
+        return any((folder / _META_FILE).is_file() for folder in (path, path / "data"))
+    return path.suffix in _KIT_SUFFIXES
 
 
 def read_devkit(path: Path) -> Devkit:
