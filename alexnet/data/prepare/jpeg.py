@@ -20,10 +20,15 @@ _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 def check_pixel_count(width: int, height: int, most: int = _MAX_PIXELS) -> None:
     """Raise a ValueError if a picture has no pixels, or so many that decoding it would fill the memory."""
     if width < 1 or height < 1 or width * height > most:
-        raise ValueError(
-            f"a picture must have from 1 to {most:,} pixels; got {width}x{height} pixels: save it smaller, since "
-            "decoding it could fill the memory"
-        )
+        raise too_many_pixels(f"{width}x{height}", most)
+
+
+def too_many_pixels(count: str, most: int = _MAX_PIXELS) -> ValueError:
+    """Return the error for a picture of so many pixels."""
+    return ValueError(
+        f"a picture must have from 1 to {most:,} pixels; got {count} pixels: save it smaller, since decoding it could "
+        "fill the memory"
+    )
 
 
 def read_jpeg(data: bytes, size: int, out: np.ndarray | None = None) -> np.ndarray | None:

@@ -10,7 +10,7 @@ from PIL import Image, TiffTags, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from alexnet.data.prepare.central_square import resize_central_square
-from alexnet.data.prepare.jpeg import check_pixel_count
+from alexnet.data.prepare.jpeg import check_pixel_count, too_many_pixels
 from alexnet.data.prepare.jpeg_segments import JPEG_START, read_metadata
 from alexnet.data.prepare.orientation import apply_orientation, find_orientation
 from alexnet.data.prepare.pixels import load_central_square
@@ -118,8 +118,9 @@ def _open_and_read(data: bytes, size: int) -> np.ndarray:
             return read_pil_picture(picture, size, data)
     except UnidentifiedImageError as error:
         raise _unknown_format(data) from error
-    except Image.DecompressionBombError as error:  # Pillow's own limit, when it opens a file
-        raise ValueError(f"a picture must have fewer pixels ({error}): save it smaller") from error
+    except Image.DecompressionBombError as error:  # Pillow's own limit, which is higher, when it opens a file
+        count = re.search(r"\d+", str(error))
+        raise too_many_pixels(f"{int(count[0]):,}" if count else "more") from error
     except MemoryError as error:
         raise ValueError("it does not fit in memory: save it smaller") from error
     except ValueError:
