@@ -5,6 +5,7 @@ Each function returns a matplotlib `Figure` made without pyplot, so that no glob
 
 import io
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from alexnet.training.error_rates import split_adjective
 from alexnet.utils.files import SOFTWARE
 
 KERNELS_PER_ROW = 16
+_WORDNET_ID = re.compile(r"^n\d{8} (?=\S)")
 _NAME_LENGTH = 28  # characters of a class name that are shown
 
 
@@ -249,7 +251,8 @@ def draw_bars(axes: Axes, guesses: Sequence[tuple[str, float]], marked: str, pal
 
 
 def shorten_name(name: str) -> str:
-    """Return a class name, or its beginning if it is long."""
+    """Return a class name without its WordNet ID, or the beginning of it if it is long."""
+    name = _WORDNET_ID.sub("", name)
     return name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…"
 
 

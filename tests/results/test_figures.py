@@ -132,6 +132,20 @@ def test_the_correct_class_has_the_red_bar() -> None:
     assert figure.axes[0].get_xlabel() == "cat"
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("n02814860 beacon", "beacon"),
+        ("n02814860", "n02814860"),
+        ("n0281 x", "n0281 x"),
+        ("n02814860 beacon, lighthouse, beacon light, pharos", "beacon, lighthouse, beacon …"),
+        ("a" * 28, "a" * 28),
+    ],
+)
+def test_a_class_is_shown_by_its_words(name: str, shown: str) -> None:
+    assert figures.shorten_name(name) == shown
+
+
 def test_any_name_can_be_drawn() -> None:
     names = ["$x_", "猫", "<b>&", "кошка", "a name much too long to be written in full in a figure"]
     figure = figures.draw_guesses([make_example(name, (name, 1.0)) for name in names], LIGHT)
