@@ -32,9 +32,10 @@ SMALL_SHARDS = {"SHARD_BYTES": 8 * 16 * 16 * 3, "CHUNK_BYTES": 3 * 16 * 16 * 3, 
 CHILD = f"""
 import os, sys, time
 from alexnet import cli
-from alexnet.data.prepare import chunk, plan
+from alexnet.data.prepare import chunk, plan, progress
 
 vars(plan).update({SMALL_SHARDS})
+progress.LINE_SECONDS = float("inf")  # no line of progress, however slow the machine is
 read_image, pictures_left = chunk.read_image, int(os.environ.get("PICTURES", "-1"))
 
 def read_or_wait(*args):
