@@ -126,6 +126,8 @@ def check_pictures(
         FileNotFoundError: There are none, or the run has no trained net.
     """
     checkpoint = None if run is None else load_best(Path(run))
+    if checkpoint is not None:
+        checkpoint.require_classes()
     size = recipe.store_size if checkpoint is None else checkpoint.recipe.store_size
     source = None
     if are_pictures(location):

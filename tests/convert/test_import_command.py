@@ -117,6 +117,7 @@ def test_a_net_without_classes_gives_features_and_says_how_to_get_a_classifier(
         ["evaluate", run, squares],
         ["report", run, "--data", squares],
         ["figures", run, "--data", squares],
+        ["check", squares, "--run", run],
         ["submit", run, tmp_path, tmp_path / "file.txt", "--ids", picture],
     )
     for command in commands:
