@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 TEST_PROCESSES = $(shell $(PYTHON) -c "import os; print(1 + os.cpu_count())")
 LOWEST ?= .venv-lowest
-LOWEST_VERSIONS := $(shell cat pyproject.toml constraints.txt tests/lowest_versions.py | cksum | cut -d ' ' -f 1)
+LOWEST_VERSIONS := $(shell "$(PYTHON)" tests/lowest_versions.py 2> /dev/null | cksum | cut -d ' ' -f 1)
 
 .PHONY: demo test pytest test-lowest lowest lint format clean
 
