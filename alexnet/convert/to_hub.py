@@ -51,6 +51,8 @@ def _model_card(run: Path, checkpoint: Checkpoint, name: str) -> str:
         features=checkpoint.net().num_features,
         recipe_name=recipe_name(checkpoint.recipe),
         origin=start.get("imported"),
+        taken=start.get("taken", []),
+        taken_from=Path(start["from"]).name if "from" in start else "",
         store=parse_location(start["store"]).name if "store" in start else "",
         train_pictures=start.get("train_pictures", 0),
         errors=[_error_row(error, len(checkpoint.classes)) for error in measured],

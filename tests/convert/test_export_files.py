@@ -131,6 +131,17 @@ def test_the_card_has_the_errors_of_the_report(store: Path, uninterrupted: Path,
         export(run, hub=tmp_path / "third")
 
 
+def test_the_card_of_a_finetuned_net_names_the_one_it_started_from(uninterrupted: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
+    first, *others = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    start = json.loads(first) | {"from": "runs/imported", "taken": ["conv1", "conv2"]}
+    (run / "metrics.jsonl").write_text(json.dumps(start) + "\n" + "".join(others), encoding="utf-8")
+    for source, expected in ((run, True), (uninterrupted, False)):
+        export(source, hub=tmp_path / "hub", force=True)
+        _, text = read_card(tmp_path / "hub")
+        assert ("; conv1, conv2 started from the weights of `imported`.\n" in text) == expected
+
+
 def test_a_net_whose_errors_nobody_measured(run: Path, tmp_path: Path) -> None:
     export(run, hub=tmp_path / "hub")
     front, text = read_card(tmp_path / "hub")
