@@ -100,6 +100,14 @@ def test_a_run_has_a_recipe_metrics_checkpoints_and_a_report(work: Path) -> None
     assert (work / "run" / "checkpoints" / "best.safetensors").exists()
 
 
+def test_a_folder_below_a_file_is_refused(
+    picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    line = error_of(capsys, "prepare", picture_folder, tmp_path / "file" / "new")
+    assert line.endswith("Not a directory: a part of this path is a file: choose another path\n")
+
+
 @pytest.mark.parametrize("views", [1, 10])
 def test_evaluate_prints_one_json_object(work: Path, views: int, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["evaluate", work / "run", work / "run", work / "store", "--views", views, "--json"]

@@ -24,7 +24,9 @@ def typed_options(options: argparse.Namespace) -> Mapping[str, str]:
 
 
 def advise(error: Exception) -> str:
-    """Return which command does what an error has refused, to be added to its message; "" for most errors."""
+    """Return what to do about an error, to be added to its message; "" for those whose message says so itself."""
+    if isinstance(error, NotADirectoryError) and error.errno:  # the system's own
+        return ": a part of this path is a file: choose another path"
     if type(error).__name__ != "OtherRecipeError":  # not imported, as it needs torch
         return ""
     run = getattr(error, "run", "RUN")

@@ -99,7 +99,9 @@ def _check_paths(file: Path, run: Path) -> None:
     if not file.is_file():
         kind = "a folder: name the file in it" if file.is_dir() else "no such file: check the path"
         raise FileNotFoundError(f"{file} must be a file with weights; there is {kind}")
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+    if run.exists() and not run.is_dir():
+        raise ValueError(f"run {run} must be a new or an empty folder; it is a file: use another RUN folder")
+    if run.exists() and any(run.iterdir()):
         raise ValueError(f"run {run} must be a new or an empty folder; it holds other files: use another RUN folder")
 
 

@@ -118,7 +118,9 @@ def _resolve_recipe(run: Path, recipe: Recipe | None, store: Store, hours: float
     if resolved is None:
         raise ValueError(f"run {run} must have a recipe.json, or be given a recipe; it has none: name a recipe")
     _check_store(resolved, store)
-    others = {p.name for p in run.iterdir()} - {"recipe.json.part"} if run.is_dir() else run.exists()
+    if run.exists() and not run.is_dir():
+        raise ValueError(f"run {run} must be a folder; it is a file: use another RUN")
+    others = {path.name for path in run.iterdir()} - {"recipe.json.part"} if run.is_dir() else ()
     if saved is None and others:
         raise ValueError(f"run {run} must be a new or empty folder, or a run; it holds other files: use another RUN")
     return resolved

@@ -66,7 +66,7 @@ def test_a_folder_that_holds_other_files_is_refused(store: Path, recipe: Recipe,
     (tmp_path / "holiday.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match=r"run .* must be a new or empty folder.*holds other files"):
         train(store, tmp_path, recipe, progress=False)
-    with pytest.raises(ValueError, match=r"run .* must be a new or empty folder"):
+    with pytest.raises(ValueError, match=r"run .* must be a folder; it is a file"):
         train(store, tmp_path / "holiday.jpg", recipe, progress=False)
     assert [p.name for p in tmp_path.iterdir()] == ["holiday.jpg"]
 
