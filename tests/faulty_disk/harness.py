@@ -7,11 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import onnx
 import pyarrow as pa
 import safetensors
 
@@ -21,7 +23,7 @@ HERE = Path(__file__).parent
 QUICK_COMMANDS = ("index", "import", "export", "evaluate", "predict")
 COMMANDS = (
     *("prepare", "train", *QUICK_COMMANDS),
-    *("predict-jsonl", "explain", "report", "figures", "look", "check"),
+    *("programs", "predict-jsonl", "explain", "report", "figures", "look", "check"),
 )
 TEMPORARY = (".part", ".writing", ".importing", ".old")
 _TIMES = {"pictures_per_second", "waited_seconds", "seconds"}
@@ -175,6 +177,10 @@ def check_files(work: Path, place: str) -> None:
             assert not damaged_parts(contents), f"{place}: {path}: {damaged_parts(contents)}"
         elif path.suffix == ".arrow":
             pa.ipc.open_file(pa.BufferReader(contents)).read_all()
+        elif path.suffix == ".pt2":
+            assert zipfile.ZipFile(path).testzip() is None, f"{place}: {path}"
+        elif path.suffix == ".onnx":
+            onnx.checker.check_model(contents, full_check=True)
         else:
             assert is_whole(contents) is not False, f"{place}: {path}"
 

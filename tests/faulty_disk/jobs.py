@@ -44,6 +44,7 @@ def commands(inputs: Path, work: Path) -> dict[str, list[str]]:
         "index": ["index", str(work / "run"), store, "--bits", "16"],
         "import": ["import", str(inputs / "net.safetensors"), str(work / "imported")],
         "export": ["export", run, "--state", str(work / "net.safetensors"), "--hub", str(work / "hub"), "--force"],
+        "programs": ["export", run, str(work / "net.onnx"), "--pt2", str(work / "net.pt2"), "--force"],
         "evaluate": [
             "evaluate", run, store, "--views", "1", "--force", "--save", str(work / "saved.safetensors"),
             "--per-class", str(work / "classes.csv"), "--predictions", str(work / "pictures.csv"),
