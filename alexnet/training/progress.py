@@ -71,11 +71,12 @@ class TimeLeft:
         return f"{line}, the training {'at most about ' if self._is_upper_bound else 'about '}{left} from here"
 
 
-def print_epoch(metrics: dict[str, Any], total_epochs: int | None, end_reason: str | None = None) -> None:
+def print_epoch(metrics: dict[str, Any], classes: int, total_epochs: int | None, end_reason: str | None = None) -> None:
     """Print a line for an epoch on standard error.
 
     Args:
         metrics: What `epoch_metrics` returned.
+        classes: The number of classes; the top-5 error is not printed if five guesses name them all.
         total_epochs: Epochs of the whole training; None if not known.
         end_reason: Why the training ends after it, which is printed, too.
     """
@@ -84,12 +85,12 @@ def print_epoch(metrics: dict[str, Any], total_epochs: int | None, end_reason: s
         seconds_per_epoch = metrics["seconds"] / metrics["epoch"]
         left = timedelta(seconds=round(seconds_per_epoch * (total_epochs - metrics["epoch"])))
     images = metrics["images"]
+    top5 = f", top-5 {format_error_rate(metrics['val_top5_error'], images)}" if classes > 5 else ""
     tqdm.write(
         f"epoch {metrics['epoch']:3d}/{total_epochs or '?'}  rate {metrics['rate']:.3g}  "
         f"loss {metrics['train_loss']:.4f}  "
         f"training error {format_error_rate(metrics['train_error'], metrics['train_images'])}  "
-        f"{split_adjective(metrics['split'])} error {format_error_rate(metrics['val_top1_error'], images)}, "
-        f"top-5 {format_error_rate(metrics['val_top5_error'], images)}  "
+        f"{split_adjective(metrics['split'])} error {format_error_rate(metrics['val_top1_error'], images)}{top5}  "
         f"{metrics['pictures_per_second']:.0f} pictures/s  {left} left",
         file=sys.stderr,
     )

@@ -364,7 +364,7 @@ def end_epoch(training: Training, split: Split, stats: EpochStats, errors: Error
     if reason is not None:
         training.metrics.write("end", epoch=state.epoch, step=state.step, reason=reason)
     if training.show_progress:
-        print_epoch(metrics, schedule.total_epochs(), reason)
+        print_epoch(metrics, len(training.store.classes), schedule.total_epochs(), reason)
     selects_best = schedule.may_select_best(split)
     is_best = selects_best and errors.is_better_than(state.error, state.log_prob)
     if is_best or not selects_best:

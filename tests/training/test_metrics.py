@@ -83,9 +83,9 @@ def test_a_line_for_each_epoch_is_printed_on_standard_error(
 
 
 def test_the_time_left_is_printed_in_days(capsys: pytest.CaptureFixture[str]) -> None:
-    print_epoch(EPOCH_LINE, 90)
+    print_epoch(EPOCH_LINE, 10, 90)
     assert "5 days, 13:30:00 left" in capsys.readouterr().err  # 89 epochs of an hour and a half
-    print_epoch(EPOCH_LINE, None)
+    print_epoch(EPOCH_LINE, 10, None)
     line = capsys.readouterr().err
     assert line.startswith("epoch   1/?")
     assert "? left" in line
@@ -96,14 +96,14 @@ def test_the_errors_of_an_epoch_are_printed_with_their_intervals_and_their_pictu
     split: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # The interval of 81 of 263 is published (Newcombe 1998): 0.2553 to 0.3662; that of 15 of 148 is 0.0624 to 0.1605.
-    print_epoch(
-        EPOCH_LINE | {"split": split, "images": 263, "val_top1_error": 81 / 263, "val_top5_error": 0.0}
-        | {"train_images": 148, "train_error": 15 / 148},
-        90,
-    )  # fmt: skip
+    metrics = EPOCH_LINE | {"split": split, "images": 263, "val_top1_error": 81 / 263, "val_top5_error": 0.0}
+    metrics |= {"train_images": 148, "train_error": 15 / 148}
+    print_epoch(metrics, 6, 90)
     line = capsys.readouterr().err
     assert "training error 10.1 % (6.2 to 16.0)" in line
     assert f"{name} 30.8 % (25.5 to 36.6), top-5 0.0 % (0.0 to 1.4)" in line
+    print_epoch(metrics, 5, 90)
+    assert f"{name} 30.8 % (25.5 to 36.6)  " in capsys.readouterr().err
 
 
 def test_an_epoch_s_line_names_the_pictures_that_were_measured(tmp_path: Path) -> None:
