@@ -97,6 +97,8 @@ def _read_nodes(nodes: Sequence[Any], current: str, constants: dict[str, Any]) -
             continue
         if not node.input or node.input[0] != current:
             raise ValueError(f"an AlexNet must be one chain of nodes; {_name(node)} does not read {current}")
+        if not node.output:
+            raise ValueError(f"an AlexNet must be one chain of nodes; {_name(node)} has no output")
         current = node.output[0]
         if node.op_type in _SHAPING_TYPES or node.op_type in _OUTPUT_TYPES:
             continue
@@ -111,7 +113,7 @@ def _read_nodes(nodes: Sequence[Any], current: str, constants: dict[str, Any]) -
 
 
 def _name(node: Any) -> str:
-    return str(node.name or node.output[0] or node.op_type)
+    return str(node.name or "".join(node.output[:1]) or node.op_type)
 
 
 def _attributes(node: Any) -> dict[str, Any]:
