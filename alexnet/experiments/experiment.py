@@ -297,7 +297,8 @@ def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} must be a folder for the experiment; it is a file: name another `folder`")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if not names or names & {"finding.json", MEASURES_FOLDER}:
+    # A command that was killed may have left the first of its files, unfinished.
+    if not names or names & {"finding.json", "finding.json.part", MEASURES_FOLDER}:
         return
     if not any(folder.glob("*/recipe.json")):
         raise FileExistsError(

@@ -117,8 +117,9 @@ def run(experiment: Experiment) -> ExperimentResult:
     for layer in layers:
         paper = PAPER_NEURONS.get(layer.name) if is_paper else None
         result.rows.append(ResultRow(layer.name, (paper,), ((layer.neurons,),)))
-    save_figure(experiment.folder / "figure2.png", draw(layers), recipe, dpi=150)
     result.figures = ["figure2.png"]
+    result.write(experiment.folder)  # before the picture: by it the folder is known as an experiment's
+    save_figure(experiment.folder / "figure2.png", draw(layers), recipe, dpi=150)
     return result
 
 

@@ -110,10 +110,10 @@ class ExperimentResult:
         return notes
 
     def write(self, folder: Path) -> None:
-        """Write finding.md and finding.json."""
-        write_atomic(folder / "finding.md", self.to_markdown().encode())
+        """Write finding.json, by which the folder of an experiment is known, and finding.md."""
         contents = dataclasses.asdict(self) | {"rows": [row.to_dict() for row in self.rows]}
         write_atomic(folder / "finding.json", json.dumps(contents, indent=1).encode())
+        write_atomic(folder / "finding.md", self.to_markdown().encode())
 
 
 def _format_cells(cells: Iterable[str]) -> str:

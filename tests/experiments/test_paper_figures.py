@@ -89,6 +89,18 @@ def test_an_experiment_refuses_a_folder_with_other_files(tmp_path: Path) -> None
     assert (tmp_path / "figure2" / "figure2.png").read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("unfinished", ["finding.json", "figure2.png"])
+def test_an_experiment_that_was_killed_while_it_wrote_is_run_again(unfinished: str, tmp_path: Path) -> None:
+    reproduce("figure2", tmp_path)
+    folder = tmp_path / "figure2"
+    (folder / unfinished).rename(folder / f"{unfinished}.part")
+    if unfinished == "finding.json":  # the first file
+        (folder / "figure2.png").unlink()
+        (folder / "finding.md").unlink()
+    reproduce("figure2", tmp_path)
+    assert {"finding.json", "finding.md", "figure2.png"} <= {path.name for path in folder.iterdir()}
+
+
 def test_figure1_shows_a_single_epoch() -> None:
     lines = figure1.draw({"relu": [[0.5]], "tanh": [[0.6]]}).axes[0].get_lines()
     assert [line.get_marker() for line in lines[:2]] == ["o", "o"]

@@ -24,7 +24,9 @@ from conftest import small_recipe, write_store  # noqa: E402
 from alexnet import recipes  # noqa: E402
 from alexnet.cli import main  # noqa: E402
 from alexnet.results import binary_codes  # noqa: E402
+from alexnet.training.train import train  # noqa: E402
 
+FIVE_CLASSES = ("wren", "crow", "jay", "robin", "owl")  # as many as `submit` names for a picture
 MODES = {"kill": -1, "tear": -2}  # others are names of errors
 
 
@@ -55,6 +57,14 @@ def commands(inputs: Path, work: Path) -> dict[str, list[str]]:
         "report": ["report", str(work / "run"), "--data", store],
         "figures": ["figures", run, "--data", store, "--folder", str(work / "figures"), "--force"],
         "look": ["look", store, "--folder", str(work / "look"), "--recipe", "toy", "--force"],
+        "submit": [
+            "submit", str(inputs / "run-of-five"), str(inputs / "test"), str(work / "submission.txt"),
+            "--ids", str(inputs / "ids.txt"), "--force",
+        ],
+        "reproduce": [
+            "reproduce", "figure3", "--data", store, "--folder", str(work / "reproduced"), "--recipe", "toy",
+            "--seeds", "1",
+        ],
         "check": ["check", str(inputs / "pictures"), "--recipe", "toy", "--html", str(work / "check.html"), "--force"],
     }  # fmt: skip
 
@@ -76,6 +86,12 @@ def make_inputs(inputs: Path, names: Sequence[str]) -> None:
     (inputs / "one").mkdir()
     shutil.copy(inputs / "pictures" / CLASSES[0] / "0.png", inputs / "one")
     write_store(inputs / "store", train=16, val=6)
+    store = write_store(inputs / "store-of-five", train=16, val=6, classes=FIVE_CLASSES)
+    train(store, inputs / "run-of-five", toy_recipe(), progress=False)
+    (inputs / "test").mkdir()
+    for n in (1, 2):
+        Image.new("RGB", (20, 20), (100 * n, 90, 80)).save(inputs / "test" / f"ILSVRC2012_test_{n:08}.JPEG")
+    (inputs / "ids.txt").write_text("\n".join(FIVE_CLASSES))
     work = inputs / "warm"
     work.mkdir()
     for name in ("train", "prepare"):
