@@ -70,13 +70,12 @@ def format_percent(fraction: float, count: int) -> str:
     return f"{100 * fraction:.{2 if count >= _PICTURES_FOR_TWO_DECIMALS else 1}f}"
 
 
-def format_interval(rate: float, count: int) -> str:
-    """Return Wilson's interval of a rate in percent, without the sign: "15.4 to 20.3"."""
-    low, high = wilson_interval(rate, count)
+def format_interval(rate: float, count: int, interval: Sequence[float] | None = None) -> str:
+    """Return an interval of a rate, by default Wilson's, in percent, without the sign: "15.4 to 20.3"."""
+    low, high = interval or wilson_interval(rate, count)
     return f"{format_percent(low, count)} to {format_percent(high, count)}"
 
 
 def format_error_rate(rate: float, count: int, interval: Sequence[float] | None = None) -> str:
     """Return an error rate in percent with a 95 % interval, by default Wilson's: "17.7 % (15.4 to 20.3)"."""
-    low, high = interval or wilson_interval(rate, count)
-    return f"{format_percent(rate, count)} % ({format_percent(low, count)} to {format_percent(high, count)})"
+    return f"{format_percent(rate, count)} % ({format_interval(rate, count, interval)})"
