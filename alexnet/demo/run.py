@@ -3,7 +3,6 @@
 import contextlib
 import shlex
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -113,7 +112,7 @@ def _train(store: Path, run: Path, recipe: Recipe) -> None:
     outcome = train(store, run, recipe)
     if not outcome.finished:
         _print(f"Stopped after step {outcome.step}. The same command resumes from there.")
-        raise SignalInterrupt(outcome.signal or signal.SIGINT)
+        raise SignalInterrupt(outcome.signal)
 
 
 def _print_errors(results: dict[int, dict[str, Any]]) -> None:

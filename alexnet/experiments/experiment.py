@@ -1,6 +1,5 @@
 """What the experiments share: they train each net once, keep its predictions and measure its errors."""
 
-import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -173,7 +172,7 @@ class Experiment:
             raise
         if not outcome.finished:
             self.check_time()
-            raise SignalInterrupt(outcome.signal or signal.SIGINT)
+            raise SignalInterrupt(outcome.signal)
         return run
 
     def check_time(self) -> None:

@@ -1,7 +1,6 @@
 """The net in scikit-learn's form: an estimator with `fit`, `predict`, `predict_proba` and `score`."""
 
 import dataclasses
-import signal
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -131,7 +130,7 @@ class AlexNetClassifier(ClassifierMixin, BaseEstimator):
                 store, run, recipe, start_from=self.start_from, device=self.device, progress=bool(self.verbose)
             )
             if not outcome.finished:
-                raise SignalInterrupt(outcome.signal or signal.SIGINT)
+                raise SignalInterrupt(outcome.signal)
             self.classifier_ = Classifier.load(run, device=self.device)
         self.classes_, self.recipe_ = classes, recipe
         return self
