@@ -70,17 +70,17 @@ def _from_store(folder: Path, count: int) -> ClassNames:
     store = Store(folder)
     names = store.classes
     _check_count(folder, len(names), count)
-    return ClassNames(names, _outputs(names), store.class_ids)
+    return ClassNames(names, _output_indices(names), store.class_ids)
 
 
 def _from_devkit(kit: Path, count: int) -> ClassNames:
     year, synsets = read_synsets(kit)
     names = tuple(synset.class_name for synset in synsets)
     _check_count(kit, len(names), count)
-    return ClassNames(names, _outputs(names), ClassIds(f"ILSVRC{year}", tuple(synset.id for synset in synsets)))
+    return ClassNames(names, _output_indices(names), ClassIds(f"ILSVRC{year}", tuple(synset.id for synset in synsets)))
 
 
-def _outputs(names: Sequence[str]) -> tuple[int, ...]:
+def _output_indices(names: Sequence[str]) -> tuple[int, ...]:
     """Return which output each class is: in the order of the WordNet IDs if all names begin with theirs."""
     outputs = list(range(len(names)))
     if all(_WORDNET_ID.match(name) for name in names):

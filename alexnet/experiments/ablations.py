@@ -15,7 +15,7 @@ from dataclasses import replace
 from alexnet.experiments.experiment import Experiment
 from alexnet.experiments.paper_datasets import ILSVRC2012
 from alexnet.experiments.result import ExperimentResult, format_settings
-from alexnet.experiments.variants import THE_NET, VARIANTS, drop_same_nets
+from alexnet.experiments.variants import THE_NET, VARIANTS, drop_duplicate_nets
 from alexnet.recipe import Recipe
 from alexnet.recipes import recipe_named
 from alexnet.training.divergence import DivergenceError
@@ -69,7 +69,7 @@ def run(experiment: Experiment) -> ExperimentResult:
     measures = ("top-1 error (%)", "top-5 error (%)")
     result = ExperimentResult("What each part is worth", experiment.describe_data(), measures)
     # All recipes are made before the first is trained: an error in one must not come after days.
-    recipes, same_nets = drop_same_nets(list_recipes(experiment, base))
+    recipes, same_nets = drop_duplicate_nets(list_recipes(experiment, base))
     result.notes += same_nets
     experiment.net_count = len(recipes) * (experiment.seeds or 1)
     for name, recipe in recipes.items():

@@ -26,7 +26,7 @@ from alexnet.experiments.claims_table import ClaimRow, ClaimsResult, import_scip
 from alexnet.experiments.experiment import MEASURES_FOLDER, Experiment
 from alexnet.experiments.paper_datasets import ILSVRC2012
 from alexnet.experiments.result import format_settings, to_percent
-from alexnet.experiments.variants import THE_NET, VARIANTS, drop_same_nets
+from alexnet.experiments.variants import THE_NET, VARIANTS, drop_duplicate_nets
 from alexnet.recipe import Recipe
 from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import load_best
@@ -51,7 +51,7 @@ def run(experiment: Experiment) -> ClaimsResult:
     """Train the nets that no other process trains or has trained, and judge the claims by all that are finished."""
     import_scipy_stats()  # if it is missing, the error must come before the trainings
     base = experiment.shorten(base_recipe(experiment))
-    recipes, same_nets = drop_same_nets({name: VARIANTS[name](base) for name in _chosen_variants(experiment.only)})
+    recipes, same_nets = drop_duplicate_nets({name: VARIANTS[name](base) for name in _chosen_variants(experiment.only)})
     experiment.check_store_size(recipes.values())
     unfinished = []
     runs = list(list_runs(tuple(recipes), experiment.seeds or _SEEDS))

@@ -62,7 +62,7 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
 }
 
 
-def drop_same_nets(recipes: Mapping[str, Recipe]) -> tuple[dict[str, Recipe], list[str]]:
+def drop_duplicate_nets(recipes: Mapping[str, Recipe]) -> tuple[dict[str, Recipe], list[str]]:
     """Return the recipes, by the names of their nets, without those that would train the net of an earlier one again.
 
     The names of convolutional layers make no difference: without conv3 or without conv4, the same net can be left.

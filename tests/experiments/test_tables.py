@@ -13,7 +13,7 @@ from alexnet.data.store.store import Store
 from alexnet.experiments import ablations, cifar_normalisation, reproduce, table2
 from alexnet.experiments.experiment import Experiment
 from alexnet.experiments.paper_datasets import ILSVRC2012, PaperDataset
-from alexnet.experiments.variants import THE_NET, VARIANTS, drop_same_nets
+from alexnet.experiments.variants import THE_NET, VARIANTS, drop_duplicate_nets
 from alexnet.models.alexnet import AlexNet
 from alexnet.net_variants import one_gpu_net
 from alexnet.recipe import Recipe, recipe_differences
@@ -75,11 +75,11 @@ def test_a_net_whose_layers_have_other_names_is_trained_once() -> None:
         outputs.append(net(torch.linspace(-128, 127, 3 * 56 * 56).reshape(1, 3, 56, 56)))
     assert torch.equal(*outputs)
     note = "without-conv4: with this recipe the same net as 'without-conv3', which is trained once."
-    assert drop_same_nets(left) == ({"without-conv3": left["without-conv3"]}, [note])
+    assert drop_duplicate_nets(left) == ({"without-conv3": left["without-conv3"]}, [note])
     # With the paper's biases, 0 in conv3 and 1 in conv4, two nets are left; so they are with a rate for conv5 alone.
-    assert drop_same_nets(other) == (other, [])
+    assert drop_duplicate_nets(other) == (other, [])
     with_rate = {name: replace(recipe, rate_factors={"conv5": 0.5}) for name, recipe in left.items()}
-    assert drop_same_nets(with_rate) == (with_rate, [])
+    assert drop_duplicate_nets(with_rate) == (with_rate, [])
 
 
 @pytest.mark.parametrize("name", ["photos", "tiny", "tiny-imagenet", "alexnet-2012-run"])
