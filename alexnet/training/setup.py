@@ -120,7 +120,7 @@ def _resolve_recipe(run: Path, recipe: Recipe | None, store: Store, hours: float
     _check_store(resolved, store)
     if run.exists() and not run.is_dir():
         raise ValueError(f"run {run} must be a folder; it is a file: use another RUN")
-    others = {path.name for path in run.iterdir()} - {"recipe.json.part"} if run.is_dir() else ()
+    others = {path.name for path in run.iterdir()} - {"recipe.json.part"} if run.exists() else ()
     if saved is None and others:
         raise ValueError(f"run {run} must be a new or empty folder, or a run; it holds other files: use another RUN")
     return resolved
