@@ -3,7 +3,8 @@
     python tests/faulty_disk/kills.py --seconds 3600
 
 First each operation of each command once (killed, killed after half of a write, and each error); then chains of kills
-at random operations until the time is over. TMPDIR=/dev/shm makes it ten times as fast. The figures are in docs/LOG.md.
+at random operations until the time is over. With TMPDIR=/dev/shm nothing waits for the disk. The figures are
+in docs/LOG.md.
 """
 
 import argparse
