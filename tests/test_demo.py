@@ -1,5 +1,6 @@
 """The demonstration at a small size: the drawing, and the run with it and with pictures in CIFAR-10's layout."""
 
+import errno
 import shlex
 import signal
 import sys
@@ -46,6 +47,24 @@ def test_an_interrupted_drawing_is_resumed_to_the_same_files(tmp_path: Path) -> 
     assert files[5].read_bytes() == b"not drawn again"
     other = draw_pictures(tmp_path / "other", per_class=1, seed=1, progress=False)
     assert (other / "star" / "star-0000.jpg").read_bytes() != contents[folder / "star" / "star-0000.jpg"]
+
+
+def test_a_full_disk_stops_the_drawing_and_leaves_no_half_of_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bytes = Path.write_bytes
+
+    def write_half(path: Path, contents: bytes) -> int:
+        if path.name != ".disc-0000.jpg.writing":
+            return write_bytes(path, contents)
+        write_bytes(path, contents[: len(contents) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write_half)
+    with pytest.raises(OSError, match=r"pictures: the disk is full; free some space, then run the same command again"):
+        draw_pictures(tmp_path / "pictures", per_class=1, progress=False)
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(left) == ["checks-0000.jpg", "cross-0000.jpg"]
 
 
 def test_the_demonstration_from_drawing_to_report(

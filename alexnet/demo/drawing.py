@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
+from alexnet.utils.files import atomic_replacement, explain_full_disk
+
 _SHAPES = ("cross", "disc", "ring", "square", "star", "triangle")
 _TEXTURES = ("checks", "dots", "stripes", "waves")
 CLASSES = tuple(sorted(_SHAPES + _TEXTURES))
@@ -210,6 +212,9 @@ def draw_pictures(
 
     Returns:
         The folder.
+
+    Raises:
+        OSError: The disk is full, over quota, read-only or fails.
     """
     folder = Path(folder)
     pictures = [(class_name, number) for class_name in CLASSES for number in range(per_class)]
@@ -224,9 +229,9 @@ def draw_pictures(
             picture.save(file, "PNG")
         else:
             picture.save(file, "JPEG", quality=int(rng.integers(60, 96)))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Not write_atomic: to flush 1,500 small files to the disk takes seconds, and `prepare` ignores hidden files.
-        temporary = path.with_name(f".{path.name}.writing")
-        temporary.write_bytes(file.getvalue())
-        temporary.replace(path)
+        with explain_full_disk(folder):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # To flush 1,500 small files to the disk takes seconds; `prepare` ignores hidden files.
+            with atomic_replacement(path, path.with_name(f".{path.name}.writing"), flush=False) as temporary:
+                temporary.write_bytes(file.getvalue())
     return folder

@@ -31,12 +31,13 @@ def local_path(path: str | Path) -> Path:
 
 
 @contextmanager
-def atomic_replacement(path: Path, temporary: Path) -> Iterator[Path]:
+def atomic_replacement(path: Path, temporary: Path, *, flush: bool = True) -> Iterator[Path]:
     """Yield the temporary file to write; then write it to the disk and rename it, so that `path` is never half written.
 
     Args:
         path: The file to write or replace. Who may read it follows from the umask.
         temporary: A path in the same folder; the file is removed if the block or the renaming fails.
+        flush: Whether to wait until the disk has the contents; without it, a power cut may leave `path` empty.
     """
     try:
         temporary.unlink(missing_ok=True)
@@ -44,8 +45,9 @@ def atomic_replacement(path: Path, temporary: Path) -> Iterator[Path]:
         mode = temporary.stat().st_mode
         yield temporary
         temporary.chmod(mode)  # safetensors writes files that only their owner may read
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())  # else a power cut could leave a renamed file without its contents
+        if flush:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 QUICK_COMMANDS = ("index", "import", "export", "evaluate", "predict")
 COMMANDS = (
     *("prepare", "train", *QUICK_COMMANDS),
-    *("programs", "predict-jsonl", "explain", "report", "figures", "look", "submit", "reproduce", "check"),
+    *("programs", "predict-jsonl", "explain", "report", "figures", "look", "submit", "reproduce", "demo", "check"),
 )
 TEMPORARY = (".part", ".writing", ".importing", ".old")
 _TIMES = {"pictures_per_second", "waited_seconds", "seconds"}

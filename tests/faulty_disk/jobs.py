@@ -23,6 +23,7 @@ from conftest import small_recipe, write_store  # noqa: E402
 
 from alexnet import recipes  # noqa: E402
 from alexnet.cli import main  # noqa: E402
+from alexnet.demo.run import run_demo  # noqa: E402
 from alexnet.results import binary_codes  # noqa: E402
 from alexnet.training.train import train  # noqa: E402
 
@@ -65,6 +66,7 @@ def commands(inputs: Path, work: Path) -> dict[str, list[str]]:
             "reproduce", "figure3", "--data", store, "--folder", str(work / "reproduced"), "--recipe", "toy",
             "--seeds", "1",
         ],
+        "demo": ["demo", str(work / "demo")],
         "check": ["check", str(inputs / "pictures"), "--recipe", "toy", "--html", str(work / "check.html"), "--force"],
     }  # fmt: skip
 
@@ -128,6 +130,7 @@ def serve() -> None:
     torch.set_num_threads(1)
     recipes.RECIPES["toy"] = toy_recipe
     binary_codes.STEPS = 20
+    run_demo.__kwdefaults__.update(per_class=2, recipe=toy_recipe())
     faults = ctypes.CDLL(None)
     faults.faults_count.restype = ctypes.c_long
     faults.faults_arm.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_int, ctypes.c_int]
