@@ -160,6 +160,21 @@ def test_a_jpeg_with_all_pixels_is_read_whatever_its_headers_say(kind: str, opti
     assert (read_image(WHOLE_JPEGS[kind](data), SIDE) == read_image(data, SIDE)).all()
 
 
+def test_padding_of_any_length_is_harmless() -> None:
+    for quality in (30, 60, 75, 90, 95):
+        data = encode(Image.fromarray(PIXELS).convert("L"), "JPEG", quality=quality)
+        pixels = read_image(data, SIDE)
+        for length in (1, 16, 31, 64, 127, 128, 500, 513, 4096):
+            assert (read_image(data[:-2] + bytes(length) + data[-2:], SIDE) == pixels).all()
+
+
+def test_a_file_of_a_known_format_is_not_called_unknown() -> None:
+    deep = write_tiff((COLUMNS * 64)[:, :, None], 12, 0)  # Pillow has no TIFF of 12 bits whose 0 is white
+    for kind, data in (("TIFF", deep), ("GIF", b"GIF89a"), ("JPEG", b"\xff\xd8\xff\xd9")):
+        with pytest.raises(ValueError, match=f"a {kind} that is damaged or of a rare kind: copy it again"):
+            read_image(data, SIDE)
+
+
 def test_cmyk_jpeg_with_unusual_headers_is_read_and_a_damaged_one_is_not() -> None:
     cmyk = encode_jpeg(Image.fromarray(PIXELS).convert("CMYK"), restart_marker_blocks=2)
     unusual = with_headers(cmyk, jpeg_segment(0xE2, b"ICC_PROFILE\0\x01\x02" + bytes(20)), bytes(3))

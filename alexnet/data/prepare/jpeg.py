@@ -14,6 +14,8 @@ _MAX_PIXELS = 1 << 27  # 134 million: their RGB values take 400 MB
 # scans. The largest camera of a telephone has 200 million pixels.
 _MAX_PIXELS_IN_ONE_SCAN = 1 << 28
 _MAX_DIVISOR = 8
+# Of padding, libjpeg does not count what it has in its buffer of bits already: that is left over the next time.
+_MAX_REMOVALS_OF_PADDING = 4
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
 
@@ -88,14 +90,16 @@ def _decode(data: bytes, colours: str, height: int, width: int, divisor: int) ->
         return np.asarray(simplejpeg.decode_jpeg(data, colours, strict=True, **least))
     except ValueError:
         data = remove_harmless_faults(data)
-    try:
-        return np.asarray(simplejpeg.decode_jpeg(data, colours, strict=True, **least))
-    except ValueError as error:
-        padding = _count_padding(data, str(error))
+    for _ in range(_MAX_REMOVALS_OF_PADDING):
+        try:
+            return np.asarray(simplejpeg.decode_jpeg(data, colours, strict=True, **least))
+        except ValueError as error:
+            warning = error
+        padding = _count_padding(data, str(warning))
         if not padding:
-            raise ValueError(f"some of its pixels are missing ({error}): copy or download it again") from error
-    data = data[: -padding - len(END_OF_IMAGE)] + END_OF_IMAGE
-    return np.asarray(simplejpeg.decode_jpeg(data, colours, strict=True, **least))
+            break
+        data = data[: -padding - len(END_OF_IMAGE)] + END_OF_IMAGE
+    raise ValueError(f"some of its pixels are missing ({warning}): copy or download it again") from warning
 
 
 def _count_padding(data: bytes, warning: str) -> int:

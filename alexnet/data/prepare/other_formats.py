@@ -35,6 +35,7 @@ _FORMATS = (
     "PCX",
     "SGI",
 )
+_START_BYTES = 16  # of a file, by which Pillow recognises a format
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNKS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))  # those on which pixels depend
 _EXIF_ITEM = re.compile(rb"(infe\x02.{7})Exif", re.DOTALL)  # an entry of an AVIF's table of items
@@ -108,6 +109,12 @@ def _unknown_format(data: bytes) -> ValueError:
     """Return the error for a file that Pillow cannot read."""
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS and "HEIF" not in available_formats():
         return missing_extra("reading HEIC", "heic", ImportError("No module named 'pillow_heif'"))
+    for name in available_formats():
+        _, accepts = Image.OPEN[name]
+        if accepts and accepts(data[:_START_BYTES]) is True:  # a text says what Pillow was built without
+            return ValueError(
+                f"a {name} that is damaged or of a rare kind: copy it again, or save it in another format"
+            )
     return ValueError(f"in an unknown format: save it in one of {', '.join(available_formats())}")
 
 
