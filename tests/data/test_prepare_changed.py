@@ -104,5 +104,5 @@ def test_a_file_that_changed_after_the_store_was_complete_is_noted(
     later = (tmp_path / "store" / "statistics.safetensors").stat().st_mtime_ns + 10**9
     os.utime(source / "class1" / "5.bmp", ns=(later, later))
     assert prepare_small(source, tmp_path / "store").already
-    assert "1 files of 'source' were modified after the store was written" in capsys.readouterr().err
+    assert "1 file of 'source' changed after the store was written" in capsys.readouterr().err
     assert read_files(tmp_path / "store") == before

@@ -23,7 +23,7 @@ from alexnet.data.store.format import (
     read_safetensors,
     safetensors_bytes,
 )
-from alexnet.utils.console import note_once
+from alexnet.utils.console import count_of, note_once
 from alexnet.utils.files import write_atomic
 
 # Beside the shards and their records.
@@ -136,8 +136,8 @@ def _check_complete_store(plan: Plan) -> None:
     count = sum(int((pictures.mtimes > written).sum()) for pictures in plan.source.splits.values())
     if count:  # no error: a copy of the same files is newer, too
         note_once(
-            f"{plan.store}: {count:,} files of {plan.source.name!r} were modified after the store was written; if they "
-            "are other pictures now, remove the store and prepare it again"
+            f"{plan.store}: {count_of(count, 'file')} of {plan.source.name!r} changed after the store was written; if "
+            "that made other pictures, remove the store and prepare it again"
         )
 
 
