@@ -85,9 +85,9 @@ class Checkpointer:
         names = weights_not_finite(self.net)
         if not self.team.all_agree(not names):
             raise DivergenceError(
-                f"weights must stay finite; {names[0] if names else 'one'} is not after step {state.step}: "
-                f"{advise_lower_rate(self.recipe)}",
+                f"weights must stay finite; {names[0] if names else 'one'} is not after step {state.step}",
                 state.step,
+                advise_lower_rate(self.recipe, state),
             )
         self.team.watchdog.report_progress(state.step, "saving")
         tensors = gather_tensors(self.net, self.optimiser, self.team)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from alexnet.models.alexnet import AlexNet
 from alexnet.recipe import Recipe
+from alexnet.training.checkpoint import TrainState
 from alexnet.utils.checksums import BLANK_CHECKSUM, seal
 from alexnet.utils.files import write_atomic
 
+MAX_RETRIES = 3  # how often a training may go back after a divergence
 _BATCH_FILE = "divergence.json"
 
 
@@ -17,38 +19,37 @@ class DivergenceError(ValueError):
     """The loss or a weight is not finite any more.
 
     Args:
-        message: What is not finite, and what to do.
+        finding: What is not finite.
         step: Number of the step at which it was found.
+        advice: What to do.
     """
 
-    def __init__(self, message: str, step: int = 0) -> None:
-        super().__init__(message)
-        self.step = step
+    def __init__(self, finding: str, step: int = 0, advice: str = "") -> None:
+        super().__init__(f"{finding}: {advice}" if advice else finding)
+        self.finding, self.step = finding, step
 
 
-def check_finite(name: str, value: float, recipe: Recipe, *, epoch: int, step: int, rate: float) -> None:
+def check_finite(name: str, value: float, recipe: Recipe, state: TrainState, *, step: int, rate: float) -> None:
     """Raise a DivergenceError unless a value is finite.
 
     Args:
         name: What the value is.
         value: The value.
         recipe: The recipe, for the advice.
-        epoch: Epochs done.
+        state: The state of the training.
         step: Number of the step that gave the value.
         rate: Learning rate of that step.
     """
     if not math.isfinite(value):
-        raise DivergenceError(
-            f"{name} must stay finite; got {value} in epoch {epoch + 1}, step {step}, at learning rate {rate:g}: "
-            f"{advise_lower_rate(recipe)}",
-            step,
-        )
+        place = f"in epoch {state.epoch + 1}, step {step}, at learning rate {rate:g}"
+        raise DivergenceError(f"{name} must stay finite; got {value} {place}", step, advise_lower_rate(recipe, state))
 
 
-def advise_lower_rate(recipe: Recipe) -> str:
+def advise_lower_rate(recipe: Recipe, state: TrainState) -> str:
     """Return what to try after a divergence."""
-    lower = f"such as `learning_rate={float(f'{recipe.learning_rate / 5:.1g}'):g}`"
-    return f"start a new run with a lower rate, {lower}, or go on with `on_divergence='retry'`"
+    lower = f"such as `learning_rate={float(f'{recipe.learning_rate * state.rate_factor / 5:.1g}'):g}`"
+    advice = f"start a new run with a lower rate, {lower}"
+    return f"{advice}, or go on with `on_divergence='retry'`" if state.retries < MAX_RETRIES else advice
 
 
 def weights_not_finite(net: AlexNet) -> list[str]:

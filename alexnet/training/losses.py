@@ -91,7 +91,7 @@ class DelayedLosses:
         if copied is not None:
             copied.synchronize()
         loss, errors, stops, saves = values.tolist()
-        check_finite("loss", loss, self.recipe, epoch=self.state.epoch, step=step, rate=rate)
+        check_finite("loss", loss, self.recipe, self.state, step=step, rate=rate)
         self.stop.agreed, self.save_requested = self.stop.agreed or stops > 0, saves > 0
         for name, value in zip(_TOTALS, (loss * pictures, errors, pictures, loss, 1), strict=True):
             self.state.totals[name] += value

@@ -12,10 +12,8 @@ from pathlib import Path
 
 from alexnet.models.weight_files import list_checkpoints
 from alexnet.training.checkpoint import checkpoint_name, load_checkpoint, save_checkpoint
-from alexnet.training.divergence import DivergenceError
+from alexnet.training.divergence import MAX_RETRIES, DivergenceError
 from alexnet.utils.checksums import checksum
-
-_MAX_RETRIES = 3
 
 
 def go_back(run: Path, error: DivergenceError, epoch_step: int) -> str | None:
@@ -38,7 +36,7 @@ def go_back(run: Path, error: DivergenceError, epoch_step: int) -> str | None:
         return None
     checkpoint = load_checkpoint(target)
     state = checkpoint.state
-    if state.retries >= _MAX_RETRIES:
+    if state.retries >= MAX_RETRIES:
         return None
     for path in reversed(paths):
         if path > target:
@@ -59,8 +57,8 @@ def go_back(run: Path, error: DivergenceError, epoch_step: int) -> str | None:
         files={name: checksum(contents) for name, contents in files.items()},
     )
     return (
-        f"{error}; going back to step {state.step}, with {state.rate_factor:g} times the learning rate (try "
-        f"{state.retries} of {_MAX_RETRIES})"
+        f"{error.finding}; going back to step {state.step}, with {state.rate_factor:g} times the learning rate (try "
+        f"{state.retries} of {MAX_RETRIES})"
     )
 
 

@@ -343,7 +343,7 @@ def validate(training: Training, split: Split, stats: EpochStats) -> ErrorRates:
             errors = sum_errors(training.activities.predict(split), training.team, state.step, bar)
         else:
             errors = measure_errors(training.net, split, mean, recipe, team=training.team, step=state.step, bar=bar)
-    check_finite("log-probability", errors.log_prob, recipe, epoch=state.epoch, step=state.step, rate=stats.rate)
+    check_finite("log-probability", errors.log_prob, recipe, state, step=state.step, rate=stats.rate)
     return errors
 
 

@@ -19,7 +19,7 @@ from alexnet.data.loading.sampler import epoch_order
 from alexnet.data.store.format import STATISTICS_FILE
 from alexnet.data.store.store import Store
 from alexnet.recipe import Change, Recipe
-from alexnet.training.checkpoint import load_checkpoint
+from alexnet.training.checkpoint import TrainState, load_checkpoint
 from alexnet.training.divergence import DivergenceError, advise_lower_rate
 from alexnet.training.error_rates import error_rates
 from alexnet.training.sgd import SGD
@@ -167,7 +167,7 @@ def test_a_retried_training_that_was_stopped_ends_the_same(
 
 @pytest.mark.parametrize(("rate", "lower"), [(50, "10"), (0.02, "0.004"), (0.01, "0.002")])
 def test_the_advised_rate_is_written_as_a_user_writes_it(rate: float, lower: str) -> None:
-    assert f"such as `learning_rate={lower}`" in advise_lower_rate(Recipe(learning_rate=rate))
+    assert f"such as `learning_rate={lower}`" in advise_lower_rate(Recipe(learning_rate=rate), TrainState())
 
 
 def test_a_training_goes_back_at_most_three_times(
@@ -177,7 +177,12 @@ def test_a_training_goes_back_at_most_three_times(
     with pytest.raises(DivergenceError, match="loss must stay finite"):
         train(store, run, explode(recipe, 1.2), on_divergence="retry")
     assert [line["rate_factor"] for line in read_metrics(run, "retry")] == [0.5, 0.25, 0.125]
-    assert "going back to step 5, with 0.125 times the learning rate (try 3 of 3)" in capsys.readouterr().err
+    lines = [line for line in capsys.readouterr().err.splitlines() if "going back" in line]
+    assert len(lines) == 3
+    assert lines[2].endswith("; going back to step 5, with 0.125 times the learning rate (try 3 of 3)")
+    assert "start a new run" not in "".join(lines)  # no advice: it goes on by itself
     assert load_last(run).state.retries == 3
     assert main(["train", str(store), str(run), "--on-divergence", "retry"]) == 2
-    assert "loss must stay finite" in capsys.readouterr().err.splitlines()[-1]
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "loss must stay finite" in error
+    assert "retry" not in error  # it may not go back once more
