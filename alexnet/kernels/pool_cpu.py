@@ -118,11 +118,13 @@ def _largest(x, row_starts, left, y, winners, out, channels, rows, columns, stat
     for c in range(0, channels, LANES):
         count = lane_count(channels - c, static.full_vectors)
         # Row by row, and then of these: a chain of comparisons half as long, for which the processor would wait.
-        best, winner = _largest_of_row(x, row_starts[0] + left + c, channels, count, 0, columns)
-        for i in range(1, len(rows)):
+        for i in range(len(rows)):
             a, index = _largest_of_row(x, row_starts[i] + left + c, channels, count, i * len(static.size), columns)
-            winner = where_greater(a, best, index, winner)
-            best = where_greater(a, best, a, best)
+            if i == 0:
+                best, winner = a, index
+            else:
+                winner = where_greater(a, best, index, winner)
+                best = where_greater(a, best, a, best)
         store(y, out + c, best, count)
         store(winners, out + c, winner, count)
 
@@ -139,12 +141,13 @@ def _mean(x, row_starts, left, y, out, channels, rows, columns, zero, static):
 
 
 @jit_without_wrapper
-def _pool_window(x, row_starts, left, y, winners, out, channels, rows, columns, zero, static):
+def _pool_window(x, row_starts, left, y, winners, out, channels, rows, columns, zero, static, mean):
     """Pool a window of all channels, `left` numbers after the starts of its rows, and write the result at `out`.
 
-    It has as many rows and columns as `rows` and `columns` have entries.
+    It has as many rows and columns as `rows` and `columns` have entries. mean: static.mean. As an argument of its own
+    it tells Numba which function it need not compile.
     """
-    if len(static.mean) == 1:
+    if len(mean) == 1:
         _mean(x, row_starts, left, y, out, channels, rows, columns, zero, static)
     else:
         _largest(x, row_starts, left, y, winners, out, channels, rows, columns, static)
@@ -165,21 +168,11 @@ def _forward(x, y, winners, start, stop, shape, stride, channels, zero, static):
             left, out = j * stride * channels, (row * out_width + j) * channels
             columns = min(size, width - j * stride)
             if rows == size and columns == size:
-                _pool_window(x, row_starts, left, y, winners, out, channels, static.size, static.size, zero, static)
+                down, across = static.size, static.size
+                _pool_window(x, row_starts, left, y, winners, out, channels, down, across, zero, static, static.mean)
             else:
-                _pool_window(
-                    x,
-                    row_starts,
-                    left,
-                    y,
-                    winners,
-                    out,
-                    channels,
-                    row_starts[:rows],
-                    row_starts[:columns],
-                    zero,
-                    static,
-                )
+                down, across = row_starts[:rows], row_starts[:columns]
+                _pool_window(x, row_starts, left, y, winners, out, channels, down, across, zero, static, static.mean)
 
 
 @jit_without_wrapper

@@ -98,11 +98,11 @@ def _compile_time(x: Tensor, size: int, beta: float, maps: int) -> _CompileTime:
 
 
 @jit_without_wrapper
-def _load_activations(x, start, i, maps, low, zero, static):
-    """Return activations i to i + LANES of the `maps` that begin at `start`, at least `low`; zeros after the last."""
-    if i >= maps:
+def _load_activations(x, start, remaining, low, zero, static):
+    """Return the next LANES of the `remaining` activations from `start`, at least `low`; zeros after the last."""
+    if remaining <= 0:
         return zero
-    return maximum(load(x, start + i, lane_count(maps - i, static.full_vectors)), low)
+    return maximum(load(x, start, lane_count(remaining, static.full_vectors)), low)
 
 
 @jit
@@ -114,12 +114,12 @@ def _forward(x, x_start, y, y_start, towers, maps, k, alpha, beta, low, static):
     zero = broadcast(type(k)(0))
     for tower in range(towers):
         x_tower, y_tower, before = x_start + tower * maps, y_start + tower * maps, zero
-        a = _load_activations(x, x_tower, 0, maps, low, zero, static)
+        a = _load_activations(x, x_tower, maps, low, zero, static)
         current = a * a
         for i in range(0, maps, LANES):
             prefetch(x, x_tower + i + _PREFETCH)
             prefetch(y, y_tower + i + _PREFETCH // 2)
-            next_a = _load_activations(x, x_tower, i + LANES, maps, low, zero, static)
+            next_a = _load_activations(x, x_tower + i + LANES, maps - i - LANES, low, zero, static)
             after = next_a * next_a
             divisor = fma(window_sums(before, current, after, static.before, static.size), alpha, k)
             scale = powers(divisor, beta, static.steps)[0]
@@ -142,13 +142,13 @@ def _backward(x, x_start, g, g_start, dx, dx_start, towers, maps, k, alpha, beta
     zero, factor = broadcast(type(k)(0)), type(k)(-2) * alpha * beta
     for tower in range(towers):
         x_tower, g_tower, dx_tower = x_start + tower * maps, g_start + tower * maps, dx_start + tower * maps
-        a = _load_activations(x, x_tower, 0, maps, low, zero, static)
+        a = _load_activations(x, x_tower, maps, low, zero, static)
         before, current, last_a, direct, terms_before, terms = zero, a * a, zero, zero, zero, zero
         for i in range(0, maps, LANES):
             prefetch(x, x_tower + i + _PREFETCH)
             prefetch(g, g_tower + i + _PREFETCH)
             prefetch(dx, dx_tower + i + _PREFETCH // 2)
-            next_a = _load_activations(x, x_tower, i + LANES, maps, low, zero, static)
+            next_a = _load_activations(x, x_tower + i + LANES, maps - i - LANES, low, zero, static)
             after = next_a * next_a
             divisor = fma(window_sums(before, current, after, static.before, static.size), alpha, k)
             scale, inverse = powers(divisor, beta, static.steps)
