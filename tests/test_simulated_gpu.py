@@ -1,5 +1,6 @@
 """The tests for GPUs on simulated ones: where tensors are, what a graph captures, what NCCL would get."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -8,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from build_once import build_once
-from simulated_gpu import build
+from simulated_gpu import SOURCE, build
 
 TESTS = Path(__file__).parent
 COMPILER = shutil.which("g++") or shutil.which("clang++")
@@ -22,10 +24,13 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def library(request: pytest.FixtureRequest) -> Path:
-    """The library with the simulated device."""
+    """The library with the simulated device, built anew where it or torch has changed."""
     assert COMPILER is not None
     compiler = COMPILER
-    return build_once(request, "simulated", lambda folder: build(compiler, folder / "device.so")) / "device.so"
+    sources = (path.read_bytes() for path in (SOURCE, SOURCE.with_name("__init__.py")))
+    parts = (*sources, torch.__version__.encode(), os.fsencode(torch.__file__), os.fsencode(compiler))
+    name = f"simulated-gpu-{hashlib.sha256(b' '.join(parts)).hexdigest()[:16]}"
+    return build_once(request, name, lambda folder: build(compiler, folder / "device.so"), in_cache=True) / "device.so"
 
 
 def run(library: Path, *program: str, gpus: int, **variables: str) -> str:

@@ -12,9 +12,11 @@ import importlib.util
 import subprocess
 from pathlib import Path
 
+SOURCE = Path(__file__).with_name("device.cpp")
+
 
 def build(compiler: str, library: Path) -> None:
-    """Compile device.cpp for the installed torch.
+    """Compile SOURCE for the installed torch.
 
     Raises:
         subprocess.CalledProcessError: The compiler reports an error.
@@ -25,7 +27,6 @@ def build(compiler: str, library: Path) -> None:
     torch = Path(spec.origin).parent
     includes = [f"-I{torch / folder}" for folder in ("include", "include/torch/csrc/api/include")]
     libraries = [f"-L{torch / 'lib'}", f"-Wl,-rpath,{torch / 'lib'}", "-lc10", "-ltorch_cpu"]
-    source = Path(__file__).with_name("device.cpp")
     command = [
         compiler,
         "-O0",
@@ -33,7 +34,7 @@ def build(compiler: str, library: Path) -> None:
         "-std=c++20",
         "-shared",
         "-fPIC",
-        str(source),
+        str(SOURCE),
         *includes,
         *libraries,
     ]
