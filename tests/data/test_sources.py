@@ -3,6 +3,7 @@
 import gc
 import io
 import os
+import stat
 import tarfile
 import tracemalloc
 import zipfile
@@ -263,6 +264,17 @@ def test_archives_are_read_in_place(tmp_path: Path, kind: str) -> None:
         assert picture_names(archive, split) == [f"set/{name}" for name in picture_names(folder, split)]
         for index in range(len(folder.splits[split])):
             assert archive.read(split, index) == folder.read(split, index)
+
+
+def test_a_link_in_a_zip_is_called_one(tmp_path: Path) -> None:
+    path = pack(write_classes(tmp_path / "set", {"a": 2, "b": 2}), tmp_path / "set.zip")
+    link = zipfile.ZipInfo("set/a/link.png")
+    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16  # as `zip --symlinks` writes it
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(link, "/etc/passwd")
+    source = open_source(path)
+    with pytest.raises(ValueError, match=r"a link in the \.zip; pack the files themselves"):
+        [source.read(split, i) for split in source.splits for i in range(len(source.splits[split]))]
 
 
 def test_damage_in_a_zip_is_reported(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A .zip or .tar that contains a folder of pictures for each class; read in place, except for a compressed .tar."""
 
 import os
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -182,12 +183,14 @@ class ZipTree:
         """Return the contents of a file.
 
         Raises:
-            ValueError: The file is encrypted, damaged, or compressed by an unusual method.
+            ValueError: The file is encrypted, a link, damaged, or compressed by an unusual method.
         """
         member = self._members[entry.offset]
         check_file_size(max(entry.size, member.compress_size))
         if member.flag_bits & 1:
             raise ValueError("encrypted in the .zip; unpack it and give the folder")
+        if stat.S_ISLNK(member.external_attr >> 16):  # its contents are the path that it leads to
+            raise ValueError("a link in the .zip; pack the files themselves (zip without --symlinks)")
         # The local header repeats the name and has extra fields. Their lengths may differ from those in the directory.
         header = os.pread(self._file, 30, member.header_offset)
         name_length, extra_length = (int.from_bytes(header[i : i + 2], "little") for i in (26, 28))
