@@ -152,13 +152,10 @@ def test_a_net_learns_on_another_gpu_than_the_current_one(lines: list[str]) -> N
 
 
 # The CPU has no kernel for the convolution by depth of the first one. For the second, torch's compiler asks a GPU for
-# its properties. The others compile for a GPU without using it, as they do where there is none.
+# its properties.
 NOT_ON_SIMULATED_GPUS = (
     "test_with_the_same_kernels_everywhere_it_is_a_convolution",
     "local_layers_can_be_exported_and_compiled",
-    "compiles_for_an",
-    "compile_for_an",
-    "compiled_for_an",
 )
 
 

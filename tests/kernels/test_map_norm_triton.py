@@ -1,8 +1,5 @@
 """The Triton kernels of the normalisation within maps against the reference in float64; without a GPU, interpreted."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -53,29 +50,3 @@ def test_the_operation_runs_it_on_a_gpu():
     torch.testing.assert_close(y.cpu(), expected, rtol=1 / 128, atol=1e-6)
     small = random_tensor(1, 16, 5, 5, dtype=torch.bfloat16, device=DEVICE).requires_grad_()
     torch.library.opcheck(torch.ops.alexnet.map_norm.default, (small, 3, 2.0, 0.1, 0.75))
-
-
-COMPILE = """
-import os
-os.environ.pop("TRITON_INTERPRET", None)
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from alexnet.kernels.map_norm_triton import backward_sums_kernel, backward_terms_kernel, forward_kernel
-constants = dict(before=2, after=2, square_roots=True, block=1024)
-types = dict.fromkeys(("x", "y", "g", "dx"), "*bf16") | {"direct": "*fp32", "terms": "*fp32"}
-types |= dict.fromkeys(("k", "alpha", "beta", "factor"), "fp32") | dict.fromkeys(constants, "constexpr")
-for kernel in (forward_kernel, backward_terms_kernel, backward_sums_kernel):
-    signature = {argument: types.get(argument, "i32") for argument in kernel.arg_names}
-    fixed = {argument: constants[argument] for argument in kernel.arg_names if argument in constants}
-    result = triton.compile(ASTSource(kernel, signature, fixed), target=GPUTarget("cuda", 90, 32))
-    print(len(result.asm["ptx"]) > 0)
-"""
-
-
-def test_they_compile_for_an_h100_or_h200_without_one(tmp_path):
-    environment = {"TRITON_CACHE_DIR": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    result = subprocess.run(
-        [sys.executable, "-c", COMPILE], check=True, timeout=600, capture_output=True, text=True, env=environment
-    )
-    assert result.stdout.split() == ["True"] * 3

@@ -1,8 +1,5 @@
 """Space to depth by the Triton kernel against plain torch; without a GPU, in Triton's interpreter."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -90,26 +87,3 @@ def test_a_strided_convolution_of_few_channels_is_torchs(dtype):
         torch.testing.assert_close(
             result.double(), oracle, rtol=tolerance, atol=tolerance * float(oracle.detach().abs().max())
         )
-
-
-COMPILE = """
-import os
-os.environ.pop("TRITON_INTERPRET", None)
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from alexnet.kernels.space_to_depth_triton import space_to_depth_kernel
-sizes = dict(height=224, width=224, channels=3, rows=57, columns=57, side=4, vectors=256, length=4)
-signature = {"x": "*bf16", "y": "*bf16"} | dict.fromkeys(sizes, "constexpr")
-aligned = {(i,): [["tt.divisibility", 16]] for i in range(2)}
-result = triton.compile(ASTSource(space_to_depth_kernel, signature, sizes, aligned), target=GPUTarget("cuda", 90, 32))
-print("ld.global.v2.b32" in result.asm["ptx"], "st.global.v2.b32" in result.asm["ptx"])
-"""
-
-
-def test_it_compiles_for_an_h100_or_h200_to_vector_loads_and_stores(tmp_path):
-    environment = {"TRITON_CACHE_DIR": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    result = subprocess.run(
-        [sys.executable, "-c", COMPILE], check=True, timeout=600, capture_output=True, text=True, env=environment
-    )
-    assert result.stdout.split() == ["True", "True"]

@@ -1,9 +1,6 @@
 """The update rule in one pass: every version against the formula in NumPy, bit for bit."""
 
 import copy
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -318,34 +315,3 @@ def test_a_captured_step_reads_new_rates() -> None:
 
 
 # ---- Compiled for a GPU, without one ----------------------------------------------------------------------------
-
-COMPILE = """
-import sys
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from alexnet.kernels.update_triton import BLOCK, update_kernel
-
-three = ("*fp32",) * 3
-signature = dict.fromkeys(("weights", "velocities", "gradients"), three)
-signature |= {"coefficients": ("*fp64",) * 3, "sizes": ("i32",) * 3}
-signature |= {"COUNT": "constexpr", "BLOCK": "constexpr"}
-aligned = {(i, j): [["tt.divisibility", 16]] for i in (0, 1, 2, 4) for j in range(3)}
-for fused in (True, False):
-    source = ASTSource(fn=update_kernel, signature=signature, constexprs={(5,): 3, (6,): BLOCK}, attrs=aligned)
-    result = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"enable_fp_fusion": fused})
-    print(result.asm["ptx"].count("fma.rn.f32"), result.asm["ptx"].count("ld.global.v4"))
-"""
-
-
-@needs_triton
-@pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux")
-def test_the_kernel_compiled_for_an_h200_rounds_each_product_and_loads_vectors() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    counts = subprocess.run(
-        [sys.executable, "-c", COMPILE], capture_output=True, text=True, check=True, env=environment
-    ).stdout.split()
-    fused, vectors, unfused, _ = map(int, counts)
-    assert fused > 0  # without the option it would fuse
-    assert unfused == 0
-    assert vectors >= 9  # three tensors of three parameters, in vectors of four
