@@ -217,6 +217,9 @@ def draw_pictures(
         OSError: The disk is full, over quota, read-only or fails.
     """
     folder = Path(folder)
+    with explain_full_disk(folder):
+        for class_name in CLASSES:
+            (folder / class_name).mkdir(parents=True, exist_ok=True)
     pictures = [(class_name, number) for class_name in CLASSES for number in range(per_class)]
     for class_name, number in tqdm(pictures, "drawing", unit="picture", disable=None if progress else True):
         path = folder / class_name / f"{class_name}-{number:04d}.{'png' if number % 3 == 2 else 'jpg'}"
@@ -229,9 +232,8 @@ def draw_pictures(
             picture.save(file, "PNG")
         else:
             picture.save(file, "JPEG", quality=int(rng.integers(60, 96)))
-        with explain_full_disk(folder):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # To flush 1,500 small files to the disk takes seconds; `prepare` ignores hidden files.
-            with atomic_replacement(path, path.with_name(f".{path.name}.writing"), flush=False) as temporary:
-                temporary.write_bytes(file.getvalue())
+        # `prepare` ignores hidden files. To flush 1,500 small files to the disk would take seconds.
+        temporary = path.with_name(f".{path.name}.writing")
+        with explain_full_disk(folder), atomic_replacement(path, temporary, flush=False):
+            temporary.write_bytes(file.getvalue())
     return folder
