@@ -85,9 +85,9 @@ def test_a_copy_of_a_recipe_for_a_trained_net_needs_one_too(name: str, tmp_path:
 def test_a_short_training_shortens_its_warmup_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options in (["--epochs", "1"], ["--set", "epochs=1"]):
         recipe = chosen(tmp_path, *options)
-        assert recipe == replace(PHOTOS, epochs=1, warmup=1 / 60)
+        assert recipe == replace(PHOTOS, epochs=1, warmup=1 / 68)
         assert capsys.readouterr().err == (
-            "alexnet: the warm-up is shortened, to end before epochs 1: 0.017 epochs instead of 1\n"
+            "alexnet: the warm-up is shortened, to end before epochs 1: 0.015 epochs instead of 1\n"
         )
     assert chosen(tmp_path, "--epochs", "2") == replace(PHOTOS, epochs=2)
     assert capsys.readouterr().err == ""
@@ -211,6 +211,6 @@ def test_every_field_of_a_recipe_is_explained(explained: Callable[[str], dict[st
         assert fields == set(vars(Recipe())) - {"net"}
         assert all(len(texts[path]) > 20 for path in fields)
     texts = explained("photos")
-    assert texts["epochs"].startswith("60   (default 90) Maximum of passes through the training set")
+    assert texts["epochs"].startswith("68   (default 90) Maximum of passes through the training set")
     assert texts["net.fc6.dropout"].startswith("0.5 Probability that an output is set to zero during training (5.2).")
     assert "in pixels" in texts["net.conv1.kernel"]
