@@ -91,8 +91,8 @@ assert os.waitpid(child, 0)[1] == 0
 """
 
 
-def test_it_works_in_a_forked_process(warm_python):
-    subprocess.run([warm_python, "-c", FORKED], check=True, timeout=300)
+def test_it_works_in_a_forked_process():
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=300)
 
 
 INTERRUPTED = """
@@ -117,8 +117,10 @@ for number in range(150):
 """
 
 
-def test_what_a_signal_handler_raises_is_not_lost(warm_python):
-    result = subprocess.run([warm_python, "-c", INTERRUPTED], check=False, timeout=300, capture_output=True, text=True)
+def test_what_a_signal_handler_raises_is_not_lost():
+    result = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], check=False, timeout=300, capture_output=True, text=True
+    )
     assert (result.returncode, result.stderr) == (0, "")
 
 
@@ -134,6 +136,6 @@ threading.Thread(target=work).start()
 """
 
 
-def test_it_works_in_a_thread_that_outlives_the_main_one(warm_python):
-    result = subprocess.run([warm_python, "-c", ENDING], check=True, timeout=300, capture_output=True, text=True)
+def test_it_works_in_a_thread_that_outlives_the_main_one():
+    result = subprocess.run([sys.executable, "-c", ENDING], check=True, timeout=300, capture_output=True, text=True)
     assert (result.stdout, result.stderr) == ("done\n", "")
