@@ -190,7 +190,7 @@ class ZipTree:
         if member.flag_bits & 1:
             raise ValueError("encrypted in the .zip; unpack it and give the folder")
         if stat.S_ISLNK(member.external_attr >> 16):  # its contents are the path that it leads to
-            raise ValueError("a link in the .zip; pack the files themselves (zip without --symlinks)")
+            raise ValueError("a link in the .zip: pack the file that it points to")
         # The local header repeats the name and has extra fields. Their lengths may differ from those in the directory.
         header = os.pread(self._file, 30, member.header_offset)
         name_length, extra_length = (int.from_bytes(header[i : i + 2], "little") for i in (26, 28))
