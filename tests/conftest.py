@@ -44,6 +44,11 @@ def pytest_configure(config: pytest.Config) -> None:
         patch_interpreter()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest tests first: at the end, one process would run them while the others have nothing to do."""
+    items.sort(key=lambda item: item.path.name != "test_simulated_gpu.py")
+
+
 # No deadline: the first example of a test may import and compile for seconds. The same examples in every run: a test
 # that fails then fails for everyone.
 hypothesis.settings.register_profile("alexnet", deadline=None, derandomize=True, database=None)
