@@ -1,7 +1,7 @@
 # make demo: a classifier from nothing in a few minutes.  make test: lint, types, tests.  Both set up .venv first.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-TEST_PROCESSES = $(shell $(PYTHON) -c "import os; print(1 + os.cpu_count())")
+TEST_PROCESSES = $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 LOWEST ?= .venv-lowest
 LOWEST_VERSIONS := $(shell "$(PYTHON)" tests/lowest_versions.py 2> /dev/null | cksum | cut -d ' ' -f 1)
 
@@ -14,8 +14,8 @@ demo: .venv/installed
 test: .venv/installed
 	$(MAKE) --jobs 2 lint pytest
 
-# A process for each core and one more, since some tests wait; with one thread each: twice as fast as one process with a
-# thread for each core. Bytecode is written even where the environment forbids it: each process would otherwise compile
+# A process for each core, with one thread: twice as fast as one process with a thread for each core. One more would use
+# the time that some tests wait, but imports for ten seconds and compiles loops that another compiles, too. Bytecode is written even where the environment forbids it: each process would otherwise compile
 # all files again.
 pytest: .venv/installed
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal

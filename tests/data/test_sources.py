@@ -273,7 +273,7 @@ def test_a_link_in_a_zip_is_called_one(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(link, "/etc/passwd")
     source = open_source(path)
-    with pytest.raises(ValueError, match=r"a link in the \.zip; pack the files themselves"):
+    with pytest.raises(ValueError, match=r"a link in the \.zip: pack the file that it points to"):
         [source.read(split, i) for split in source.splits for i in range(len(source.splits[split]))]
 
 
