@@ -15,8 +15,8 @@ test: .venv/installed
 	$(MAKE) --jobs 2 lint pytest
 
 # A process for each core, with one thread: twice as fast as one process with a thread for each core. One more would use
-# the time that some tests wait, but imports for ten seconds and compiles loops that another compiles, too. Bytecode is written even where the environment forbids it: each process would otherwise compile
-# all files again.
+# the time that some tests wait, but would import for ten seconds, and compile loops that another compiles too. Bytecode
+# is written even where the environment forbids it: each process would otherwise compile all files again.
 pytest: .venv/installed
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
