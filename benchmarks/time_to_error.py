@@ -13,7 +13,7 @@ by the recipe's own.
 "photos-before" is the recipe `photos` of November 2026: batches of 32, crops of 224 pixels throughout, 60 epochs. Other
 names are those of `alexnet recipes`. A measurement that was stopped goes on with the same command; its seconds are
 those of all parts. Nothing else should run beside it. On two cores and the 3,030 training pictures of Caltech-101 the
-two take about two hours.
+two take about 80 minutes.
 """
 
 import argparse
