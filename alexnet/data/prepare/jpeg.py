@@ -14,8 +14,8 @@ _MAX_PIXELS = 1 << 27  # 134 million: their RGB values take 400 MB
 # scans. The largest camera of a telephone has 200 million pixels.
 _MAX_PIXELS_IN_ONE_SCAN = 1 << 28
 _MAX_DIVISOR = 8
-# Of padding, libjpeg does not count what it has in its buffer of bits already: that is left over the next time.
-_MAX_REMOVALS_OF_PADDING = 4
+# Of padding, libjpeg does not count what it has in its buffer of bits already: the next decoding finds that.
+_MAX_DECODINGS = 4
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
 
@@ -90,7 +90,7 @@ def _decode(data: bytes, colours: str, height: int, width: int, divisor: int) ->
         return np.asarray(simplejpeg.decode_jpeg(data, colours, strict=True, **least))
     except ValueError:
         data = remove_harmless_faults(data)
-    for _ in range(_MAX_REMOVALS_OF_PADDING):
+    for _ in range(_MAX_DECODINGS):
         try:
             return np.asarray(simplejpeg.decode_jpeg(data, colours, strict=True, **least))
         except ValueError as error:
