@@ -35,7 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, metavar="N", help="shorten each longer training to N epochs")
     parser.add_argument("--seeds", type=int, metavar="N", help="train each net N times (default: the experiment's own)")
     parser.add_argument(
-        "--only", type=lambda names: names.split(","), metavar="NAME,...", help="nets to train (claims; default: all)"
+        "--only",
+        type=lambda names: names.split(","),
+        metavar="NAME,...",
+        help="nets to train (claims, overfitting; default: all)",
     )
     add_device(parser)
     add_workers(parser, "threads that load batches (default: one, or with a GPU one per core)")

@@ -21,10 +21,12 @@ from alexnet.utils.files import local_path
 # Arguments of `reproduce` that an experiment has no use for; _PRETRAINING has those with one for `pretraining_data`.
 UNUSED_ARGUMENTS = {"figure2": ("data", "epochs", "seeds", "device", "workers"), "figure4": ("seeds",)}
 _PRETRAINING = ("table2", "fall2009")
+_WITH_ONLY = ("claims", "overfitting")  # the experiments that train the nets of `only`
 EXPERIMENTS = {
     "figure1": "alexnet.experiments.figure1",
     "cifar-normalisation": "alexnet.experiments.cifar_normalisation",
     "claims": "alexnet.experiments.claims",
+    "overfitting": "alexnet.experiments.overfitting",
     "ablations": "alexnet.experiments.ablations",
     "table1": "alexnet.experiments.table1",
     "table2": "alexnet.experiments.table2",
@@ -64,7 +66,7 @@ def reproduce(
         recipe: The recipe to vary, in place of the experiment's own.
         epochs: The number of epochs that every longer training is shortened to, its schedule in proportion.
         seeds: How often each net is trained, from seed 0 on; by default the experiment's own number.
-        only: The names of the nets to train, for claims; None for all.
+        only: The names of the nets to train, for claims and overfitting; None for all.
         deadline: The time on the monotonic clock at which trainings stop; None for never.
         device: The device to compute on; by default the first GPU, or the CPU if there is none.
         workers: The number of threads that load batches.
@@ -93,7 +95,7 @@ def reproduce(
     )
     module: Any = importlib.import_module(EXPERIMENTS[name])
     dataset: PaperDataset | None = module.DATASET
-    require(only is None or name == "claims", "only", "used with the experiment claims only", only)
+    require(only is None or name in _WITH_ONLY, "only", f"used with {' or '.join(_WITH_ONLY)}", only)
     if data is None and dataset is not None:
         raise FileNotFoundError(
             f"data must be given for {name}: a store {dataset.instructions()}; or any other, as a stand-in"

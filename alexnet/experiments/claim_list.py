@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from alexnet.experiments.variants import THE_NET, VARIANTS
-
 AVERAGE = "average"
 Measure = Literal["error", "training", "overfitting", "early", "epochs"]
 MEASURES: dict[Measure, str] = {
@@ -69,6 +67,3 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("abs-tanh", "4.1", "magnitude of tanh, contrast norm: a lower error, on Caltech-101", "error", -1),
     Claim(AVERAGE, "7", "the predictions of five nets averaged: a lower error", "error", -1, -2.6),
 )
-
-# The nets that the claims need, in the order of VARIANTS.
-CLAIMED = tuple(name for name in VARIANTS if name in {THE_NET, *(claim.variant for claim in CLAIMS)})

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alexnet.experiments.claim_list import AVERAGE, CLAIMED, CLAIMS, Claim, Measure
+from alexnet.experiments.claim_list import AVERAGE, CLAIMS, Claim, Measure
 from alexnet.experiments.claims_table import ClaimRow, ClaimsResult, import_scipy_stats
 from alexnet.experiments.experiment import MEASURES_FOLDER, Experiment
 from alexnet.experiments.paper_datasets import ILSVRC2012
@@ -43,18 +43,33 @@ _Measured = Mapping[str, Any]
 
 def base_recipe(experiment: Experiment) -> Recipe:
     """Return the recipe to vary; raise a ValueError if the experiment's epochs or names of nets do not suit it."""
-    _chosen_variants(experiment.only)
+    chosen_variants(CLAIMS, experiment.only)
     return experiment.base_recipe("tiny-imagenet", "alexnet-2012-run")
 
 
 def run(experiment: Experiment) -> ClaimsResult:
     """Train the nets that no other process trains or has trained, and judge the claims by all that are finished."""
+    return judge_claims(
+        experiment, experiment.shorten(base_recipe(experiment)), CLAIMS, "What the paper claims about each part"
+    )
+
+
+def judge_claims(experiment: Experiment, base: Recipe, claims: Sequence[Claim], title: str) -> ClaimsResult:
+    """Train the nets of some claims that no other process trains or has trained; judge by all that are finished.
+
+    Args:
+        experiment: The experiment; its `only` names the nets to train.
+        base: The recipe of the net that the others are compared with.
+        claims: The claims.
+        title: The title of the result.
+    """
     import_scipy_stats()  # if it is missing, the error must come before the trainings
-    base = experiment.shorten(base_recipe(experiment))
-    recipes, same_nets = drop_duplicate_nets({name: VARIANTS[name](base) for name in _chosen_variants(experiment.only)})
+    names = chosen_variants(claims, experiment.only)
+    recipes, same_nets = drop_duplicate_nets({name: VARIANTS[name](base) for name in names})
     experiment.check_store_size(recipes.values())
     unfinished = []
-    runs = list(list_runs(tuple(recipes), experiment.seeds or _SEEDS))
+    averaged = any(claim.variant == AVERAGE for claim in claims)
+    runs = list(list_runs(tuple(recipes), experiment.seeds or _SEEDS, averaged=averaged))
     experiment.net_count = len(runs)
     for name, seed in runs:
         try:
@@ -62,8 +77,9 @@ def run(experiment: Experiment) -> ClaimsResult:
         except FolderInUseError:
             unfinished.append(f"{name}-{seed}")
             continue
-        _make_result(experiment, recipes).write(experiment.folder)  # the results so far: all of them take hours
-    result = _make_result(experiment, recipes)
+        # The results so far: all of them take hours.
+        _make_result(experiment, recipes, claims, title).write(experiment.folder)
+    result = _make_result(experiment, recipes, claims, title)
     result.notes += same_nets
     if unfinished:
         result.notes.append(
@@ -72,26 +88,31 @@ def run(experiment: Experiment) -> ClaimsResult:
     return result
 
 
-def _chosen_variants(only: Sequence[str] | None) -> list[str]:
+def chosen_variants(claims: Sequence[Claim], only: Sequence[str] | None) -> list[str]:
     """Return the names of the variants to train, in their order; the net itself is always one of them.
 
     Raises:
-        ValueError: There is no variant of such a name.
+        ValueError: None of the claims is about a variant of such a name.
     """
+    claimed = {THE_NET, *(claim.variant for claim in claims)}
+    names = [name for name in VARIANTS if name in claimed]
     for name in only or ():
-        if name not in CLAIMED:
-            raise ValueError(f"only must name some of {', '.join(CLAIMED)}; got {name!r}")
-    return [name for name in CLAIMED if only is None or name in only or name == THE_NET]
+        if name not in names:
+            raise ValueError(f"only must name some of {', '.join(names)}; got {name!r}")
+    return [name for name in names if only is None or name in only or name == THE_NET]
 
 
-def list_runs(names: Sequence[str], seeds: int) -> Iterator[tuple[str, int]]:
+def list_runs(names: Sequence[str], seeds: int, *, averaged: bool) -> Iterator[tuple[str, int]]:
     """Yield the name and the seed of each run, the most valuable first.
 
-    With three seeds or more, further nets for the average of five come last.
+    Args:
+        names: The names of the nets.
+        seeds: How often each net is trained.
+        averaged: Whether, with three seeds or more, further nets for the average of five come last.
     """
     for name in names:
         yield from ((name, seed) for seed in range(seeds))
-    if seeds >= _SEEDS:
+    if averaged and seeds >= _SEEDS:
         yield from ((THE_NET, seed) for seed in range(seeds, _AVERAGED))
 
 
@@ -148,11 +169,13 @@ def _measure_run(experiment: Experiment, trained: Path) -> dict[str, Any]:
 # ---- The claims -----------------------------------------------------------------------------------------------------
 
 
-def _make_result(experiment: Experiment, recipes: Mapping[str, Recipe]) -> ClaimsResult:
+def _make_result(
+    experiment: Experiment, recipes: Mapping[str, Recipe], claims: Sequence[Claim], title: str
+) -> ClaimsResult:
     """Judge the claims by the runs that are measured so far."""
     runs = _read_measures(experiment, tuple(recipes))
-    title, measures = "What the paper claims about each part", ("top-1 error (%)", "top-5 error (%)")
-    result = ClaimsResult(title, experiment.describe_data(), measures)
+    result = ClaimsResult(title, experiment.describe_data(), ("top-1 error (%)", "top-5 error (%)"))
+    result.numbers = runs
     for name, recipe in recipes.items():
         errors = [{"top1_error": m["top1"], "top5_error": m["top5"]} for m in runs[name]]
         images = len(experiment.store.validation())
@@ -160,7 +183,7 @@ def _make_result(experiment: Experiment, recipes: Mapping[str, Recipe]) -> Claim
         settings = format_settings(recipes[THE_NET], recipe)
         if rates:
             result.rows.append(experiment.error_row(name, (None, None), rates, settings))
-    for claim in CLAIMS:
+    for claim in claims:
         row = _judge(experiment, claim, runs)
         if row is not None:
             result.claims.append(row)
@@ -232,7 +255,7 @@ def _read_measures(experiment: Experiment, names: Sequence[str]) -> dict[str, li
     runs: dict[str, list[_Measured]] = {name: [] for name in names}
     for name, seed, measures in _read_all(experiment, names):
         if "diverged" not in measures:
-            runs[name].append(measures | {"seed": seed})
+            runs[name].append({key: value for key, value in measures.items() if key != "recipe"} | {"seed": seed})
     return runs
 
 

@@ -25,6 +25,7 @@ ORDER = (
     "figure4",
     "table1",
     "claims",
+    "overfitting",
     "codes",
     "table2",
     "pretraining",

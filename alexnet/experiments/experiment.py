@@ -104,12 +104,15 @@ class Experiment:
             line += f" (The set itself has {dataset.train:,} to train on{validation}.)"
         return line
 
-    def base_recipe(self, name: str, on_paper_data: str | None = None, *, more_epochs: int = 0) -> Recipe:
+    def base_recipe(
+        self, name: str, on_paper_data: str | None = None, *, least_epochs: int = 0, more_epochs: int = 0
+    ) -> Recipe:
         """Return the recipe to vary: the one asked for, or else the experiment's own, which the result then names.
 
         Args:
             name: The experiment's own recipe.
             on_paper_data: The experiment's own recipe for the pictures that the paper used, if it is another.
+            least_epochs: The epochs that a shorter recipe is lengthened to.
             more_epochs: By how many epochs the experiment's trainings are longer than the recipe.
 
         Raises:
@@ -119,6 +122,8 @@ class Experiment:
         if self.recipe is None:
             self.recipe_name = name
         recipe = self.recipe or recipe_named(name)
+        if recipe.epochs < least_epochs:
+            recipe = recipe.with_epochs(least_epochs)
         self.check_epochs(recipe.epochs + more_epochs, self.recipe_name or "the recipe")
         return recipe
 

@@ -10,7 +10,7 @@ from small_experiments import RECIPE, record_trainings
 
 from alexnet.cli import main
 from alexnet.experiments import claims, reproduce
-from alexnet.experiments.claim_list import AVERAGE, CLAIMED, CLAIMS, MEASURES, Claim
+from alexnet.experiments.claim_list import AVERAGE, CLAIMS, MEASURES, Claim
 from alexnet.experiments.claims_table import ClaimRow, ClaimsResult
 from alexnet.experiments.experiment import Experiment
 from alexnet.experiments.variants import THE_NET, VARIANTS
@@ -24,11 +24,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_every_claim_has_a_net_that_differs_and_can_be_built() -> None:
-    assert {claim.variant for claim in CLAIMS} == set(CLAIMED) - {THE_NET} | {AVERAGE}
-    assert {*CLAIMED, "no-reflections"} == set(VARIANTS)
+    assert {claim.variant for claim in CLAIMS} == set(VARIANTS) - {THE_NET, "no-reflections"} | {AVERAGE}
     assert {claim.measure for claim in CLAIMS} == set(MEASURES)
     for base in (recipe_named("tiny-imagenet"), recipe_named("alexnet-2012-run")):
-        recipes = [VARIANTS[name](base) for name in CLAIMED]
+        recipes = [variant(base) for name, variant in VARIANTS.items() if name != "no-reflections"]
         assert recipes[0] == base
         assert all(recipes.count(recipe) == 1 for recipe in recipes)
         assert all(recipe.net.sides() for recipe in recipes)
@@ -104,15 +103,17 @@ def test_names_of_nets_are_checked(store: Path, tmp_path: Path, capsys: pytest.C
     assert main(["reproduce", "claims", *arguments, "no-drop"]) == 2
     assert "--only must name some of the-net, one-gpu, " in capsys.readouterr().err
     assert main(["reproduce", "table1", *arguments, "tanh"]) == 2
-    assert "--only must be used with the experiment claims only; got ['tanh']" in capsys.readouterr().err
+    assert "--only must be used with claims or overfitting; got ['tanh']" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
 def test_the_most_valuable_nets_come_first_and_those_of_the_average_last() -> None:
-    assert list(claims.list_runs(["the-net", "tanh"], 2)) == [
+    assert list(claims.list_runs(["the-net", "tanh"], 2, averaged=True)) == [
         ("the-net", 0), ("the-net", 1), ("tanh", 0), ("tanh", 1),
     ]  # fmt: skip
-    assert list(claims.list_runs(["the-net", "tanh"], 3))[-3:] == [("tanh", 2), ("the-net", 3), ("the-net", 4)]
+    runs = list(claims.list_runs(["the-net", "tanh"], 3, averaged=True))
+    assert runs[-3:] == [("tanh", 2), ("the-net", 3), ("the-net", 4)]
+    assert list(claims.list_runs(["the-net", "tanh"], 3, averaged=False)) == runs[:-2]
 
 
 def test_measures_are_those_of_their_runs() -> None:
