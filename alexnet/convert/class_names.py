@@ -9,8 +9,9 @@ from pathlib import Path
 from alexnet.data.sources.devkit import is_devkit, read_synsets
 from alexnet.data.store.class_ids import ClassIds
 from alexnet.data.store.store import Store
+from alexnet.utils.wordnet import WNID
 
-_WORDNET_ID = re.compile(r"n\d{8}\b")
+_STARTS_WITH_WNID = re.compile(rf"{WNID.pattern}\b")
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _from_devkit(kit: Path, count: int) -> ClassNames:
 def _output_indices(names: Sequence[str]) -> tuple[int, ...]:
     """Return which output each class is: in the order of the WordNet IDs if all names begin with theirs."""
     outputs = list(range(len(names)))
-    if all(_WORDNET_ID.match(name) for name in names):
+    if all(_STARTS_WITH_WNID.match(name) for name in names):
         for output, index in enumerate(sorted(outputs, key=lambda index: names[index])):
             outputs[index] = output
     return tuple(outputs)

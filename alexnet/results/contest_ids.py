@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alexnet.data.sources.devkit import is_devkit, read_synsets
-from alexnet.data.sources.synset_files import WNID
 from alexnet.data.store.class_ids import ClassIds
+from alexnet.utils.wordnet import WNID
 
 
 def read_class_ids(path: Path, classes: Sequence[str]) -> ClassIds:

@@ -20,9 +20,10 @@ from alexnet.results.fonts import set_name
 from alexnet.results.run_history import RunHistory
 from alexnet.training.error_rates import split_adjective
 from alexnet.utils.files import SOFTWARE
+from alexnet.utils.wordnet import WNID
 
 KERNELS_PER_ROW = 16
-_WORDNET_ID = re.compile(r"^n\d{8} (?=\S)")
+_WNID_BEFORE_WORDS = re.compile(rf"^{WNID.pattern} (?=\S)")
 _NAME_LENGTH = 28  # characters of a class name that are shown
 
 
@@ -252,7 +253,7 @@ def draw_bars(axes: Axes, guesses: Sequence[tuple[str, float]], marked: str, pal
 
 def shorten_name(name: str) -> str:
     """Return a class name without its WordNet ID, or the beginning of it if it is long."""
-    name = _WORDNET_ID.sub("", name)
+    name = _WNID_BEFORE_WORDS.sub("", name)
     return name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…"
 
 

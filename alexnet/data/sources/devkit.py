@@ -18,9 +18,9 @@ import numpy as np
 from alexnet.checked import require
 from alexnet.data.sources.archive import open_tar_stream
 from alexnet.data.sources.download import verify_md5
-from alexnet.data.sources.synset_files import WNID
 from alexnet.utils.console import format_error
 from alexnet.utils.extras import missing_extra
+from alexnet.utils.wordnet import WNID
 
 PUBLISHED_MD5 = {
     "ILSVRC2012_devkit_t12.tar.gz": "fa75699e90414af021442c21a62c3abf",

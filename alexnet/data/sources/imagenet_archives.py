@@ -8,8 +8,9 @@ from pathlib import Path
 from alexnet.data.sources.archive import first_names_in_tar
 from alexnet.data.sources.devkit import PUBLISHED_MD5
 from alexnet.data.sources.download import verify_md5
-from alexnet.data.sources.synset_files import WNID, synset_of_tar
+from alexnet.data.sources.synset_files import synset_of_tar
 from alexnet.utils.console import note_once
+from alexnet.utils.wordnet import WNID
 
 # ILSVRC2012_img_train.tar, ILSVRC2010_images_val.tar, ILSVRC2012_img_test_v10102019.tar; not ..._train_t3.tar, the dogs
 # of another task.

@@ -16,8 +16,8 @@ from alexnet.data.sources.archive import TarTree
 from alexnet.data.sources.file_tree import FileEntry, FileTree
 from alexnet.data.sources.folder import FolderTree
 from alexnet.data.sources.tar import ArchiveFile, TarRegion
+from alexnet.utils.wordnet import WNID
 
-WNID = re.compile(r"n\d{8}")  # the WordNet ID of a synset
 _NUMBER = re.compile(r"_(\d+)\.jpe?g$", re.IGNORECASE)  # of ILSVRC2012_val_00000001.JPEG
 
 

@@ -9,18 +9,17 @@ test/images/              pictures without classes
 """
 
 import os
-import re
 from collections.abc import Collection, Iterable
 
 from alexnet.data.sources.base import printable_name
 from alexnet.data.sources.file_tree import FileTree
 from alexnet.data.sources.listing import FileList, FolderPath, Listing
+from alexnet.utils.wordnet import WNID
 
 WORDS_FILE = "words.txt"  # a line for each class: its name, a tab, its words
 WNIDS_FILE = "wnids.txt"  # a line for each class: its name
 ANNOTATIONS_FILE = "val_annotations.txt"  # a line for each picture: its file, a tab, its class, and numbers of a box
 TEXT_FILES = frozenset((WORDS_FILE, WNIDS_FILE, ANNOTATIONS_FILE))
-_WNID = re.compile(r"n\d{8}")  # the number of a noun in WordNet
 
 
 def group_by_annotations(
@@ -83,7 +82,7 @@ def name_classes(name: str, tree: FileTree, listing: Listing, top: FolderPath, c
         ValueError: The classes are not those of wnids.txt.
     """
     classes = list(classes)
-    if (*top, WORDS_FILE) not in listing.texts or not all(map(_WNID.fullmatch, classes)):
+    if (*top, WORDS_FILE) not in listing.texts or not all(map(WNID.fullmatch, classes)):
         return classes
     if (*top, WNIDS_FILE) in listing.texts:
         listed = {line.strip() for _, line in _read_lines(tree, listing, (*top, WNIDS_FILE))}
