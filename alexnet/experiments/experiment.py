@@ -19,6 +19,7 @@ from alexnet.training.divergence import DivergenceError
 from alexnet.training.inference import default_views
 from alexnet.training.signals import stop_at
 from alexnet.training.train import train
+from alexnet.utils.files import unfinished_file
 from alexnet.utils.signals import SignalInterrupt
 
 MEASURES_FOLDER = "measures"  # of an experiment whose nets are trained by several processes
@@ -300,14 +301,15 @@ def _check_folder(folder: Path) -> None:
     """Check that a folder is new, empty, or one of an experiment, so that no file of the user's is replaced."""
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} must be a folder for the experiment; it is a file: name another `folder`")
-    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    paths = set(folder.iterdir()) if folder.exists() else set()
+    finding = folder / "finding.json"
     # A command that was killed may have left the first of its files, unfinished.
-    if not names or names & {"finding.json", "finding.json.part", MEASURES_FOLDER}:
+    if not paths or paths & {finding, unfinished_file(finding), folder / MEASURES_FOLDER}:
         return
     if not any(folder.glob("*/recipe.json")):
         raise FileExistsError(
-            f"{folder} must be a new or empty folder, or one of an experiment; it holds {min(names)}: name another "
-            "`folder`"
+            f"{folder} must be a new or empty folder, or one of an experiment; it holds {min(paths).name}: "
+            "name another `folder`"
         )
 
 

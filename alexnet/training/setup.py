@@ -24,6 +24,7 @@ from alexnet.training.consistency import shared_settings
 from alexnet.training.finetune import Taken, origin_mean, take_weights
 from alexnet.training.metrics import check_planned_hours
 from alexnet.training.precision import uses_bfloat16
+from alexnet.utils.files import unfinished_file
 from alexnet.utils.memory import keep_freed_memory
 
 
@@ -120,7 +121,7 @@ def _resolve_recipe(run: Path, recipe: Recipe | None, store: Store, hours: float
     _check_store(resolved, store)
     if run.exists() and not run.is_dir():
         raise ValueError(f"run {run} must be a folder; it is a file: use another RUN")
-    others = {path.name for path in run.iterdir()} - {"recipe.json.part"} if run.exists() else ()
+    others = set(run.iterdir()) - {unfinished_file(run / "recipe.json")} if run.exists() else ()
     if saved is None and others:
         raise ValueError(f"run {run} must be a new or empty folder, or a run; it holds other files: use another RUN")
     return resolved

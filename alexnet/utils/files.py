@@ -58,6 +58,11 @@ def check_readable(path: Path) -> None:
     path.open("rb").close()
 
 
+def unfinished_file(path: Path) -> Path:
+    """Return the temporary path that `write_atomic` writes a file at; a process that is killed may leave it."""
+    return path.with_name(f"{path.name}.part")
+
+
 def write_atomic(path: Path, contents: bytes) -> None:
     """Write a file under a temporary name and rename it, so that it is complete or not there.
 
@@ -66,7 +71,7 @@ def write_atomic(path: Path, contents: bytes) -> None:
     """
     with (
         explain_full_disk(path),
-        atomic_replacement(path, path.with_name(path.name + ".part")) as temporary,
+        atomic_replacement(path, unfinished_file(path)) as temporary,
     ):
         temporary.write_bytes(contents)
 
