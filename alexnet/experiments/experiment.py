@@ -7,7 +7,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from alexnet.checked import require
+from alexnet.data.prepare.prepare import prepare
+from alexnet.data.sources.subset import StoreSubset
+from alexnet.data.store.base import Split
 from alexnet.data.store.store import Store
 from alexnet.experiments.paper_datasets import PaperDataset
 from alexnet.experiments.result import ExperimentResult, ResultRow, to_percent
@@ -22,6 +27,7 @@ from alexnet.training.train import train
 from alexnet.utils.files import unfinished_file
 from alexnet.utils.signals import SignalInterrupt
 
+_STORES_FOLDER = "stores"  # of an experiment that prepares some of the pictures
 MEASURES_FOLDER = "measures"  # of an experiment whose nets are trained by several processes
 _TOP5_CLASSES = 10  # with fewer classes, five guesses are more than half of them
 
@@ -204,6 +210,19 @@ class Experiment:
                     f"{store.size}: prepare another with `size={recipe.store_size}`, or name another recipe"
                 )
 
+    def prepare_subset(
+        self, name: str, classes: Sequence[str], pictures: Mapping[str, tuple[Split, np.ndarray]]
+    ) -> Store:
+        """Return a store of some classes and pictures of the experiment's; it is prepared once.
+
+        Args:
+            name: The name of the store's folder.
+            classes, pictures: As for `StoreSubset`.
+        """
+        path = self.folder / _STORES_FOLDER / name
+        prepare(StoreSubset(self.store, classes, pictures), path, encoding="raw")
+        return Store(path)
+
     def test_split(self) -> str:
         """Return the split to evaluate if the paper used its test pictures: "test" if there is one, else "val"."""
         return "test" if "test" in self.store.splits else self.store.validation().name
@@ -304,7 +323,8 @@ def _check_folder(folder: Path) -> None:
     paths = set(folder.iterdir()) if folder.exists() else set()
     finding = folder / "finding.json"
     # A command that was killed may have left the first of its files, unfinished.
-    if not paths or paths & {finding, unfinished_file(finding), folder / MEASURES_FOLDER}:
+    begun = {finding, unfinished_file(finding), folder / MEASURES_FOLDER, folder / _STORES_FOLDER}
+    if not paths or paths & begun:
         return
     if not any(folder.glob("*/recipe.json")):
         raise FileExistsError(

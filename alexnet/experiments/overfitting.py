@@ -24,8 +24,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from alexnet.architecture import Net
-from alexnet.data.prepare.prepare import prepare
-from alexnet.data.sources.subset import StoreSubset
 from alexnet.data.store.store import Store
 from alexnet.experiments.claim_list import CLAIMS
 from alexnet.experiments.claims import chosen_variants, judge_claims
@@ -82,9 +80,7 @@ def _prepare_subset(experiment: Experiment, classes: Sequence[str]) -> Store:
     labels = [store.classes.index(name) for name in classes]
     splits = [store.split("train"), store.validation()]
     pictures = {split.name: (split, np.flatnonzero(np.isin(split.labels, labels))) for split in splits}
-    path = experiment.folder / "stores" / f"{len(classes)}-classes"
-    prepare(StoreSubset(store, classes, pictures), path, encoding="raw")
-    return Store(path)
+    return experiment.prepare_subset(f"{len(classes)}-classes", classes, pictures)
 
 
 def run(experiment: Experiment) -> ClaimsResult:

@@ -24,8 +24,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from alexnet.checked import require
-from alexnet.data.prepare.prepare import prepare
-from alexnet.data.sources.subset import StoreSubset
 from alexnet.data.store.base import Split
 from alexnet.data.store.store import Store
 from alexnet.experiments.experiment import Experiment
@@ -109,9 +107,7 @@ def _prepare_subset(experiment: Experiment, name: str, classes: Sequence[str], c
         "train": (train, draw_pictures_of(train, labels, count, seed)),
         "test": (test, draw_pictures_of(test, labels, None, 0)),
     }
-    path = experiment.folder / "stores" / name
-    prepare(StoreSubset(store, classes, pictures), path, encoding="raw")
-    return Store(path)
+    return experiment.prepare_subset(name, classes, pictures)
 
 
 def _check(experiment: Experiment, base: Recipe) -> None:

@@ -60,9 +60,10 @@ def test_each_net_is_trained_on_the_chosen_classes_and_judged(
         assert isinstance(result, ClaimsResult)
         return result
 
+    folder = tmp_path / "out/overfitting"
+    (folder / "stores/4-classes").mkdir(parents=True)  # as after a kill while they are prepared
     result = run()
     assert trained == ["the-net-0", "no-dropout-0", "no-crops-0"]
-    folder = tmp_path / "out/overfitting"
     subset = Store(folder / "stores/4-classes")
     assert subset.classes == Store(large_store).classes[::3]
     assert (len(subset.split("train")), len(subset.split("val"))) == (36, 8)
