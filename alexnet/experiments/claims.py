@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from alexnet.experiments.claim_list import AVERAGE, CLAIMS, Claim, Measure
+from alexnet.experiments.claims_figure import draw_differences
 from alexnet.experiments.claims_table import ClaimRow, ClaimsResult, import_scipy_stats
 from alexnet.experiments.experiment import MEASURES_FOLDER, Experiment
 from alexnet.experiments.paper_datasets import ILSVRC2012
 from alexnet.experiments.result import format_settings, to_percent
 from alexnet.experiments.variants import THE_NET, VARIANTS, drop_duplicate_nets
 from alexnet.recipe import Recipe
+from alexnet.results.figure_files import save_figure
 from alexnet.results.run_history import RunHistory
 from alexnet.training.checkpoint import load_best
 from alexnet.training.divergence import DivergenceError
@@ -49,9 +51,12 @@ def base_recipe(experiment: Experiment) -> Recipe:
 
 def run(experiment: Experiment) -> ClaimsResult:
     """Train the nets that no other process trains or has trained, and judge the claims by all that are finished."""
-    return judge_claims(
-        experiment, experiment.shorten(base_recipe(experiment)), CLAIMS, "What the paper claims about each part"
-    )
+    base = experiment.shorten(base_recipe(experiment))
+    result = judge_claims(experiment, base, CLAIMS, "What the paper claims about each part")
+    if result.claims:
+        save_figure(experiment.folder / "claims.png", draw_differences(result.claims), base, dpi=150)
+        result.figures = ["claims.png"]
+    return result
 
 
 def judge_claims(experiment: Experiment, base: Recipe, claims: Sequence[Claim], title: str) -> ClaimsResult:

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy import stats
 from small_experiments import RECIPE, record_trainings
@@ -11,6 +12,7 @@ from small_experiments import RECIPE, record_trainings
 from alexnet.cli import main
 from alexnet.experiments import claims, reproduce
 from alexnet.experiments.claim_list import AVERAGE, CLAIMS, MEASURES, Claim
+from alexnet.experiments.claims_figure import draw_differences
 from alexnet.experiments.claims_table import ClaimRow, ClaimsResult
 from alexnet.experiments.experiment import Experiment
 from alexnet.experiments.variants import THE_NET, VARIANTS
@@ -78,6 +80,7 @@ def test_processes_share_the_nets_and_each_is_trained_once(
     text = (tmp_path / "claims/finding.md").read_text(encoding="utf-8")
     assert "| no dropout: half the iterations (5.2) | epochs to the same validation error | " in text
     assert "--only no-dropout --epochs 2 --seeds 2" in text
+    assert (tmp_path / "claims/claims.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match=r"the-net-0 has another recipe; name another `folder`"):
         reproduce("claims", tmp_path, store, recipe=RECIPE, epochs=1, seeds=1, only=["no-dropout"])
 
@@ -140,6 +143,7 @@ def test_a_verdict_needs_a_difference_larger_than_the_spread() -> None:
         replace(apart, claim=replace(claim, variant=AVERAGE, sign=-1), changed=(48.0,)).verdict == "as the paper says"
     )
     assert replace(apart, net=(50.0, 50.0), changed=(51.0, 51.0)).p_value is None
+    assert replace(apart, net=(50.0, 50.0), changed=(51.0, 51.0)).interval is None
     cells = apart.cells()
     assert cells[2:] == [
         "50.20 ± 0.20 (3)",
@@ -149,3 +153,29 @@ def test_a_verdict_needs_a_difference_larger_than_the_spread() -> None:
         f"{apart.p_value:.2g}",
         "as the paper says",
     ]
+
+
+def test_the_interval_of_a_difference_is_the_test_s() -> None:
+    net, changed = np.array([50.0, 50.4, 51.0]), np.array([53.0, 53.1, 53.6])
+    row = ClaimRow(Claim("tanh", "4.1", "slower", "error", 1), tuple(net), tuple(changed))
+    variances = net.var(ddof=1) / 3, changed.var(ddof=1) / 3
+    freedom = sum(variances) ** 2 / sum(variance**2 / 2 for variance in variances)
+    reach = stats.t.ppf(0.975, freedom) * sum(variances) ** 0.5
+    assert row.interval == pytest.approx((row.difference - reach, row.difference + reach))
+    average = ClaimRow(Claim(AVERAGE, "7", "averaged", "error", -1), tuple(net), (49.0,))
+    reach = stats.t.ppf(0.975, 2) * variances[0] ** 0.5
+    assert average.interval == pytest.approx((average.difference - reach, average.difference + reach))
+
+
+def test_the_figure_shows_the_changes_of_the_error_and_the_paper_s() -> None:
+    error = ClaimRow(Claim("tanh", "4.1", "tanh: slower", "error", 1, 2.0), (50.0, 50.4), (53.0, 53.1))
+    other = ClaimRow(Claim("tanh", "4.1", "tanh: early", "early", 1), (50.0, 50.4), (53.0, 53.1))
+    few = ClaimRow(Claim("wider", "8", "wider: better", "error", -1), (50.0,), (49.0,))
+    axes = draw_differences([error, other, few]).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["tanh", "wider"]
+    drawn: dict[str, list[tuple[float, float]]] = {"o": [], "D": []}
+    for line in axes.lines:
+        if len(line.get_xdata()) == 1:
+            drawn[line.get_marker()].append((float(line.get_xdata()[0]), float(line.get_ydata()[0])))
+    assert drawn["o"] == [(error.difference, 0), (few.difference, 1)]
+    assert drawn["D"] == [(2.0, 0)]
