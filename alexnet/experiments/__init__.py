@@ -158,12 +158,12 @@ def _open_pictures(experiment: Experiment, module: Any, dataset: PaperDataset, d
     """
     size = dataset.size if experiment.recipe is None else experiment.recipe.store_size
     if not are_archives(data):
-        if are_pictures(data):
-            source = open_source(data)
+        source = open_source(data) if are_pictures(data) else None
+        if source is not None:
             counts = {split: len(pictures) for split, pictures in source.splits.items()}
             experiment.stand_in = not dataset.has_counts(len(source.classes), counts)
             module.base_recipe(experiment)  # before minutes of preparing
-        return open_training_store(data, experiment.folder, size)
+        return open_training_store(data, experiment.folder, size, source)
     archives = PaperArchives(Path(data), dataset)
     experiment.stand_in = not dataset.has_counts(archives.classes, archives.counts)
     module.base_recipe(experiment)

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_store
+from conftest import draw_pictures, write_store
+from PIL import Image
 from small_experiments import RECIPE, record_trainings
 
 from alexnet.cli import main
+from alexnet.data.sources.base import Source
+from alexnet.data.sources.kinds import open_source
 from alexnet.data.store.store import Store
 from alexnet.experiments import EXPERIMENTS, ablations, describe_experiments, figure1, reproduce
 from alexnet.experiments import experiment as experiment_module
@@ -144,12 +147,40 @@ def test_arguments_are_checked_before_pictures_are_prepared(tmp_path: Path) -> N
         (tmp_path / "pictures" / label).mkdir(parents=True)
         for number in range(3):
             (tmp_path / "pictures" / label / f"{number}.jpg").write_bytes(b"no picture")
-    for name in ("table1", "figure1", "claims", "cifar-normalisation", "ablations", "codes", "figure3", "figure4"):
+    for name in (
+        "table1",
+        "figure1",
+        "claims",
+        "cifar-normalisation",
+        "ablations",
+        "codes",
+        "figure3",
+        "figure4",
+        "overfitting",
+    ):
         with pytest.raises(ValueError, match=r"^epochs must be at most \d+, as many as .*; got 999: leave"):
             reproduce(name, tmp_path / "folder", tmp_path / "pictures", epochs=999)
     with pytest.raises(ValueError, match=r"only must name some of .*; got 'no-drop'"):
         reproduce("claims", tmp_path / "folder", tmp_path / "pictures", only=["no-drop"])
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+def test_pictures_are_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, picture in enumerate(draw_pictures(30, 32)[0]):
+        path = tmp_path / "pictures" / f"class {number % 3}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    listed = []
+
+    def counted(path: Path) -> Source:
+        listed.append(path)
+        return open_source(path)
+
+    monkeypatch.setattr("alexnet.experiments.open_source", counted)
+    monkeypatch.setattr("alexnet.data.prepare.on_demand.open_source", counted)
+    result = reproduce("table1", tmp_path / "out", tmp_path / "pictures", recipe=RECIPE, epochs=1, seeds=1)
+    assert result.rows[-1].measured
+    assert len(listed) == 1
 
 
 def test_a_shortened_schedule_keeps_the_rates_and_their_layers() -> None:

@@ -23,7 +23,9 @@ StoreLocation = str | Path | Store
 _FOLDER = ".stores"
 
 
-def store_to_train_on(location: StoreLocation, run: str | Path, size: int | None = None) -> StoreLocation:
+def store_to_train_on(
+    location: StoreLocation, run: str | Path, size: int | None = None, source: Source | None = None
+) -> StoreLocation:
     """Return the location of a store; if there are pictures instead, of one that is prepared from them beside the run.
 
     All processes that torchrun has started must call this.
@@ -32,6 +34,7 @@ def store_to_train_on(location: StoreLocation, run: str | Path, size: int | None
         location: A store, or anything that `prepare` takes.
         run: The folder of the run, which need not exist.
         size: Side of the stored pictures; by default that of the run's recipe.
+        source: The pictures, if they are open already.
 
     Raises:
         ValueError: The pictures cannot be prepared, or the run has no recipe.
@@ -42,12 +45,14 @@ def store_to_train_on(location: StoreLocation, run: str | Path, size: int | None
     assert not isinstance(location, Store)
     path, run = Path(location), Path(run)
     size = _agree_on_size(run, size)
-    return prepare_beside(run, path, open_source(path), size, store_prefix(path, size))
+    return prepare_beside(run, path, source or open_source(path), size, store_prefix(path, size))
 
 
-def open_training_store(location: StoreLocation, run: Path, size: int | None = None) -> Store:
+def open_training_store(
+    location: StoreLocation, run: Path, size: int | None = None, source: Source | None = None
+) -> Store:
     """Open the store that `store_to_train_on` finds or prepares for a run."""
-    location = store_to_train_on(location, run, size)
+    location = store_to_train_on(location, run, size, source)
     return location if isinstance(location, Store) else Store(location)
 
 
