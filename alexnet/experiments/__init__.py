@@ -27,6 +27,7 @@ EXPERIMENTS = {
     "cifar-normalisation": "alexnet.experiments.cifar_normalisation",
     "claims": "alexnet.experiments.claims",
     "overfitting": "alexnet.experiments.overfitting",
+    "dropout": "alexnet.experiments.dropout",
     "ablations": "alexnet.experiments.ablations",
     "table1": "alexnet.experiments.table1",
     "table2": "alexnet.experiments.table2",

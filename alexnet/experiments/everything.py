@@ -26,6 +26,7 @@ ORDER = (
     "table1",
     "claims",
     "overfitting",
+    "dropout",
     "codes",
     "table2",
     "pretraining",

@@ -264,10 +264,10 @@ class Experiment:
             name, paper, settings: As for `ResultRow`.
             results: What `evaluate` returned, for each seed.
         """
-        measured = tuple(self._top1_and_top5(errors) for errors in results)
+        measured = tuple(self.top1_and_top5(errors) for errors in results)
         return ResultRow(name, paper, measured, settings, results[0]["images"] if results else None)
 
-    def _top1_and_top5(self, errors: Mapping[str, Any]) -> tuple[float, float | None]:
+    def top1_and_top5(self, errors: Mapping[str, Any]) -> tuple[float, float | None]:
         """Return the top-1 and the top-5 error in percent; no top-5 error if five guesses are most of the classes."""
         meaningful = len(self.store.classes) >= _TOP5_CLASSES
         return to_percent(errors["top1_error"]), to_percent(errors["top5_error"]) if meaningful else None
