@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 _TEST, _ONE, _ARITHMETIC, _GEOMETRIC = dropout.ROWS
 
 
-def test_with_dropout_before_the_last_layer_alone_the_geometric_mean_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_one_dropout_the_geometric_mean_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dropout, "THINNED", 4000)
     torch.manual_seed(0)
     net = AlexNet(3, replace(small_net(), fc6=Full(units=24), fc7=Full(units=24, dropout=0.5))).eval()
