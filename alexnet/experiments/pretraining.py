@@ -52,7 +52,8 @@ class _Training:
     Args:
         method: _PRETRAINED or _SCRATCH.
         pictures: The number of training pictures of each class, or "all".
-        store: The store with these, and with the test pictures of the classes.
+        store: The store with these.
+        tested: The store with all test pictures of the classes.
         recipe: The recipe; its number of steps is the same for all numbers of pictures.
         train_options: The arguments of `train` that name the start values.
     """
@@ -60,6 +61,7 @@ class _Training:
     method: str
     pictures: str
     store: Store
+    tested: Store
     recipe: Recipe
     train_options: Mapping[str, Any]
 
@@ -97,15 +99,16 @@ def draw_pictures_of(split: Split, labels: Sequence[int], count: int | None, see
 def _prepare_subset(experiment: Experiment, name: str, classes: Sequence[str], count: int | None, seed: int) -> Store:
     """Return a store of some classes, with `count` or all of their training pictures; it is prepared once.
 
-    The test pictures of the classes are its only split besides "train". Without a "val" they choose no net: the last
-    one of a training is evaluated.
+    Test pictures of the classes are its only split besides "train". Without a "val" they choose no net: the last one of
+    a training is evaluated. With few training pictures there are many epochs, after each of which the test pictures are
+    measured: then there is one for each class.
     """
     store = experiment.store
     labels = [store.classes.index(class_name) for class_name in classes]
     train, test = store.split("train"), store.split(experiment.test_split())
     pictures = {
         "train": (train, draw_pictures_of(train, labels, count, seed)),
-        "test": (test, draw_pictures_of(test, labels, None, 0)),
+        "test": (test, draw_pictures_of(test, labels, None if count is None else 1, 0)),
     }
     return experiment.prepare_subset(name, classes, pictures)
 
@@ -151,8 +154,9 @@ def _pretrain(experiment: Experiment, base: Recipe, seed: int) -> Iterator[_Trai
         store = _prepare_subset(experiment, f"new-{seed}-{pictures}", new_classes, count, seed)
         epochs = round(base.epochs * len(labels) / len(store.split("train")))
         finetuning, scratch = (recipe.with_epochs(epochs) for recipe in (finetuning_recipe(base), base))
-        yield _Training(_PRETRAINED, pictures, store, finetuning, {"start_from": pretrained, "take": layers})
-        yield _Training(_SCRATCH, pictures, store, scratch, {})
+        start = {"start_from": pretrained, "take": layers}
+        yield _Training(_PRETRAINED, pictures, store, all_pictures, finetuning, start)
+        yield _Training(_SCRATCH, pictures, store, all_pictures, scratch, {})
 
 
 def base_recipe(experiment: Experiment) -> Recipe:
@@ -181,7 +185,7 @@ def run(experiment: Experiment) -> ExperimentResult:
                 errors[key][seed] = _train_and_evaluate(experiment, training, seed)
             except DivergenceError as error:
                 result.notes.append(f"{training.method}, {training.pictures}, seed {seed}: {error}")
-            images[key] = len(training.store.split("test"))
+            images[key] = len(training.tested.split("test"))
             result.rows = _make_rows(errors, settings, images)
             result.write(experiment.folder)  # the results so far: all of them may take days
     result.notes += [*_gains(errors), *_notes(experiment)]
@@ -196,7 +200,7 @@ def _train_and_evaluate(experiment: Experiment, training: _Training, seed: int) 
     name = f"{training.method.replace(' ', '-')}-{training.pictures}-{seed}"
     recipe = replace(training.recipe, seed=seed)
     trained = experiment.train(name, recipe, full_length=True, store=training.store, **training.train_options)
-    return to_percent(experiment.evaluate([trained], 10, split="test", store=training.store)["top1_error"])
+    return to_percent(experiment.evaluate([trained], 10, split="test", store=training.tested)["top1_error"])
 
 
 # ---- The result -----------------------------------------------------------------------------------------------------
