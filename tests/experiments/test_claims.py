@@ -11,7 +11,7 @@ from small_experiments import RECIPE, record_trainings
 
 from alexnet.cli import main
 from alexnet.experiments import claims, reproduce
-from alexnet.experiments.claim_list import AVERAGE, CLAIMS, MEASURES, Claim
+from alexnet.experiments.claim_list import AVERAGE, CLAIMS, MEASURES, OVERFITTING_CLAIMS, Claim
 from alexnet.experiments.claims_figure import draw_differences
 from alexnet.experiments.claims_table import ClaimRow, ClaimsResult
 from alexnet.experiments.experiment import Experiment
@@ -26,8 +26,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_every_claim_has_a_net_that_differs_and_can_be_built() -> None:
-    assert {claim.variant for claim in CLAIMS} == set(VARIANTS) - {THE_NET, "no-reflections"} | {AVERAGE}
-    assert {claim.measure for claim in CLAIMS} == set(MEASURES)
+    claims = CLAIMS + OVERFITTING_CLAIMS
+    assert {claim.variant for claim in claims} == set(VARIANTS) - {THE_NET, "no-reflections"} | {AVERAGE}
+    assert {claim.measure for claim in claims} == set(MEASURES)
     for base in (recipe_named("tiny-imagenet"), recipe_named("alexnet-2012-run")):
         recipes = [variant(base) for name, variant in VARIANTS.items() if name != "no-reflections"]
         assert recipes[0] == base
@@ -58,31 +59,31 @@ def test_processes_share_the_nets_and_each_is_trained_once(
     trained = record_trainings(monkeypatch)
 
     def run() -> ClaimsResult:
-        result = reproduce("claims", tmp_path, store, recipe=RECIPE, epochs=2, seeds=2, only=["no-dropout"])
+        result = reproduce("claims", tmp_path, store, recipe=RECIPE, epochs=2, seeds=2, only=["no-colour-shift"])
         assert isinstance(result, ClaimsResult)
         return result
 
     with exclusive_lock(tmp_path / "claims/measures/the-net-1"):  # another process
         result = run()
-    assert trained == ["the-net-0", "no-dropout-0", "no-dropout-1"]
+    assert trained == ["the-net-0", "no-colour-shift-0", "no-colour-shift-1"]
     assert result.notes[0].startswith("Other processes train the-net-1; ")
     assert all(row.verdict == "too few seeds" for row in result.claims)
     result = run()
     assert trained[3:] == ["the-net-1"]
-    assert [row.claim.variant for row in result.claims] == ["no-dropout"] * 3 + [AVERAGE]
-    errors = [evaluate(tmp_path / f"claims/no-dropout-{seed}", store, views=10)["top1_error"] for seed in (0, 1)]
-    assert result.claims[1].changed == tuple(100 * error for error in errors)
+    assert [row.claim.variant for row in result.claims] == ["no-colour-shift", AVERAGE]
+    errors = [evaluate(tmp_path / f"claims/no-colour-shift-{seed}", store, views=10)["top1_error"] for seed in (0, 1)]
+    assert result.claims[0].changed == tuple(100 * error for error in errors)
     average = evaluate([tmp_path / f"claims/the-net-{seed}" for seed in (0, 1)], store, views=10)["top1_error"]
-    assert result.claims[3].changed == (100 * average,)
-    measures = json.loads((tmp_path / "claims/measures/no-dropout-0/measures.json").read_text(encoding="utf-8"))
-    on_train = evaluate(tmp_path / "claims/no-dropout-0", store, views=1, split="train")
+    assert result.claims[1].changed == (100 * average,)
+    measures = json.loads((tmp_path / "claims/measures/no-colour-shift-0/measures.json").read_text(encoding="utf-8"))
+    on_train = evaluate(tmp_path / "claims/no-colour-shift-0", store, views=1, split="train")
     assert measures["training"] == pytest.approx(on_train["top1_error"])
     text = (tmp_path / "claims/finding.md").read_text(encoding="utf-8")
-    assert "| no dropout: half the iterations (5.2) | epochs to the same validation error | " in text
-    assert "--only no-dropout --epochs 2 --seeds 2" in text
+    assert "| no colour shift: an error higher by over 1 % (5.1) | top-1 error, ten views (%) | " in text
+    assert "--only no-colour-shift --epochs 2 --seeds 2" in text
     assert (tmp_path / "claims/claims.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match=r"the-net-0 has another recipe; name another `folder`"):
-        reproduce("claims", tmp_path, store, recipe=RECIPE, epochs=1, seeds=1, only=["no-dropout"])
+        reproduce("claims", tmp_path, store, recipe=RECIPE, epochs=1, seeds=1, only=["no-colour-shift"])
 
 
 def test_a_net_that_diverges_is_noted_and_not_trained_again(
