@@ -10,7 +10,7 @@ MEASURES: dict[Measure, str] = {
     "training": "training error, centre view (%)",
     "overfitting": "validation error minus training error (points)",
     "early": "validation error in the first fifth of the epochs (%)",
-    "epochs": "epochs to the same validation error",
+    "epochs": "epochs at the first rate until the validation error hardly improves",
 }
 
 

@@ -15,6 +15,7 @@ eight hours on two cores. The net with contrast normalisation takes three times 
 """
 
 import json
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -40,6 +41,7 @@ from alexnet.utils.files import FolderInUseError, exclusive_lock, write_atomic
 DATASET = ILSVRC2012
 _SEEDS, _AVERAGED = 3, 5
 _EARLY = 5  # the first fifth of the epochs is early learning
+_POINT = 0.01  # of an error rate
 _Measured = Mapping[str, Any]
 
 
@@ -214,21 +216,18 @@ def _judge(experiment: Experiment, claim: Claim, runs: Mapping[str, Sequence[_Me
     changed = runs.get(claim.variant, ())
     if not net or not changed:
         return None
-    values = [measure_values(claim.measure, group, [*net, *changed]) for group in (net, changed)]
-    return ClaimRow(claim, values[0], values[1])
+    return ClaimRow(claim, measure_values(claim.measure, net), measure_values(claim.measure, changed))
 
 
-def measure_values(measure: Measure, runs: Sequence[_Measured], compared: Sequence[_Measured]) -> tuple[float, ...]:
+def measure_values(measure: Measure, runs: Sequence[_Measured]) -> tuple[float, ...]:
     """Return the values of a measure, one for each run.
 
     Args:
         measure: A key of MEASURES.
-        runs: What `_measure` wrote for each run.
-        compared: The runs of both nets that are compared, by which "epochs" chooses the error to reach.
+        runs: What `_measure_run` returned for each run, and "first_rate": the epochs before the learning rate changes.
     """
-    if measure == "epochs":  # to the highest of the lowest errors, which all reach
-        target = max(min(run["curve"]) for run in compared)
-        return tuple(epochs_to(run["curve"], target) for run in runs)
+    if measure == "epochs":
+        return tuple(float(epochs_to_converge(run["curve"][: run["first_rate"]])) for run in runs)
     if measure == "early":
         return tuple(to_percent(statistics.mean(run["curve"][: max(1, len(run["curve"]) // _EARLY)])) for run in runs)
     if measure == "overfitting":
@@ -236,14 +235,15 @@ def measure_values(measure: Measure, runs: Sequence[_Measured], compared: Sequen
     return tuple(to_percent(run["top1" if measure == "error" else "training"]) for run in runs)
 
 
-def epochs_to(curve: Sequence[float], target: float) -> float:
-    """Return the epochs until an error of at most `target`, interpolated linearly from an error of 1 at the start."""
-    previous = 1.0
-    for epoch, error in enumerate(curve, 1):
-        if error <= target:
-            return epoch - (target - error) / (previous - error) if previous > error else float(epoch)
-        previous = error
-    raise ValueError(f"target must be an error that the curve reaches, at least {min(curve)}; got {target}")
+def epochs_to_converge(curve: Sequence[float]) -> int:
+    """Return the epochs until an error is within a point of the lowest: from then on it hardly improves."""
+    return 1 + next(epoch for epoch, error in enumerate(curve) if error <= min(curve) + _POINT)
+
+
+def first_rate_epochs(recipe: Recipe) -> int:
+    """Return the epochs before the first change of the learning rate; all of them if no epoch is set for one."""
+    changes = [change.epoch for change in recipe.changes if change.learning_rate is not None]
+    return min(recipe.epochs, max(1, math.ceil(min(changes, default=recipe.epochs))))
 
 
 def _read_all(experiment: Experiment, names: Sequence[str]) -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -260,7 +260,8 @@ def _read_measures(experiment: Experiment, names: Sequence[str]) -> dict[str, li
     runs: dict[str, list[_Measured]] = {name: [] for name in names}
     for name, seed, measures in _read_all(experiment, names):
         if "diverged" not in measures:
-            runs[name].append({key: value for key, value in measures.items() if key != "recipe"} | {"seed": seed})
+            first_rate = first_rate_epochs(Recipe.from_json(measures.pop("recipe")))
+            runs[name].append(measures | {"seed": seed, "first_rate": first_rate})
     return runs
 
 

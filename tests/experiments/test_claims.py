@@ -121,14 +121,17 @@ def test_the_most_valuable_nets_come_first_and_those_of_the_average_last() -> No
 
 
 def test_measures_are_those_of_their_runs() -> None:
-    net = {"top1": 0.5, "centre": 0.6, "training": 0.4, "curve": [0.9, 0.8, 0.7, 0.65, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6]}
-    fast = {"top1": 0.55, "centre": 0.65, "training": 0.1, "curve": [0.7, 0.65]}
-    assert claims.measure_values("error", [net, fast], []) == pytest.approx((50, 55))
-    assert claims.measure_values("training", [net, fast], []) == pytest.approx((40, 10))
-    assert claims.measure_values("overfitting", [net, fast], []) == pytest.approx((20, 55))
-    assert claims.measure_values("early", [net, fast], []) == pytest.approx((85, 70))
-    assert claims.measure_values("epochs", [net, fast], [net, fast]) == pytest.approx((4, 2))  # to 65 %
-    assert claims.epochs_to([0.8, 0.6], 0.7) == pytest.approx(1.5)
+    curve = [0.9, 0.8, 0.7, 0.609, 0.6, 0.6, 0.6, 0.6, 0.5, 0.5]
+    net = {"top1": 0.5, "centre": 0.6, "training": 0.4, "curve": curve, "first_rate": 8}
+    fast = {"top1": 0.55, "centre": 0.65, "training": 0.1, "curve": [0.7, 0.65], "first_rate": 2}
+    assert claims.measure_values("error", [net, fast]) == pytest.approx((50, 55))
+    assert claims.measure_values("training", [net, fast]) == pytest.approx((40, 10))
+    assert claims.measure_values("overfitting", [net, fast]) == pytest.approx((20, 55))
+    assert claims.measure_values("early", [net, fast]) == pytest.approx((85, 70))
+    assert claims.measure_values("epochs", [net, fast]) == (4, 2)  # to 61 % of the first eight epochs
+    assert claims.epochs_to_converge([0.5]) == 1
+    assert claims.first_rate_epochs(recipe_named("tiny-imagenet").with_epochs(90)) == 54
+    assert claims.first_rate_epochs(replace(RECIPE, epochs=9)) == 9  # a cosine
 
 
 def test_a_verdict_needs_a_difference_larger_than_the_spread() -> None:
