@@ -11,7 +11,7 @@ from alexnet.results.figure_files import recipe_digest
 
 _DOCS = Path(__file__).parents[1] / "docs"
 # Of nets that took hours, before figures had metadata; docs/results.md has their commits and commands.
-_NETS_GONE = {"figure1.png", "figure3-tiny.png", "pretraining.png", "cifar10-18pct.png", "imagenette-kernels.png"}
+_NETS_GONE = {"figure1.png", "figure3-tiny.png", "cifar10-18pct.png", "imagenette-kernels.png"}
 _WITHOUT_RECIPE = _NETS_GONE | {
     "scaling.png",  # of benchmarks/scaling.py
     *("explanation.png", "serve-dark.png", "serve-light.png", "serve-phone.png"),  # of a page, or of one picture
