@@ -129,9 +129,10 @@ class Experiment:
         if self.recipe is None:
             self.recipe_name = name
         recipe = self.recipe or recipe_named(name)
+        owner = self.recipe_name or "the recipe"
         if recipe.epochs < least_epochs:
-            recipe = recipe.with_epochs(least_epochs)
-        self.check_epochs(recipe.epochs + more_epochs, self.recipe_name or "the recipe")
+            recipe, owner = recipe.with_epochs(least_epochs), "this experiment"
+        self.check_epochs(recipe.epochs + more_epochs, owner)
         return recipe
 
     def check_epochs(self, length: int, owner: str) -> None:

@@ -90,6 +90,6 @@ def test_the_figure_shows_both_errors_of_each_net() -> None:
 def test_names_and_epochs_are_checked_before_anything_is_prepared(large_store: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"only must name some of the-net, no-overlap, .*; got 'tanh'"):
         reproduce("overfitting", tmp_path / "out", large_store, recipe=RECIPE, only=["tanh"])
-    with pytest.raises(ValueError, match="epochs must be at most 90, as many as the recipe has"):
+    with pytest.raises(ValueError, match="epochs must be at most 90, as many as this experiment has"):
         reproduce("overfitting", tmp_path / "out", large_store, recipe=RECIPE, epochs=91)
     assert not (tmp_path / "out").exists()
