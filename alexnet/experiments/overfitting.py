@@ -10,8 +10,9 @@ the measures are those of `claims`; a second terminal shares the work as there.
 
 On Tiny ImageNet prepared with --size 64 use the recipe `tiny-imagenet`, which is the default for a stand-in.
 
-Expected: without dropout, and without crops, the validation error is further above the training error.
-Duration: a training for each of five nets and three seeds: on Tiny ImageNet 8 minutes for each (one core).
+Expected: every claim. Here, on Tiny ImageNet, three seeds: validation minus training error 15 points, without dropout
+43, without crops 49; training error 28.0 %, without decay 31.8 %. Pooling without overlap was not trained.
+Duration: a training for each of five nets and three seeds: on Tiny ImageNet 8 to 11 minutes for each (one core).
 """
 
 import statistics
