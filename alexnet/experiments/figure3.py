@@ -6,8 +6,8 @@ How much the kernels of a tower see of colours is measured by their energy off t
 their squared weights that is left when the mean over R, G and B is subtracted from each pixel. The paper says that the
 towers specialise in every run; so each run is compared with random divisions of its kernels.
 
-Expected: a tower with low and one with high colour shares. On Tiny ImageNet it is so with 48 kernels in each tower, one
-seed (p = 0.0001); with the 16 of tiny-imagenet in three of fifteen nets; on Caltech-101 not at all.
+Expected: a tower with low and one with high colour shares. On Tiny ImageNet it is so with 48 kernels in each tower, two
+seeds (p = 0.0001); with the 16 of tiny-imagenet in three of fifteen nets; on Caltech-101 not at all.
 Duration: a training for each seed, but not of nets that another experiment in the same folder has trained, such as
 `claims` with the same recipe; with photos on Caltech-101 1 hour 44 minutes (one core).
 """
