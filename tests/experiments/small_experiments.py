@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import small_net
+from PIL import Image
 
 from alexnet.data.store.store import Store
 from alexnet.recipe import Recipe
@@ -25,3 +27,11 @@ def record_trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr("alexnet.experiments.experiment.train", recorded_train)
     return names
+
+
+def write_class_folders(folder: Path, pictures: np.ndarray, classes: int) -> None:
+    """Write pictures (N, size, size, 3) as PNG files, in turn to the folders "class 0", "class 1", and so on."""
+    for number, picture in enumerate(pictures):
+        path = folder / f"class {number % classes}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import draw_pictures, write_store
-from PIL import Image
-from small_experiments import RECIPE, record_trainings
+from small_experiments import RECIPE, record_trainings, write_class_folders
 
 from alexnet.cli import main
 from alexnet.data.sources.base import Source
@@ -166,10 +165,7 @@ def test_arguments_are_checked_before_pictures_are_prepared(tmp_path: Path) -> N
 
 
 def test_pictures_are_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number, picture in enumerate(draw_pictures(30, 32)[0]):
-        path = tmp_path / "pictures" / f"class {number % 3}" / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(path)
+    write_class_folders(tmp_path / "pictures", draw_pictures(30, 32)[0], classes=3)
     listed = []
 
     def counted(path: Path) -> Source:

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import draw_pictures
-from PIL import Image
-from small_experiments import RECIPE, record_trainings
+from small_experiments import RECIPE, record_trainings, write_class_folders
 
 from alexnet.data.prepare.prepare import prepare
 from alexnet.data.store.store import Store
@@ -22,10 +21,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def large_store(tmp_path: Path) -> Path:
     """A store of ten classes, each with nine pictures to train on and two to validate on."""
-    for number, picture in enumerate(draw_pictures(110, 32)[0]):
-        path = tmp_path / "pictures" / ("train" if number < 90 else "val") / f"class {number % 10}" / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(path)
+    pictures = draw_pictures(110, 32)[0]
+    write_class_folders(tmp_path / "pictures/train", pictures[:90], classes=10)
+    write_class_folders(tmp_path / "pictures/val", pictures[90:], classes=10)
     prepare(tmp_path / "pictures", tmp_path / "large", size=32, progress=False)
     return tmp_path / "large"
 
@@ -55,8 +53,8 @@ def test_each_net_is_trained_on_the_chosen_classes_and_judged(
     monkeypatch.setattr(overfitting, "choose_classes", lambda store, _net: store.classes[::3])
 
     def run() -> ClaimsResult:
-        options = {"recipe": replace(RECIPE, epochs=90), "epochs": 2, "seeds": 1, "only": ["no-dropout", "no-crops"]}
-        result = reproduce("overfitting", tmp_path / "out", large_store, **options)  # type: ignore[arg-type]
+        recipe, only = replace(RECIPE, epochs=90), ["no-dropout", "no-crops"]
+        result = reproduce("overfitting", tmp_path / "out", large_store, recipe=recipe, epochs=2, seeds=1, only=only)
         assert isinstance(result, ClaimsResult)
         return result
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import draw_pictures
-from PIL import Image
-from small_experiments import RECIPE, record_trainings
+from small_experiments import RECIPE, record_trainings, write_class_folders
 
 from alexnet.data.prepare.prepare import prepare
 from alexnet.data.sources.subset import StoreSubset
@@ -23,11 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def ten_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of ten classes, with eleven training pictures and three test pictures each."""
     folder = tmp_path_factory.mktemp("ten-classes")
-    pictures = draw_pictures(140, 32)[0]
-    for number, picture in enumerate(pictures):
-        path = folder / "pictures" / f"class {number % 10}" / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(path)
+    write_class_folders(folder / "pictures", draw_pictures(140, 32)[0], classes=10)
     prepare(folder / "pictures", folder / "store", size=32, train_per_class=11, progress=False)
     return folder / "store"
 
