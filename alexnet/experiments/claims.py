@@ -237,7 +237,8 @@ def measure_values(measure: Measure, runs: Sequence[_Measured]) -> tuple[float, 
 
 def epochs_to_converge(curve: Sequence[float]) -> int:
     """Return the epochs until an error is within a point of the lowest: from then on it hardly improves."""
-    return 1 + next(epoch for epoch, error in enumerate(curve) if error <= min(curve) + _POINT)
+    target = min(curve) + _POINT
+    return next(epoch for epoch, error in enumerate(curve, 1) if error <= target)
 
 
 def first_rate_epochs(recipe: Recipe) -> int:

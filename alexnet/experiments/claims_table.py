@@ -39,22 +39,21 @@ class ClaimRow:
     @property
     def p_value(self) -> float | None:
         """The p-value of the difference; None if there are too few seeds, or no spread."""
-        test = self._test()
+        test = self._t_test()
         return None if test is None else float(test.pvalue)
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """The 95 % confidence interval of the difference; None where there is no p-value."""
-        test = self._test()
+        test = self._t_test()
         if test is None:
             return None
         interval = test.confidence_interval(1 - _LEVEL)
-        known = (
-            self.changed[0] if len(self.changed) == 1 else 0.0
-        )  # the interval is then the mean's, not the difference's
-        return known - float(interval.high), known - float(interval.low)
+        # Of one sample it is the interval of the net's mean, not of the difference from the one changed value.
+        changed = self.changed[0] if len(self.changed) == 1 else 0.0
+        return changed - float(interval.high), changed - float(interval.low)
 
-    def _test(self) -> Any | None:
+    def _t_test(self) -> Any | None:
         """Return the t-test of the net's values against the changed net's; None if it cannot be made."""
         if len(self.net) < 2 or (len(self.changed) < 2 and self.claim.variant != AVERAGE):
             return None

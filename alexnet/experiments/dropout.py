@@ -93,16 +93,17 @@ def measure(log_probabilities: Tensor, mean: Tensor, labels: Tensor) -> tuple[fl
     return errors.top1_error, errors.top5_error, other_guess, divergence
 
 
-def _feature_batches(net: AlexNet, split: Split, recipe: Recipe, centre: Tensor) -> Iterator[Tensor]:
-    """Yield the last feature maps of the pictures of a split, batch by batch, in its order."""
+def _feature_batches(net: AlexNet, split: Split, recipe: Recipe, centre: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the last feature maps of a split's pictures, and their labels (N,) on the CPU, batch by batch."""
     views = select_views(1, split.size, recipe.net.image_size)
     size = pictures_per_batch(centre.device, 1)
     keep_freed_memory()
     for start in range(0, len(split), size):
-        pictures = list(split.images(list(range(start, min(start + size, len(split))))))
+        rows = range(start, min(start + size, len(split)))
+        pictures = list(split.images(list(rows)))
         with torch.inference_mode(), autocast(centre.device, recipe):
             features = net.convs(net.scale_pixels(make_view_batch(pictures, views, centre)))
-        yield features.float()
+        yield features.float(), torch.from_numpy(split.labels[rows.start : rows.stop])
 
 
 def base_recipe(experiment: Experiment) -> Recipe:
@@ -121,13 +122,10 @@ def _measure_net(experiment: Experiment, trained: Path, seed: int) -> dict[str, 
     centre = torch.from_numpy(centre_mean(checkpoint.statistics.mean, recipe.net.image_size)).to(device)
     generator = torch.Generator().manual_seed(seed)
     sums = dict.fromkeys(ROWS, np.zeros(len(_MEASURES)))
-    start = 0
-    for features in _feature_batches(net, split, recipe, centre):
+    for features, labels in _feature_batches(net, split, recipe, centre):
         predictions = {row: values.cpu() for row, values in predict_thinned(net, features, generator).items()}
-        labels = torch.from_numpy(split.labels[start : start + len(features)])
         for row, values in predictions.items():
             sums[row] = sums[row] + len(labels) * np.array(measure(values, predictions[_GEOMETRIC], labels))
-        start += len(features)
     measured: dict[str, tuple[float | None, ...]] = {}
     for row, total in sums.items():
         top1, top5, other_guess, divergence = (total / len(split)).tolist()

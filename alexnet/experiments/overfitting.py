@@ -55,14 +55,12 @@ def choose_classes(store: Store, net: Net) -> list[str]:
 
     They are as many as leave WEIGHTS_PER_PICTURE weights for each training picture, but two or more.
     """
-    counts = np.bincount(store.split("train").labels, minlength=len(store.classes))
-    for count in range(len(counts), _FEWEST_CLASSES, -1):
-        labels = np.arange(count) * len(counts) // count
-        if counts[labels].sum() * WEIGHTS_PER_PICTURE <= _count_weights(net, count):
+    pictures = np.bincount(store.split("train").labels, minlength=len(store.classes))
+    for count in range(len(pictures), _FEWEST_CLASSES - 1, -1):
+        labels = np.arange(count) * len(pictures) // count
+        if pictures[labels].sum() * WEIGHTS_PER_PICTURE <= _count_weights(net, count):
             break
-    else:
-        labels = np.arange(_FEWEST_CLASSES) * len(counts) // _FEWEST_CLASSES
-    return [store.classes[label] for label in labels]
+    return [store.classes[label] for label in labels]  # if none is small enough, the last labels: the fewest
 
 
 def _count_weights(net: Net, classes: int) -> int:
