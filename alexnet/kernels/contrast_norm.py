@@ -5,7 +5,6 @@ In plain torch: only a net of theirs, which the paper is compared with, has it.
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from alexnet.kernels.layout import check_feature_maps, widen
 
@@ -40,35 +39,29 @@ def contrast_norm(x: Tensor, *, size: int, deviation: float, towers: int = 1) ->
         raise ValueError(f"size must be an odd whole number; got {size}")
     if not deviation > 0:
         raise ValueError(f"deviation must be above 0; got {deviation}")
-    weights = gaussian_weights(size, deviation)
     a = widen(x).unflatten(1, (towers, -1))  # (N, towers, C / towers, H, W)
-    v = a - _local_mean(a.mean(2), weights).unsqueeze(2)
-    s = _local_mean(v.square().mean(2), weights)  # (N, towers, H, W)
+    rows, columns = (_window_weights(side, size, deviation, a) for side in a.shape[3:])
+    v = a - _local_mean(a.mean(2), rows, columns).unsqueeze(2)
+    s = _local_mean(v.square().mean(2), rows, columns)  # (N, towers, H, W)
     s = s.clamp_min(LOWEST_DEVIATION**2).sqrt()
     factor = torch.maximum(s, s.mean((2, 3), keepdim=True)).reciprocal()  # of a map only: divisions are slow
     y: Tensor = v * factor.unsqueeze(2)
     return y.flatten(1, 2).to(x.dtype)
 
 
-def gaussian_weights(size: int, deviation: float) -> tuple[float, ...]:
-    """Return the weights of a window in one dimension: a Gaussian of this deviation, of sum 1."""
-    weights = torch.exp(-((torch.arange(size, dtype=torch.float64) - size // 2) ** 2) / (2 * deviation**2))
-    return tuple((weights / weights.sum()).tolist())
+def _window_weights(side: int, size: int, deviation: float, like: Tensor) -> Tensor:
+    """Return the weights (side, side) of all positions along one dimension in the window around each of them."""
+    positions = torch.arange(side, device=like.device, dtype=like.dtype)
+    distances = positions[:, None] - positions
+    weights = torch.exp(-distances.square() / (2 * deviation**2)) * (distances.abs() <= size // 2)
+    return weights / weights.sum(1, keepdim=True)
 
 
-def _local_mean(x: Tensor, weights: tuple[float, ...]) -> Tensor:
-    """Return the mean of (N, towers, H, W) over the positions around, by weights in rows and in columns."""
-    for dim in (2, 3):
-        x = _weighted_sum(x, weights, dim) / _weighted_sum(torch.ones_like(x), weights, dim)
-    return x
+def _local_mean(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return the mean of (N, towers, H, W) around each position, by the weights (H, H) and (W, W).
 
-
-def _weighted_sum(x: Tensor, weights: tuple[float, ...], dim: int) -> Tensor:
-    """Return the weighted sum over a window along one dimension, zeros outside. (No autocast: no convolution.)"""
-    reach, length = len(weights) // 2, x.shape[dim]
-    padding = (0, 0, reach, reach) if dim == 2 else (reach, reach, 0, 0)
-    padded = F.pad(x, padding)
-    total = weights[0] * padded.narrow(dim, 0, length)
-    for offset, weight in enumerate(weights[1:], 1):
-        total = total + weight * padded.narrow(dim, offset, length)
-    return total
+    As matrix products: they are faster than a sum over the window, however wide it is.
+    """
+    device = "cpu" if x.is_meta else x.device.type  # torch knows no autocast of the meta device
+    with torch.autocast(device, enabled=False):  # which would round the sums
+        return rows @ (x @ columns.t())

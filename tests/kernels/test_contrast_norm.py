@@ -57,6 +57,10 @@ def test_other_types_and_memory_under_autocast(dtype: torch.dtype, layout: str) 
     np.testing.assert_allclose(y[0].double(), expected, rtol=tolerance, atol=tolerance)
 
 
+def test_shapes_are_known_without_data() -> None:
+    assert contrast_norm(torch.empty(1, 4, 6, 5, device="meta"), size=3, deviation=0.8, towers=2).shape == (1, 4, 6, 5)
+
+
 def test_maps_without_contrast_become_zeros_with_finite_gradients() -> None:
     x = torch.full((1, 3, 6, 6), 0.7, requires_grad=True)
     y = contrast_norm(x, size=5, deviation=1.2)
