@@ -106,7 +106,7 @@ def train_autoencoder(
     net.mean.copy_(sample.mean(0))
     net.scale.copy_((sample - net.mean).square().mean().sqrt().clamp_min(1e-12))
     fast = has_bfloat16(torch.device("cpu"))
-    optimiser = torch.optim.Adam(net.parameters(), lr=_LEARNING_RATE)
+    optimiser = torch.optim.Adam(net.parameters(), lr=_LEARNING_RATE, fused=True)  # one pass over the weights
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     with Progress(f"autoencoder of {bits} bits", steps, "steps", shown=progress, early_line=True) as bar:
         for _, batch in zip(range(steps), _random_batches(activities, generator, _BATCH_SIZE), strict=False):
