@@ -226,15 +226,18 @@ def _backward(g, winners, dx, start, stop, shape, stride, channels, zero, static
     height, width, out_height, out_width = shape
     size = len(static.size)
     line, many = out_width * channels, np.empty(size, np.intp)
+    columns_holding = np.empty((width, 2), np.intp)  # what `_windows_holding` returns for each column
+    for w in range(width):
+        columns_holding[w] = _windows_holding(w, out_width, size, stride)
     for row in range(start, stop):
         h = row % height
         i, rows = _windows_holding(h, out_height, size, stride)
+        top, first_row = i * stride, (row // height * out_height + i) * out_width
         for w in range(width):
-            j, columns = _windows_holding(w, out_width, size, stride)
-            top, left = i * stride, j * stride
+            j, columns = columns_holding[w]
+            left = j * stride
             offset, edges = (h - top, w - left), (height - top, width - left)
-            first = ((row // height * out_height + i) * out_width + j) * channels
-            to = (row * width + w) * channels
+            first, to = (first_row + j) * channels, (row * width + w) * channels
             # (torch sums in this order too: from the top left.)
             if rows == 1 and columns == 1:
                 _sum_gradients(

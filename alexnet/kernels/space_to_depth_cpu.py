@@ -31,10 +31,12 @@ def _cut_squares(x, y, start, stop, shape, channels, side):
     height, width, rows, columns = shape
     line, chunk = width * channels, side * channels
     for row in range(start, stop):
-        to, end = row * columns * side * chunk, (row + 1) * columns * side * chunk
+        top = row % rows * side
+        first, to = (row // rows * height + top) * line, row * columns * side * chunk
+        end = to + columns * side * chunk
         for left in range(0, columns * chunk, chunk):
-            for h in range(row % rows * side, row % rows * side + side):
-                index, available = (row // rows * height + h) * line + left, line - left if h < height else 0
+            for h in range(side):
+                index, available = first + h * line + left, line - left if top + h < height else 0
                 for i in range(0, chunk, LANES):
                     # Numbers beyond the chunk are overwritten by the next one; beyond the row, other threads write.
                     count = LANES if to + i + LANES <= end else chunk - i

@@ -50,6 +50,7 @@ class Step:
         self.micro_batch = micro_batch or recipe.batch_size
         self._model = head or self.team.wrap_model(net)
         self._device = net.device
+        self._dropouts = net.dropouts()
         self._class_weights = None if class_weights is None else class_weights.to(self._device)
         is_single = self.team.world_size == 1 and self.micro_batch >= recipe.batch_size
         self._uses_graph = graph and self._device.type == "cuda" and is_single
@@ -174,17 +175,17 @@ class Step:
     def _draw_dropout_key(self) -> None:
         """Draw the key of this step's dropout masks; it is the same in all processes."""
         key = torch.randint(2**63 - 1, (1,), device=self._device)
-        for dropout in self.net.dropouts():
+        for dropout in self._dropouts:
             dropout.key = key
 
     def _set_dropout_rows(self, rows: tuple[int, ...]) -> None:
         """Tell the dropout layers which rows of the whole batch they get."""
-        for dropout in self.net.dropouts():
+        for dropout in self._dropouts:
             dropout.rows = rows
 
     def _reset_dropout(self) -> None:
         """Let the dropout layers draw keys of their own again."""
-        for dropout in self.net.dropouts():
+        for dropout in self._dropouts:
             dropout.key, dropout.rows = None, (0,)
 
 
