@@ -6,6 +6,7 @@ one sample. A verdict needs p < 0.05.
 """
 
 import statistics
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -62,7 +63,9 @@ class ClaimRow:
             return None  # no spread, nothing to test by
         if len(self.changed) == 1:
             return stats.ttest_1samp(self.net, self.changed[0])
-        return stats.ttest_ind(self.net, self.changed, equal_var=False)
+        with warnings.catch_warnings():  # one of the two nets may have no spread, which SciPy warns of
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return stats.ttest_ind(self.net, self.changed, equal_var=False)
 
     @property
     def verdict(self) -> str:

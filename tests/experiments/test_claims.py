@@ -159,6 +159,12 @@ def test_a_verdict_needs_a_difference_larger_than_the_spread() -> None:
     ]
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_net_without_spread_is_judged_without_a_warning() -> None:
+    row = ClaimRow(Claim("tanh", "4.1", "slower", "early", 1), (93.2, 93.6, 94.1), (99.5, 99.5, 99.5))
+    assert row.verdict == "as the paper says"
+
+
 def test_the_interval_of_a_difference_is_the_test_s() -> None:
     net, changed = np.array([50.0, 50.4, 51.0]), np.array([53.0, 53.1, 53.6])
     row = ClaimRow(Claim("tanh", "4.1", "slower", "error", 1), tuple(net), tuple(changed))
