@@ -75,7 +75,8 @@ def judge_claims(experiment: Experiment, base: Recipe, claims: Sequence[Claim], 
     recipes, same_nets = drop_duplicate_nets({name: VARIANTS[name](base) for name in names})
     experiment.check_store_size(recipes.values())
     unfinished = []
-    averaged = any(claim.variant == AVERAGE for claim in claims)
+    is_net_asked_for = experiment.only is None or THE_NET in experiment.only
+    averaged = is_net_asked_for and any(claim.variant == AVERAGE for claim in claims)
     runs = list(list_runs(tuple(recipes), experiment.seeds or _SEEDS, averaged=averaged))
     experiment.net_count = len(runs)
     for name, seed in runs:

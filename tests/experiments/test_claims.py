@@ -120,6 +120,21 @@ def test_the_most_valuable_nets_come_first_and_those_of_the_average_last() -> No
     assert list(claims.list_runs(["the-net", "tanh"], 3, averaged=False)) == runs[:-2]
 
 
+@pytest.mark.parametrize(("only", "seeds_of_the_net"), [(None, 5), (["tanh"], 3), (["the-net", "tanh"], 5)])
+def test_nets_for_the_average_are_trained_where_the_net_is_asked_for(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only: list[str] | None, seeds_of_the_net: int
+) -> None:
+    trained = []
+
+    def diverge(_self: Experiment, name: str, _recipe: Recipe, **_options: object) -> Path:
+        trained.append(name)
+        raise DivergenceError("loss must stay finite")
+
+    monkeypatch.setattr(Experiment, "train", diverge)
+    reproduce("claims", tmp_path, store, recipe=RECIPE, epochs=1, only=only)
+    assert [name for name in trained if name.startswith("the-net")] == [f"the-net-{n}" for n in range(seeds_of_the_net)]
+
+
 def test_measures_are_those_of_their_runs() -> None:
     curve = [0.9, 0.8, 0.7, 0.609, 0.6, 0.6, 0.6, 0.6, 0.5, 0.5]
     net = {"top1": 0.5, "centre": 0.6, "training": 0.4, "curve": curve, "first_rate": 8}
