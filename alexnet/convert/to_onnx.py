@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.convert.plain_net import named_layers
-from alexnet.kernels.contrast_norm import LOWEST_DEVIATION
+from alexnet.kernels.contrast_norm import LOWEST_DEVIATION, window_weights
 from alexnet.kernels.normalisation import window_reach
 from alexnet.models.alexnet import AlexNet
 from alexnet.models.layers import (
@@ -223,8 +223,7 @@ def _divide_by_power(graph: _Graph, name: str, x: str, divisor: str, beta: float
 @_add_layer.register
 def _(layer: ContrastNormalisation, graph: _Graph, name: str, x: str) -> str:
     size, maps = layer.norm.size, graph.maps // layer.towers
-    line = np.exp(-((np.arange(size) - size // 2) ** 2) / (2 * layer.norm.deviation**2))
-    line /= line.sum()
+    line = window_weights(size, size, layer.norm.deviation, torch.float64)[size // 2].numpy()  # of a whole window
     weights = graph.constant(f"{name}_weights", np.tile(np.outer(line, line) / maps, (1, maps, 1, 1)))
     if layer.towers > 1:  # the towers become pictures of the batch
         x = graph.add("Reshape", f"{name}_towers", x, graph.constant(f"{name}_tower_shape", (-1, maps, 0, 0)))

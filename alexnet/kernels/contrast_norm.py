@@ -40,7 +40,7 @@ def contrast_norm(x: Tensor, *, size: int, deviation: float, towers: int = 1) ->
     if not deviation > 0:
         raise ValueError(f"deviation must be above 0; got {deviation}")
     a = widen(x).unflatten(1, (towers, -1))  # (N, towers, C / towers, H, W)
-    rows, columns = (_window_weights(side, size, deviation, a) for side in a.shape[3:])
+    rows, columns = (window_weights(side, size, deviation, a.dtype, a.device) for side in a.shape[3:])
     v = a - _local_mean(a.mean(2), rows, columns).unsqueeze(2)
     s = _local_mean(v.square().mean(2), rows, columns)  # (N, towers, H, W)
     s = s.clamp_min(LOWEST_DEVIATION**2).sqrt()
@@ -49,9 +49,11 @@ def contrast_norm(x: Tensor, *, size: int, deviation: float, towers: int = 1) ->
     return y.flatten(1, 2).to(x.dtype)
 
 
-def _window_weights(side: int, size: int, deviation: float, like: Tensor) -> Tensor:
+def window_weights(
+    side: int, size: int, deviation: float, dtype: torch.dtype, device: torch.device | None = None
+) -> Tensor:
     """Return the weights (side, side) of all positions along one dimension in the window around each of them."""
-    positions = torch.arange(side, device=like.device, dtype=like.dtype)
+    positions = torch.arange(side, dtype=dtype, device=device)
     distances = positions[:, None] - positions
     weights = torch.exp(-distances.square() / (2 * deviation**2)) * (distances.abs() <= size // 2)
     return weights / weights.sum(1, keepdim=True)
