@@ -86,16 +86,22 @@ def test_processes_share_the_nets_and_each_is_trained_once(
         reproduce("claims", tmp_path, store, recipe=RECIPE, epochs=1, seeds=1, only=["no-colour-shift"])
 
 
-def test_a_net_that_diverges_is_noted_and_not_trained_again(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
+def diverge_at_once(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let every training of an experiment diverge; return a list to which their names are added."""
+    names: list[str] = []
 
     def diverge(_self: Experiment, name: str, _recipe: Recipe, **_options: object) -> Path:
-        calls.append(name)
+        names.append(name)
         raise DivergenceError("loss must stay finite")
 
     monkeypatch.setattr(Experiment, "train", diverge)
+    return names
+
+
+def test_a_net_that_diverges_is_noted_and_not_trained_again(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = diverge_at_once(monkeypatch)
     for _ in range(2):
         result = reproduce("claims", tmp_path, store, recipe=RECIPE, epochs=1, seeds=1, only=["tanh"])
         assert "tanh, seed 0: loss must stay finite" in result.notes
@@ -124,13 +130,7 @@ def test_the_most_valuable_nets_come_first_and_those_of_the_average_last() -> No
 def test_nets_for_the_average_are_trained_where_the_net_is_asked_for(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only: list[str] | None, seeds_of_the_net: int
 ) -> None:
-    trained = []
-
-    def diverge(_self: Experiment, name: str, _recipe: Recipe, **_options: object) -> Path:
-        trained.append(name)
-        raise DivergenceError("loss must stay finite")
-
-    monkeypatch.setattr(Experiment, "train", diverge)
+    trained = diverge_at_once(monkeypatch)
     reproduce("claims", tmp_path, store, recipe=RECIPE, epochs=1, only=only)
     assert [name for name in trained if name.startswith("the-net")] == [f"the-net-{n}" for n in range(seeds_of_the_net)]
 
